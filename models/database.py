@@ -1,0 +1,171 @@
+"""Engine and transactions, for SQLite and PostgreSQL alike.
+
+It knows nothing of batches or jobs; `models.store` does. On SQLite every write starts with BEGIN IMMEDIATE, so that it waits for
+its turn instead of failing half way, and `synchronous=FULL` keeps what was committed through a power cut.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, Engine, make_url
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from models.errors import SchemaError, StorageError, UsageError
+
+SCHEMA = "0001"
+"""The migration that this code needs; a test holds it equal to the newest file in models/migrations/versions."""
+
+LOCK_WAIT_SECONDS = 30.0
+"""How long a SQLite write waits for its turn."""
+
+
+class Database:
+    """One database. `read()` and `write()` give a connection in a transaction; the block's end commits, an error rolls back."""
+
+    def __init__(self, url: str) -> None:
+        self.url = make_url(url)
+        self.sqlite = self.url.get_backend_name() == "sqlite"
+        self.engine = _engine(self.url, self.sqlite)
+        self._writer = self.engine.execution_options(truckllm_write=True)
+
+    @property
+    def shown(self) -> str:
+        """The URL without its password."""
+        return self.url.render_as_string(hide_password=True)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        with self.engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        with self._writer.connect() as connection, connection.begin():
+            yield connection
+
+    def now(self, connection: Connection) -> float:
+        """Unix seconds by the database's clock (SQLite runs on this machine's)."""
+        if self.sqlite:
+            return time.time()
+        return float(connection.execute(sa.text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def _engine(url: sa.URL, sqlite: bool) -> Engine:
+    if not sqlite:
+        if url.get_backend_name() != "postgresql":
+            raise UsageError(
+                f"database_url: {url.get_backend_name()} is not supported; use sqlite:///… or postgresql://…"
+            )
+        # psycopg 3 is what we depend on, whatever short form people write
+        return sa.create_engine(
+            url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_size=5, max_overflow=10
+        )
+    engine = sa.create_engine(url, connect_args={"timeout": LOCK_WAIT_SECONDS, "check_same_thread": False})
+
+    @event.listens_for(engine, "connect")
+    def _connect(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # the driver must not start transactions of its own
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.execute("PRAGMA cache_size=-32000")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        write = connection.get_execution_options().get("truckllm_write")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    return engine
+
+
+def home() -> Path:
+    """Where state lives: $TRUCKLLM_HOME, else ./.truckllm. Made private on first use."""
+    path = Path(os.environ.get("TRUCKLLM_HOME") or ".truckllm").absolute()
+    if not path.is_dir():
+        path.mkdir(parents=True, mode=0o700)
+    return path
+
+
+def open_database(url: str | None = None, *, check: bool = True) -> Database:
+    """The database at `url`, or SQLite in the state folder, made and brought up to date when it is new.
+
+    Raises SchemaError when its schema isn't this code's, StorageError when it can't be reached.
+    """
+    if url is None:
+        file = home() / "truckllm.db"
+        if not file.exists():
+            os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
+        url = f"sqlite:///{file}"
+    try:
+        database = Database(url)
+    except sa.exc.ArgumentError as error:
+        raise UsageError(f"database_url: not a database URL ({error}); use sqlite:///… or postgresql://…") from None
+    if check:
+        check_schema(database)
+    return database
+
+
+def check_schema(database: Database) -> None:
+    """Refuses a schema that this code doesn't know; a new SQLite file is filled on the spot.
+
+    A PostgreSQL database is only changed by `truckllm db upgrade`, because other machines use it too.
+    """
+    with storage_errors(database):
+        found = schema_version(database)
+        if found is None and database.sqlite:
+            upgrade(database)
+            return
+    if found is None:
+        raise SchemaError(f"{database.shown} is empty: run `truckllm db upgrade` once")
+    if found < SCHEMA:
+        raise SchemaError(
+            f"{database.shown} has schema {found}, this version needs {SCHEMA}: run `truckllm db upgrade`"
+        )
+    if found > SCHEMA:
+        raise SchemaError(f"{database.shown} has schema {found}, newer than this version's {SCHEMA}: upgrade TruckLLM")
+
+
+def schema_version(database: Database) -> str | None:
+    """The migration that the database stands at, None when it is empty."""
+    with database.read() as connection:
+        if not sa.inspect(connection).has_table("alembic_version"):
+            return None
+        return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+
+
+def upgrade(database: Database) -> None:
+    """Brings the schema up to date. Safe to call from several processes at once."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    with database.write() as connection:
+        if not database.sqlite:
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(7471001)"))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+@contextmanager
+def storage_errors(database: Database) -> Iterator[None]:
+    """Turns the driver's errors into a StorageError that says which database and what to look at."""
+    try:
+        yield
+    except DBAPIError as error:
+        raise StorageError(f"{database.shown}: {str(error.orig).strip()}") from error
+    except SQLAlchemyError as error:
+        raise StorageError(f"{database.shown}: {error}") from error

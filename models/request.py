@@ -1,0 +1,136 @@
+"""The provider-neutral shapes: what is asked (Request), what came back (Response), what it used (Usage), why it failed (Failure).
+
+It does not know any provider's wire format; `worker.providers` translates to and from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+SIMPLE = "simple"
+"""Dialect of a simple line: `Request.input` is in the neutral chat shape."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one call. Input and output are totals; the others are parts of them.
+
+    `input_tokens` holds cached reads and cache writes, `output_tokens` holds reasoning tokens, whatever the provider's own
+    arithmetic is.
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
+
+
+class FailureKind(StrEnum):
+    """What a failed call is about; `worker.failover` decides by it what comes next (design §7)."""
+
+    RATE_LIMIT = "rate_limit"
+    """429 for requests or tokens a minute: wait, no retry spent."""
+    QUOTA = "quota"
+    """The account's money or quota is used up: its keys are quarantined."""
+    AUTH = "auth"
+    """The key was refused: confirmed by the free model list before it is quarantined."""
+    KEY_MODEL = "key_model"
+    """This key may not use this model (403)."""
+    MODEL = "model"
+    """This provider doesn't have the model (404)."""
+    SERVER = "server"
+    """The provider failed and said so: 5xx, 529, 408, 409, an error inside a 200."""
+    NETWORK = "network"
+    """No whole reply: connect error, reset, timeout, truncated or unreadable body. Maybe billed."""
+    CONTEXT_LENGTH = "context_length"
+    """The prompt is longer than the model's context."""
+    TOO_LARGE = "too_large"
+    """The request is bigger than a whole minute of the limit, or than the provider takes."""
+    CONTENT_FILTER = "content_filter"
+    """The provider's filter refused prompt or answer."""
+    BAD_REQUEST = "bad_request"
+    """The provider refuses this request, and will whenever it is sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a call failed.
+
+    `code` is short and stable (`rate_limit_exceeded`, `http_503`, `timeout`), `message` is the provider's own reason with
+    secrets removed. `retry_after` is seconds to wait as the provider told (None: it told nothing). `resets_in` is seconds until a
+    quota comes back, where known.
+    """
+
+    kind: FailureKind
+    code: str
+    message: str
+    http_status: int | None = None
+    retry_after: float | None = None
+    resets_in: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One generation request to one provider.
+
+    `input` is what to generate from: for the dialect `simple` the neutral chat shape, `{"messages": [{"role", "content"}, …],
+    "max_tokens"?, "temperature"?, …}` with OpenAI's field names; else the provider's own body, decoded. `body` holds the bytes of
+    such a body as the user wrote them. `operation` is what is asked for (`chat`).
+    """
+
+    model: str
+    input: Mapping[str, Any]
+    api_key: str = field(repr=False, default="")
+    dialect: str = SIMPLE
+    operation: str = "chat"
+    body: bytes | None = field(repr=False, default=None)
+
+    @property
+    def stream(self) -> bool:
+        return self.input.get("stream") is True
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What a provider's plugin read from one reply.
+
+    `raw_response` is the reply's body (a stream's chunks assembled into the body that the call would have had without
+    streaming). `failure` is None exactly when the answer is whole and usable. `usage` is None when the reply told none.
+    `text` is the answer's text, None if it has none (tool calls). `latency_ms` is from send to the last byte.
+    """
+
+    raw_response: bytes = field(repr=False)
+    http_code: int
+    failure: Failure | None = None
+    usage: Usage | None = None
+    text: str | None = field(repr=False, default=None)
+    finish_reason: str | None = None
+    served_model: str | None = None
+    request_id: str | None = None
+    latency_ms: int = 0
+
+    @property
+    def err(self) -> Failure | None:
+        """The guide's name for `failure`."""
+        return self.failure
+
+    @property
+    def tokens_used(self) -> int:
+        """Input and output tokens together; 0 when the reply told no usage."""
+        return self.usage.total_tokens if self.usage else 0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """One entry of a provider's model list. `retires_at` is the provider's own date text, None where it tells none."""
+
+    id: str
+    retires_at: str | None = None

@@ -1,0 +1,59 @@
+"""The states of batches, jobs and attempts, and the moves between them.
+
+It does not make the moves: `models.store` does, each as one guarded statement.
+
+    batch   loading ──publish──▶ queued ──first claim──▶ running ──last job ends──▶ completed
+               │                    │  ◀──rerun── completed, cancelled   │
+            (swept)                 ├──pause──▶ paused ──resume──▶ queued│
+                                    └──cancel──▶ cancelled ◀──cancel─────┘
+
+    job     queued ──claim──▶ running ──succeed──▶ succeeded
+              ▲                  ├──fail─────▶ failed ──rerun──▶ queued
+              │                  ├──snooze, give back, rescue──▶ queued (cancelled, if its batch is)
+              └──────────────────┘
+            queued ──cancel──▶ cancelled
+
+Every move out of `running` raises the job's `epoch`; a claim raises it too. A finish is valid only while epoch and status are
+those of its claim, so a late worker can't overwrite what happened meanwhile.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class BatchStatus(StrEnum):
+    LOADING = "loading"
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+
+
+class JobStatus(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Outcome(StrEnum):
+    """What became of one call. `unknown` is written before the call leaves: maybe billed, until something better is known."""
+
+    UNKNOWN = "unknown"
+    SUCCEEDED = "succeeded"
+    RATE_LIMITED = "rate_limited"
+    REJECTED = "rejected"
+    """The provider refused the request, the key or the model."""
+    FAILED = "failed"
+    """The provider failed and said so."""
+    FENCED = "fenced"
+    """A reply that came after the job had been given to somebody else, or cancelled."""
+    ABORTED = "aborted"
+
+
+RUNNABLE = (BatchStatus.QUEUED, BatchStatus.RUNNING)
+UNFINISHED = (BatchStatus.LOADING, BatchStatus.QUEUED, BatchStatus.RUNNING, BatchStatus.PAUSED)
+TERMINAL = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)

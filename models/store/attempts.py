@@ -1,0 +1,105 @@
+"""Attempts: announced before a call leaves, so that every call that left has a row, whatever happens then.
+
+How they end is in `models.store.endings`, together with their jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, RowMapping
+
+from models.states import RUNNABLE, JobStatus, Outcome
+from models.tables import attempts, batches, jobs
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """A call about to leave. `booked_tokens` is what the limiter booked for it."""
+
+    attempt_id: int
+    job_id: int
+    batch_id: int
+    epoch: int
+    provider: str
+    key_id: str
+    requested_model: str
+    booked_tokens: int
+
+
+def announce(connection: Connection, calls: Sequence[Announcement], now: float) -> set[int]:
+    """Writes calls down as `unknown`. The ids of those attempts that may be sent once this is committed.
+
+    A call is left out when its job isn't held any more in that epoch, or its batch was paused or cancelled meanwhile.
+    """
+    lock = (
+        sa.select(jobs.c.id, jobs.c.epoch)
+        .join(batches, batches.c.id == jobs.c.batch_id)
+        .where(
+            jobs.c.id.in_([call.job_id for call in calls]),
+            jobs.c.status == JobStatus.RUNNING,
+            batches.c.status.in_(RUNNABLE),
+        )
+        .order_by(jobs.c.id)
+        .with_for_update(of=jobs)
+    )
+    held = dict(connection.execute(lock).tuples())
+    valid = [call for call in calls if held.get(call.job_id) == call.epoch]
+    if valid:
+        connection.execute(
+            attempts.insert(),
+            [
+                {
+                    "id": call.attempt_id,
+                    "job_id": call.job_id,
+                    "batch_id": call.batch_id,
+                    "epoch": call.epoch,
+                    "provider": call.provider,
+                    "key_id": call.key_id,
+                    "requested_model": call.requested_model,
+                    "outcome": Outcome.UNKNOWN,
+                    "booked_tokens": call.booked_tokens,
+                    "started_at": now,
+                }
+                for call in valid
+            ],
+        )
+    return {call.attempt_id for call in valid}
+
+
+def unsent(connection: Connection, attempt_ids: Sequence[int]) -> None:
+    """Takes back announcements of calls that certainly never left this machine."""
+    connection.execute(attempts.delete().where(attempts.c.id.in_(attempt_ids), attempts.c.outcome == Outcome.UNKNOWN))
+
+
+def history(connection: Connection, job_id: int) -> list[RowMapping]:
+    """The job's calls so far, oldest first: provider, key_id, requested_model, outcome, error_code, http_status, started_at."""
+    query = (
+        sa.select(
+            attempts.c.id,
+            attempts.c.provider,
+            attempts.c.key_id,
+            attempts.c.requested_model,
+            attempts.c.outcome,
+            attempts.c.error_code,
+            attempts.c.http_status,
+            attempts.c.started_at,
+        )
+        .where(attempts.c.job_id == job_id)
+        .order_by(attempts.c.started_at, attempts.c.id)
+    )
+    return list(connection.execute(query).mappings())
+
+
+def started_since(connection: Connection, since: float) -> list[RowMapping]:
+    """Calls announced after `since`: provider, key_id, requested_model, booked_tokens, started_at. Seeds a fresh limiter."""
+    query = sa.select(
+        attempts.c.provider,
+        attempts.c.key_id,
+        attempts.c.requested_model,
+        attempts.c.booked_tokens,
+        attempts.c.started_at,
+    ).where(attempts.c.started_at > since)
+    return list(connection.execute(query).mappings())

@@ -1,0 +1,287 @@
+"""Batches: made while loading, published when whole, completed exactly once, cancelled, found again.
+
+It doesn't touch single jobs but in bulk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, RowMapping
+
+from models.errors import NotFoundError
+from models.states import RUNNABLE, UNFINISHED, BatchStatus, JobStatus
+from models.tables import batch_counts, batch_spend, batches, job_inputs, jobs
+
+SHARDS = 16
+"""Counter rows a batch; a worker writes to the one of its number, so that workers don't wait for each other."""
+
+LOADER_SILENT_SECONDS = 60.0
+"""A loader that wrote nothing for so long has died: another may take its batch over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How far a batch is. `queued` and `running` are those of the moment."""
+
+    total: int
+    succeeded: int
+    failed: int
+    cancelled: int
+
+    @property
+    def ended(self) -> int:
+        return self.succeeded + self.failed + self.cancelled
+
+    @property
+    def left(self) -> int:
+        return self.total - self.ended
+
+
+def create(
+    connection: Connection,
+    *,
+    name: str,
+    input_name: str,
+    sha256: str,
+    options_hash: str,
+    defaults: str,
+    priority: int,
+    again: int,
+    loader: str,
+    now: float,
+) -> int:
+    """A new batch under status `loading`. Raises IntegrityError when an unfinished one has the same file and options."""
+    inserted = connection.execute(
+        batches.insert().values(
+            name=name,
+            input_name=input_name,
+            input_sha256=sha256,
+            options_hash=options_hash,
+            again=again,
+            status=BatchStatus.LOADING,
+            priority=priority,
+            defaults=defaults,
+            loader=loader,
+            loaded_at=now,
+            created_at=now,
+        )
+    )
+    key = inserted.inserted_primary_key
+    assert key is not None
+    batch_id = int(key[0])
+    connection.execute(batch_counts.insert(), [{"batch_id": batch_id, "shard": shard} for shard in range(SHARDS)])
+    return batch_id
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """One job to add: `position` counts from 0 in input order."""
+
+    position: int
+    custom_id: str
+    lane: str
+    model: str
+    body: bytes
+    dialect: str
+    operation: str
+
+
+def add_jobs(connection: Connection, batch_id: int, loader: str, new: Sequence[NewJob], now: float) -> bool:
+    """Adds jobs to a loading batch. False, and nothing done, when the batch isn't this loader's any more."""
+    mine = connection.execute(
+        batches.update()
+        .where(batches.c.id == batch_id, batches.c.status == BatchStatus.LOADING, batches.c.loader == loader)
+        .values(loaded_at=now, total=batches.c.total + len(new))
+    )
+    if mine.rowcount != 1:
+        return False
+    if not new:
+        return True
+    connection.execute(
+        jobs.insert(),
+        [
+            {
+                "batch_id": batch_id,
+                "position": job.position,
+                "custom_id": job.custom_id,
+                "lane": job.lane,
+                "model": job.model,
+                "status": JobStatus.QUEUED,
+                "input_bytes": len(job.body),
+                "created_at": now,
+            }
+            for job in new
+        ],
+    )
+    ids = dict(
+        connection.execute(
+            sa.select(jobs.c.position, jobs.c.id).where(
+                jobs.c.batch_id == batch_id, jobs.c.position.between(new[0].position, new[-1].position)
+            )
+        ).tuples()
+    )
+    connection.execute(
+        job_inputs.insert(),
+        [
+            {"job_id": ids[job.position], "body": job.body, "dialect": job.dialect, "operation": job.operation}
+            for job in new
+        ],
+    )
+    return True
+
+
+def take_over(connection: Connection, batch_id: int, loader: str, now: float) -> int | None:
+    """Makes `loader` the loader of a batch whose loader has died. How many jobs it has already; None if it hasn't died."""
+    taken = connection.execute(
+        batches.update()
+        .where(
+            batches.c.id == batch_id,
+            batches.c.status == BatchStatus.LOADING,
+            batches.c.loaded_at < now - LOADER_SILENT_SECONDS,
+        )
+        .values(loader=loader, loaded_at=now)
+    )
+    if taken.rowcount != 1:
+        return None
+    return int(connection.execute(sa.select(batches.c.total).where(batches.c.id == batch_id)).scalar_one())
+
+
+def release(connection: Connection, batch_id: int, loader: str) -> None:
+    """Lets go of a loading batch that its loader couldn't finish, so that the next one needn't wait."""
+    connection.execute(
+        batches.update().where(batches.c.id == batch_id, batches.c.loader == loader).values(loaded_at=0.0)
+    )
+
+
+def publish(connection: Connection, batch_id: int, loader: str) -> bool:
+    """Makes a loaded batch visible to workers. False when it isn't this loader's any more."""
+    done = connection.execute(
+        batches.update()
+        .where(batches.c.id == batch_id, batches.c.status == BatchStatus.LOADING, batches.c.loader == loader)
+        .values(status=BatchStatus.QUEUED, loader=None, loaded_at=None)
+    )
+    return done.rowcount == 1
+
+
+def get(connection: Connection, batch_id: int) -> RowMapping:
+    """The batch's row. Raises NotFoundError."""
+    row = connection.execute(sa.select(batches).where(batches.c.id == batch_id)).mappings().one_or_none()
+    if row is None:
+        raise NotFoundError(f"there is no batch {batch_id}; `truckllm status` lists them")
+    return row
+
+
+def newest_first(connection: Connection, limit: int = 100) -> list[RowMapping]:
+    """The last batches."""
+    return list(connection.execute(sa.select(batches).order_by(batches.c.id.desc()).limit(limit)).mappings())
+
+
+def same_file(connection: Connection, sha256: str) -> list[RowMapping]:
+    """Batches made of this very file, newest first."""
+    query = sa.select(batches).where(batches.c.input_sha256 == sha256).order_by(batches.c.id.desc())
+    return list(connection.execute(query).mappings())
+
+
+def runnable(connection: Connection) -> list[RowMapping]:
+    """Batches whose jobs may be claimed, highest priority first: id, status, priority."""
+    query = (
+        sa.select(batches.c.id, batches.c.status, batches.c.priority)
+        .where(batches.c.status.in_(RUNNABLE))
+        .order_by(batches.c.priority.desc(), batches.c.id)
+    )
+    return list(connection.execute(query).mappings())
+
+
+def start(connection: Connection, batch_ids: Sequence[int], now: float) -> None:
+    """Marks batches whose first job was just claimed."""
+    connection.execute(
+        batches.update()
+        .where(batches.c.id.in_(batch_ids), batches.c.status == BatchStatus.QUEUED)
+        .values(status=BatchStatus.RUNNING, started_at=sa.func.coalesce(batches.c.started_at, now))
+    )
+
+
+def counts(connection: Connection, batch_id: int) -> Counts:
+    """How far the batch is; reads 17 rows at any size."""
+    total = connection.execute(sa.select(batches.c.total).where(batches.c.id == batch_id)).scalar_one_or_none()
+    sums = connection.execute(
+        sa.select(
+            sa.func.coalesce(sa.func.sum(batch_counts.c.succeeded), 0),
+            sa.func.coalesce(sa.func.sum(batch_counts.c.failed), 0),
+            sa.func.coalesce(sa.func.sum(batch_counts.c.cancelled), 0),
+        ).where(batch_counts.c.batch_id == batch_id)
+    ).one()
+    return Counts(int(total or 0), *(int(value) for value in sums))
+
+
+def spend(connection: Connection, batch_id: int) -> list[RowMapping]:
+    """Running sums by provider and currency: provider, currency, succeeded, calls, input_tokens, output_tokens, cost_nanos."""
+    sums = [
+        sa.func.sum(column).label(column.name)
+        for column in (
+            batch_spend.c.succeeded,
+            batch_spend.c.calls,
+            batch_spend.c.input_tokens,
+            batch_spend.c.output_tokens,
+            batch_spend.c.cost_nanos,
+        )
+    ]
+    query = (
+        sa.select(batch_spend.c.provider, batch_spend.c.currency, *sums)
+        .where(batch_spend.c.batch_id == batch_id)
+        .group_by(batch_spend.c.provider, batch_spend.c.currency)
+        .order_by(batch_spend.c.provider, batch_spend.c.currency)
+    )
+    return list(connection.execute(query).mappings())
+
+
+def finish_if_done(connection: Connection, batch_id: int, now: float) -> bool:
+    """Completes a batch whose last job has ended; exactly one caller gets True.
+
+    Must run in a transaction of its own after the one that ended a job, so that the last of several committers sees all counts.
+    """
+    ended = (
+        sa.select(sa.func.sum(batch_counts.c.succeeded + batch_counts.c.failed + batch_counts.c.cancelled))
+        .where(batch_counts.c.batch_id == batch_id)
+        .scalar_subquery()
+    )
+    done = connection.execute(
+        batches.update()
+        .where(
+            batches.c.id == batch_id,
+            batches.c.finished_at.is_(None),
+            batches.c.status.in_((*RUNNABLE, BatchStatus.PAUSED, BatchStatus.CANCELLED)),
+            batches.c.total == ended,
+        )
+        .values(
+            status=sa.case(
+                (batches.c.status == BatchStatus.CANCELLED, BatchStatus.CANCELLED), else_=BatchStatus.COMPLETED
+            ),
+            finished_at=now,
+        )
+    )
+    return done.rowcount == 1
+
+
+def cancel(connection: Connection, batch_id: int) -> bool:
+    """Stops a batch: nothing of it is claimed from here on. False when it has ended already.
+
+    Its queued jobs are cancelled in chunks by `models.store.jobs.cancel_queued`; calls under way finish and are kept.
+    """
+    done = connection.execute(
+        batches.update()
+        .where(batches.c.id == batch_id, batches.c.status.in_(UNFINISHED))
+        .values(status=BatchStatus.CANCELLED)
+    )
+    return done.rowcount == 1
+
+
+def abandoned(connection: Connection, now: float) -> list[int]:
+    """Batches that nobody has loaded further for a day: they can be swept."""
+    query = sa.select(batches.c.id).where(
+        batches.c.status == BatchStatus.LOADING, batches.c.loaded_at < now - 86400, batches.c.loaded_at > 0
+    )
+    return [int(row) for row in connection.execute(query).scalars()]

@@ -1,0 +1,371 @@
+"""Jobs on their way through `queued` and `running`: claimed, given back, woken, rescued, cancelled, rerun.
+
+How a call's end moves its job is in `models.store.endings`.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, RowMapping
+
+from models.states import RUNNABLE, BatchStatus, JobStatus
+from models.store import batches as batch_store
+from models.tables import attempts, batch_counts, batches, job_inputs, jobs
+
+LOWER_PRIORITY_SHARE = 0.05
+BATCHES_A_CLAIM = 32
+"""How many batches one claim looks into; which of them, changes from claim to claim."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A job that this worker holds in this epoch."""
+
+    id: int
+    batch_id: int
+    epoch: int
+    lane: str
+    model: str
+    excluded: str
+    attempts: int
+    rescues: int
+    dialect: str
+    operation: str
+    body: bytes = field(repr=False)
+
+
+def claim(
+    connection: Connection,
+    *,
+    provider: str,
+    lanes: Sequence[str],
+    worker_id: int,
+    most: int,
+    most_bytes: int,
+    now: float,
+) -> list[Claimed]:
+    """Takes up to `most` queued jobs of these lanes, `most_bytes` of input together (one bigger job alone).
+
+    Batches of the highest priority share equally, by position inside each; lower ones get 5 %. Jobs that `provider` has already
+    failed are left to the others of their route.
+    """
+    found = batch_store.runnable(connection)
+    if not found or most <= 0:
+        return []
+    top = found[0]["priority"]
+    first = [row["id"] for row in found if row["priority"] == top]
+    lower = [row["id"] for row in found if row["priority"] != top]
+    keep = math.ceil(most * LOWER_PRIORITY_SHARE) if lower and random.random() < most * LOWER_PRIORITY_SHARE else 0
+    picked = _share(connection, first, lanes, provider, most - keep if most > keep else most)
+    if len(picked) < most and lower:
+        picked += _share(connection, lower, lanes, provider, most - len(picked))
+    taken: list[RowMapping] = []
+    room = most_bytes
+    for row in picked:
+        room -= row["input_bytes"]
+        if taken and room < 0:
+            break
+        taken.append(row)
+    if not taken:
+        return []
+    ids = [row["id"] for row in taken]
+    connection.execute(
+        jobs.update()
+        .where(jobs.c.id.in_(ids))
+        .values(status=JobStatus.RUNNING, epoch=jobs.c.epoch + 1, worker_id=worker_id, provider=provider)
+    )
+    started = {row["batch_id"] for row in taken} & {row["id"] for row in found if row["status"] == BatchStatus.QUEUED}
+    if started:
+        batch_store.start(connection, sorted(started), now)
+    inputs = {
+        row.job_id: row
+        for row in connection.execute(
+            sa.select(job_inputs.c.job_id, job_inputs.c.body, job_inputs.c.dialect, job_inputs.c.operation).where(
+                job_inputs.c.job_id.in_(ids)
+            )
+        )
+    }
+    return [
+        Claimed(
+            id=row["id"],
+            batch_id=row["batch_id"],
+            epoch=row["epoch"] + 1,
+            lane=row["lane"],
+            model=row["model"],
+            excluded=row["excluded"],
+            attempts=row["attempts"],
+            rescues=row["rescues"],
+            dialect=inputs[row["id"]].dialect,
+            operation=inputs[row["id"]].operation,
+            body=inputs[row["id"]].body,
+        )
+        for row in taken
+    ]
+
+
+def _share(
+    connection: Connection, batch_ids: list[int], lanes: Sequence[str], provider: str, most: int
+) -> list[RowMapping]:
+    """Equal parts of these batches; what one can't fill goes to the others."""
+    if len(batch_ids) > BATCHES_A_CLAIM:
+        batch_ids = random.sample(batch_ids, BATCHES_A_CLAIM)
+    else:
+        random.shuffle(batch_ids)
+    picked: list[RowMapping] = []
+    left = len(batch_ids)
+    offsets: dict[tuple[int, str], int] = {}
+    for batch_id in batch_ids:
+        wanted = math.ceil((most - len(picked)) / left)
+        left -= 1
+        for lane in lanes:
+            if wanted <= 0:
+                break
+            rows = _queued(connection, batch_id, lane, provider, wanted, -1)
+            picked += rows
+            wanted -= len(rows)
+            if rows:
+                offsets[batch_id, lane] = rows[-1]["position"]
+    for (batch_id, lane), position in offsets.items():
+        if len(picked) >= most:
+            break
+        picked += _queued(connection, batch_id, lane, provider, most - len(picked), position)
+    return picked
+
+
+def _queued(connection: Connection, batch_id: int, lane: str, provider: str, most: int, after: int) -> list[RowMapping]:
+    query = (
+        sa.select(
+            jobs.c.id,
+            jobs.c.batch_id,
+            jobs.c.position,
+            jobs.c.epoch,
+            jobs.c.lane,
+            jobs.c.model,
+            jobs.c.excluded,
+            jobs.c.attempts,
+            jobs.c.rescues,
+            jobs.c.input_bytes,
+        )
+        .where(
+            jobs.c.batch_id == batch_id,
+            jobs.c.lane == lane,
+            jobs.c.status == sa.literal_column("'queued'"),  # literal, or the partial index isn't used
+            jobs.c.not_before.is_(None),
+            jobs.c.position > after,
+        )
+        .order_by(jobs.c.position)
+        .limit(most)
+        .with_for_update(skip_locked=True)
+    )
+    if lane != provider:
+        query = query.where(jobs.c.excluded.not_like(f"%,{provider},%"))
+    return list(connection.execute(query).mappings())
+
+
+def give_back(connection: Connection, held: Mapping[int, int], *, not_before: float | None = None) -> None:
+    """Returns jobs (id → epoch) that were claimed and not sent. Those that aren't held in that epoch are left alone."""
+    if not held:
+        return
+    rows = connection.execute(
+        sa.select(jobs.c.id, jobs.c.epoch, jobs.c.batch_id)
+        .where(jobs.c.id.in_(list(held)), jobs.c.status == JobStatus.RUNNING)
+        .order_by(jobs.c.id)
+        .with_for_update()
+    ).all()
+    ids = [row.id for row in rows if held[row.id] == row.epoch]
+    if ids:
+        _requeue(connection, ids, {"not_before": not_before})
+
+
+def orphans(connection: Connection, worker_id: int) -> dict[int, int]:
+    """Jobs (id → epoch) that the database says this worker runs."""
+    query = sa.select(jobs.c.id, jobs.c.epoch).where(
+        jobs.c.worker_id == worker_id, jobs.c.status == sa.literal_column("'running'")
+    )
+    return dict(connection.execute(query).tuples())
+
+
+def rescue(connection: Connection, dead: Sequence[int] | None, live: Sequence[int], most: int = 2000) -> int:
+    """Gives back the running jobs of workers that are dead, or (dead=None) of any that isn't in `live`. How many.
+
+    Their open attempts stay `unknown`: maybe billed.
+    """
+    query = (
+        sa.select(jobs.c.id)
+        .where(jobs.c.status == sa.literal_column("'running'"))
+        .order_by(jobs.c.id)
+        .limit(most)
+        .with_for_update(skip_locked=True)
+    )
+    if dead is not None:
+        query = query.where(jobs.c.worker_id.in_(dead))
+    else:
+        query = query.where(sa.or_(jobs.c.worker_id.is_(None), jobs.c.worker_id.not_in(live)))
+    ids = list(connection.execute(query).scalars())
+    if ids:
+        made = sa.select(sa.func.count()).select_from(attempts).where(attempts.c.job_id == jobs.c.id).scalar_subquery()
+        _requeue(connection, ids, {"not_before": None, "rescues": jobs.c.rescues + 1, "attempts": made})
+    return len(ids)
+
+
+def _requeue(connection: Connection, ids: Sequence[int], values: Mapping[str, object]) -> None:
+    """Running → queued, or → cancelled where the batch is."""
+    stopped = sa.select(batches.c.id).where(batches.c.status == BatchStatus.CANCELLED)
+    cancelled = connection.execute(
+        sa.select(jobs.c.batch_id, sa.func.count())
+        .where(jobs.c.id.in_(ids), jobs.c.batch_id.in_(stopped))
+        .group_by(jobs.c.batch_id)
+    ).all()
+    connection.execute(
+        jobs.update()
+        .where(jobs.c.id.in_(ids))
+        .values(
+            status=sa.case((jobs.c.batch_id.in_(stopped), JobStatus.CANCELLED), else_=JobStatus.QUEUED),
+            epoch=jobs.c.epoch + 1,
+            worker_id=None,
+            **values,
+        )
+    )
+    for batch_id, number in cancelled:
+        _count_cancelled(connection, batch_id, number)
+
+
+def _count_cancelled(connection: Connection, batch_id: int, number: int) -> None:
+    connection.execute(
+        batch_counts.update()
+        .where(batch_counts.c.batch_id == batch_id, batch_counts.c.shard == 0)
+        .values(cancelled=batch_counts.c.cancelled + number)
+    )
+
+
+def wake(connection: Connection, now: float, most: int = 1000) -> int:
+    """Makes snoozed jobs claimable whose time has come. How many."""
+    due = (
+        sa.select(jobs.c.id)
+        .where(jobs.c.status == sa.literal_column("'queued'"), jobs.c.not_before.is_not(None), jobs.c.not_before <= now)
+        .order_by(jobs.c.not_before)
+        .limit(most)
+        .with_for_update(skip_locked=True)
+    )
+    ids = list(connection.execute(due).scalars())
+    if ids:
+        connection.execute(
+            jobs.update().where(jobs.c.id.in_(ids), jobs.c.status == JobStatus.QUEUED).values(not_before=None)
+        )
+    return len(ids)
+
+
+def next_due(connection: Connection) -> float | None:
+    """When the next snoozed job is due."""
+    query = (
+        sa.select(jobs.c.not_before)
+        .where(jobs.c.status == sa.literal_column("'queued'"), jobs.c.not_before.is_not(None))
+        .order_by(jobs.c.not_before)
+        .limit(1)
+    )
+    value = connection.execute(query).scalar_one_or_none()
+    return None if value is None else float(value)
+
+
+def waiting_lanes(connection: Connection) -> set[str]:
+    """Lanes in which a job could be claimed right now."""
+    lanes: set[str] = set()
+    for batch in batch_store.runnable(connection):
+        # one index probe a lane: the smallest lane greater than the last one found
+        last = ""
+        while True:
+            query = (
+                sa.select(jobs.c.lane)
+                .where(
+                    jobs.c.batch_id == batch["id"],
+                    jobs.c.status == sa.literal_column("'queued'"),
+                    jobs.c.not_before.is_(None),
+                    jobs.c.lane > last,
+                )
+                .order_by(jobs.c.lane)
+                .limit(1)
+            )
+            found = connection.execute(query).scalar_one_or_none()
+            if found is None:
+                break
+            lanes.add(found)
+            last = found
+    return lanes
+
+
+def cancel_queued(connection: Connection, batch_id: int, now: float, most: int = 2000) -> int:
+    """Cancels a chunk of a cancelled batch's queued jobs. How many; call it until it says 0."""
+    query = (
+        sa.select(jobs.c.id)
+        .join(batches, batches.c.id == jobs.c.batch_id)
+        .where(
+            jobs.c.batch_id == batch_id,
+            jobs.c.status == JobStatus.QUEUED,
+            batches.c.status == BatchStatus.CANCELLED,
+        )
+        .order_by(jobs.c.id)
+        .limit(most)
+        .with_for_update(of=jobs, skip_locked=True)
+    )
+    ids = list(connection.execute(query).scalars())
+    if ids:
+        connection.execute(
+            jobs.update()
+            .where(jobs.c.id.in_(ids))
+            .values(status=JobStatus.CANCELLED, epoch=jobs.c.epoch + 1, not_before=None, finished_at=now)
+        )
+        _count_cancelled(connection, batch_id, len(ids))
+    return len(ids)
+
+
+def rerun_failed(connection: Connection, batch_id: int, most: int = 2000) -> int:
+    """Puts a chunk of a batch's failed jobs back into the queue, their attempts kept. How many; call it until it says 0."""
+    query = (
+        sa.select(jobs.c.id)
+        .where(jobs.c.batch_id == batch_id, jobs.c.status == sa.literal_column("'failed'"))
+        .order_by(jobs.c.position)
+        .limit(most)
+        .with_for_update(skip_locked=True)
+    )
+    ids = list(connection.execute(query).scalars())
+    if ids:
+        connection.execute(
+            jobs.update()
+            .where(jobs.c.id.in_(ids))
+            .values(
+                status=JobStatus.QUEUED,
+                epoch=jobs.c.epoch + 1,
+                excluded="",
+                not_before=None,
+                rescues=0,
+                error_code=None,
+                error_message=None,
+                finished_at=None,
+            )
+        )
+        connection.execute(
+            batch_counts.update()
+            .where(batch_counts.c.batch_id == batch_id, batch_counts.c.shard == 0)
+            .values(failed=batch_counts.c.failed - len(ids))
+        )
+        connection.execute(
+            batches.update()
+            .where(batches.c.id == batch_id, batches.c.status.in_((*RUNNABLE, BatchStatus.COMPLETED)))
+            .values(status=BatchStatus.RUNNING, finished_at=None)
+        )
+    return len(ids)
+
+
+def in_flight(connection: Connection, batch_id: int) -> int:
+    """How many jobs of the batch are running at this moment."""
+    query = (
+        sa.select(sa.func.count())
+        .select_from(jobs)
+        .where(jobs.c.batch_id == batch_id, jobs.c.status == sa.literal_column("'running'"))
+    )
+    return int(connection.execute(query).scalar_one())

@@ -1,0 +1,257 @@
+"""The tables. SQL is the truth: a job exists, is owned, is finished and is paid for exactly as its rows say.
+
+It holds no queries; those are in `models.store`. Times are unix seconds (UTC) as doubles, by the database server's clock.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    text,
+)
+
+Big = BigInteger().with_variant(Integer(), "sqlite")
+"""64 bits on both databases; SQLite numbers rows by itself only for INTEGER."""
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+    }
+)
+
+UNFINISHED_SQL = "status IN ('loading', 'queued', 'running', 'paused')"
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", Big, primary_key=True, comment="The batch's number, as people type it"),
+    Column("name", String(200), nullable=False, comment="What people call it; the input's file name by default"),
+    Column("input_name", Text, nullable=False, comment="The input file as it was given"),
+    Column("input_sha256", String(64), nullable=False, comment="Of the input's bytes"),
+    Column("options_hash", String(64), nullable=False, comment="Of the options that change calls"),
+    Column(
+        "again", Integer, nullable=False, server_default="0", comment="0, or the batch's number when forced by --new"
+    ),
+    Column("status", String(16), nullable=False, comment="models.states.BatchStatus"),
+    Column("priority", Integer, nullable=False, server_default="0", comment="Higher goes first"),
+    Column("defaults", Text, nullable=False, server_default="{}", comment="The options, as JSON"),
+    Column("total", Big, nullable=False, server_default="0", comment="Jobs in the batch; final once loaded"),
+    Column("loader", String(64), comment="While loading: a random mark of the process that loads it"),
+    Column("loaded_at", Double, comment="While loading: when its loader last wrote"),
+    Column("created_at", Double, nullable=False, comment="When it was submitted"),
+    Column("started_at", Double, comment="When its first job was claimed"),
+    Column("finished_at", Double, comment="When its last job ended"),
+    Index(
+        "uq_batches_unfinished",
+        "input_sha256",
+        "options_hash",
+        "again",
+        unique=True,
+        sqlite_where=text(UNFINISHED_SQL),
+        postgresql_where=text(UNFINISHED_SQL),
+    ),
+    Index("ix_batches_status", "status"),
+    comment="Submitted files",
+    sqlite_autoincrement=True,
+)
+
+batch_counts = Table(
+    "batch_counts",
+    metadata,
+    Column("batch_id", Big, ForeignKey("batches.id", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    Column(
+        "shard",
+        Integer,
+        primary_key=True,
+        autoincrement=False,
+        comment="Worker's number modulo 16, against lock queues",
+    ),
+    Column(
+        "succeeded",
+        Big,
+        nullable=False,
+        server_default="0",
+        comment="Jobs that ended so, counted in their own transactions",
+    ),
+    Column("failed", Big, nullable=False, server_default="0", comment="As above"),
+    Column("cancelled", Big, nullable=False, server_default="0", comment="As above"),
+    comment="How many jobs of a batch have ended, and how",
+)
+
+batch_spend = Table(
+    "batch_spend",
+    metadata,
+    Column("batch_id", Big, ForeignKey("batches.id", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    Column("shard", Integer, primary_key=True, autoincrement=False, comment="As in batch_counts"),
+    Column("provider", String(100), primary_key=True, comment="Provider id"),
+    Column("currency", String(8), primary_key=True, comment="Of the cost; empty for unpriced calls"),
+    Column("succeeded", Big, nullable=False, server_default="0", comment="Jobs that this provider answered"),
+    Column("calls", Big, nullable=False, server_default="0", comment="Calls whose end is known"),
+    Column("input_tokens", Big, nullable=False, server_default="0", comment="Sum over those calls"),
+    Column("output_tokens", Big, nullable=False, server_default="0", comment="Sum over those calls"),
+    Column(
+        "cost_nanos", Big, nullable=False, server_default="0", comment="Sum over those calls, 10^-9 of the currency"
+    ),
+    comment="Running sums for live views; the ledger is `attempts`",
+)
+
+_CLAIMABLE = "status = 'queued' AND not_before IS NULL"
+_SNOOZED = "status = 'queued' AND not_before IS NOT NULL"
+_RUNNING = "status = 'running'"
+_FAILED = "status = 'failed'"
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Big, primary_key=True),
+    Column("batch_id", Big, ForeignKey("batches.id", ondelete="CASCADE"), nullable=False, comment="Its batch"),
+    Column("position", Big, nullable=False, comment="Order of input, from 0"),
+    Column("custom_id", String(512), nullable=False, comment="The user's own id of the line"),
+    Column("lane", String(100), nullable=False, comment="Where it waits: a provider or a route"),
+    Column("model", String(300), nullable=False, comment="What the user asked for; empty if the route names it"),
+    Column("provider", String(100), comment="Where it last went"),
+    Column(
+        "excluded", Text, nullable=False, server_default="", comment="Providers of the route that failed it: ',a,b,'"
+    ),
+    Column("status", String(16), nullable=False, comment="models.states.JobStatus"),
+    Column("not_before", Double, comment="Snoozed until then; NULL: claimable now"),
+    Column(
+        "epoch",
+        Integer,
+        nullable=False,
+        server_default="0",
+        comment="Raised by each claim and each move out of running",
+    ),
+    Column("worker_id", Big, comment="Who runs it"),
+    Column("attempts", Integer, nullable=False, server_default="0", comment="Calls made for it"),
+    Column("rescues", Integer, nullable=False, server_default="0", comment="Times its worker died while it ran"),
+    Column("error_code", String(100), comment="Why it failed, short"),
+    Column("error_message", Text, comment="Why it failed, in the provider's words"),
+    Column("input_bytes", Big, nullable=False, comment="Size of its body"),
+    Column("created_at", Double, nullable=False),
+    Column("finished_at", Double, comment="When it reached its final state"),
+    Index("uq_jobs_batch_custom", "batch_id", "custom_id", unique=True),
+    Index("uq_jobs_batch_position", "batch_id", "position", unique=True),
+    Index(
+        "ix_jobs_claimable",
+        "batch_id",
+        "lane",
+        "position",
+        sqlite_where=text(_CLAIMABLE),
+        postgresql_where=text(_CLAIMABLE),
+    ),
+    Index("ix_jobs_snoozed", "not_before", sqlite_where=text(_SNOOZED), postgresql_where=text(_SNOOZED)),
+    Index("ix_jobs_running", "worker_id", sqlite_where=text(_RUNNING), postgresql_where=text(_RUNNING)),
+    Index("ix_jobs_failed", "batch_id", "position", sqlite_where=text(_FAILED), postgresql_where=text(_FAILED)),
+    comment="One row a line of input",
+    sqlite_autoincrement=True,
+)
+
+job_inputs = Table(
+    "job_inputs",
+    metadata,
+    Column("job_id", Big, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    Column("body", LargeBinary, nullable=False, comment="The line's own body, untouched"),
+    Column("dialect", String(32), nullable=False, comment="simple, openai, …"),
+    Column("operation", String(32), nullable=False, comment="chat, …"),
+    comment="What the jobs ask",
+)
+
+_OPEN = "outcome = 'unknown'"
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("id", Big, primary_key=True, autoincrement=False, comment="worker_id * 2^32 + running number"),
+    Column("job_id", Big, nullable=False, comment="Its job; the ledger outlives jobs, so no foreign key"),
+    Column("batch_id", Big, nullable=False, comment="Its job's batch"),
+    Column("epoch", Integer, nullable=False, comment="The job's epoch when the call was announced"),
+    Column("provider", String(100), nullable=False),
+    Column("key_id", String(100), nullable=False),
+    Column("requested_model", String(300), nullable=False),
+    Column("served_model", String(300), comment="As the reply names it"),
+    Column("outcome", String(16), nullable=False, comment="models.states.Outcome; unknown = maybe billed"),
+    Column("http_status", Integer),
+    Column("error_code", String(100)),
+    Column("booked_tokens", Big, nullable=False, server_default="0", comment="What the limiter booked at the start"),
+    Column("input_tokens", Big, comment="All of it, cached included; NULL: the reply told none"),
+    Column("output_tokens", Big, comment="All of it, reasoning included"),
+    Column("cached_tokens", Big),
+    Column("cache_write_tokens", Big),
+    Column("reasoning_tokens", Big),
+    Column("cost_nanos", Big, comment="10^-9 of the currency; NULL: unpriced or unknown"),
+    Column("currency", String(8)),
+    Column("latency_ms", Big),
+    Column("started_at", Double, nullable=False, comment="When it was announced, just before it was sent"),
+    Column("finished_at", Double),
+    Index("uq_attempts_job_epoch", "job_id", "epoch", unique=True),
+    Index("ix_attempts_batch", "batch_id"),
+    Index("ix_attempts_started", "started_at"),
+    Index("ix_attempts_open", "batch_id", sqlite_where=text(_OPEN), postgresql_where=text(_OPEN)),
+    comment="The ledger: one row for every call that left the machine, written before it left",
+)
+
+results = Table(
+    "results",
+    metadata,
+    Column("job_id", Big, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    Column("attempt_id", Big, nullable=False, comment="The call that answered"),
+    Column("finish_reason", String(64)),
+    Column("request_id", String(200), comment="The provider's own id of the call"),
+    Column("response", LargeBinary, nullable=False, comment="The reply's raw bytes, zstd"),
+    Column("text", LargeBinary, comment="The answer's text in UTF-8, zstd; NULL: it has none"),
+    Column("input_tokens", Big),
+    Column("output_tokens", Big),
+    Column("cached_tokens", Big),
+    Column("cost_nanos", Big),
+    Column("currency", String(8)),
+    comment="The answers; tokens and cost are those of the attempt",
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", Big, primary_key=True),
+    Column("host", String(255), nullable=False),
+    Column("boot_id", String(64), nullable=False, comment="Of the host, so that a pid means something"),
+    Column("pid", Integer, nullable=False),
+    Column("pid_started", Double, nullable=False, comment="When the process started, so that a pid isn't mistaken"),
+    Column("queues", Text, nullable=False, comment="Providers it serves: 'a,b'"),
+    Column("config_hash", String(64), nullable=False),
+    Column("tickets", Big, nullable=False, server_default="0", comment="Celery messages it has taken"),
+    Column("started_at", Double, nullable=False),
+    Column(
+        "beat", Big, nullable=False, server_default="0", comment="Raised by each heartbeat; equal for 45 s means dead"
+    ),
+    Column("heartbeat_at", Double, nullable=False),
+    comment="Worker processes that are alive, or not yet known to be dead",
+    sqlite_autoincrement=True,
+)
+
+key_states = Table(
+    "key_states",
+    metadata,
+    Column("provider", String(100), primary_key=True),
+    Column("key_id", String(100), primary_key=True),
+    Column("fingerprint", String(64), primary_key=True, comment="HMAC of the secret: a changed secret is another key"),
+    Column("pool", String(200), nullable=False),
+    Column("state", String(16), nullable=False, comment="active, quarantined"),
+    Column("reason", Text, nullable=False),
+    Column("probes", Integer, nullable=False, server_default="0", comment="Free probes since it was quarantined"),
+    Column("since", Double, nullable=False),
+    Column("until", Double, comment="When it is tried again; NULL: a person has to act"),
+    comment="Keys that something is known about",
+)

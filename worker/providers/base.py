@@ -1,0 +1,140 @@
+"""The interface of a provider: it builds a call from a request and reads a reply into a response.
+
+It does not send, limit, retry, pick keys or count money: the engine does. A new vendor is one subclass with `build` and `read`.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import orjson
+
+from models.config import ProviderConfig
+from models.request import Failure, FailureKind, ModelInfo, Request, Response, Usage
+from worker.limits.limiter import Charge
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One HTTP call, ready to send. `stream` asks for the silence clock instead of the total one only."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(repr=False, default_factory=dict)
+    body: bytes | None = field(repr=False, default=None)
+    stream: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back: `headers` with lower-case names, the whole `body`, `latency_ms` from send to the last byte."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+    latency_ms: int = 0
+
+    def json(self) -> Any:
+        """The body as JSON. Raises ValueError when it isn't."""
+        return orjson.loads(self.body)
+
+
+class Sender(Protocol):
+    """Sends one call and returns the whole reply; raises `worker.http.SendError` when no whole reply came."""
+
+    async def send(self, call: Call) -> Reply: ...
+
+
+class Provider(abc.ABC):
+    """One endpoint with a dialect. `dialect` is the name of the bodies it takes untouched (`openai`, `gemini`, `claude`)."""
+
+    dialect: ClassVar[str]
+
+    def __init__(self, config: ProviderConfig, sender: Sender) -> None:
+        self.config = config
+        self.sender = sender
+
+    @property
+    def name(self) -> str:
+        """The provider's id in the configuration."""
+        return self.config.id
+
+    @abc.abstractmethod
+    def build(self, request: Request) -> Call:
+        """The HTTP call for a request. Raises `models.errors.Untranslatable` for a field that has no place in the dialect."""
+
+    @abc.abstractmethod
+    def read(self, request: Request, reply: Reply) -> Response:
+        """What a reply means, for any status and any bytes; never raises for what a server sent."""
+
+    @abc.abstractmethod
+    def build_list_models(self, api_key: str) -> Call:
+        """The free call that lists models; it also tells whether a key is accepted."""
+
+    @abc.abstractmethod
+    def read_list_models(self, reply: Reply) -> list[ModelInfo]:
+        """The models in a 200 reply to `build_list_models`."""
+
+    def charge(self, request: Request, input_tokens: int, output_tokens: int) -> Charge:
+        """What the provider's limits book when the call starts; token counts are estimates.
+
+        Default: everything that goes in and comes out. `max_tokens` of the request is a matter of the dialect.
+        """
+        return Charge(tokens=input_tokens + output_tokens, input_tokens=input_tokens, output_tokens=output_tokens)
+
+    def settled(self, booked: Charge, usage: Usage) -> Charge:
+        """What the limits have booked once the usage is known. Default: the real tokens."""
+        return Charge(
+            tokens=usage.total_tokens, input_tokens=usage.input_tokens, output_tokens=usage.output_tokens
+        )
+
+    def max_output_tokens(self, request: Request) -> int | None:
+        """The request's own bound on output tokens, None if it has none."""
+        for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
+            value = request.input.get(name)
+            if isinstance(value, int) and value > 0:
+                return value
+        return None
+
+    async def generate(self, request: Request) -> Response:
+        """Builds, sends and reads one request. Override it only for a provider that isn't one HTTP call."""
+        return self.read(request, await self.sender.send(self.build(request)))
+
+    async def list_models(self, api_key: str) -> list[ModelInfo]:
+        """The models this key may use. Raises `ProviderRefused` with the provider's reason on any status but 200."""
+        call = self.build_list_models(api_key)
+        reply = await self.sender.send(call)
+        if reply.status != 200:
+            response = self.read(Request(model="", input={}, api_key=api_key), reply)
+            raise ProviderRefused(response.failure or http_failure(reply))
+        return self.read_list_models(reply)
+
+
+class ProviderRefused(Exception):
+    """A provider refused a call that isn't a job's; `failure` tells why."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+def http_failure(reply: Reply, kind: FailureKind | None = None, message: str | None = None) -> Failure:
+    """A failure from nothing but the status: what to think of a reply whose body tells nothing."""
+    by_status = {
+        401: FailureKind.AUTH,
+        402: FailureKind.QUOTA,
+        403: FailureKind.KEY_MODEL,
+        404: FailureKind.MODEL,
+        408: FailureKind.SERVER,
+        409: FailureKind.SERVER,
+        413: FailureKind.TOO_LARGE,
+        429: FailureKind.RATE_LIMIT,
+    }
+    if kind is None:
+        kind = by_status.get(reply.status)
+    if kind is None:
+        kind = FailureKind.BAD_REQUEST if 400 <= reply.status < 500 else FailureKind.SERVER
+    return Failure(kind, f"http_{reply.status}", message or f"HTTP {reply.status}", reply.status)
