@@ -1,0 +1,244 @@
+"""How calls end: the attempt's row, the job's move out of `running`, the result, the counts and the spend, in one transaction.
+
+A job moves only while its epoch and status are those of its claim. The attempt's row is completed in any case: what came back too
+late is `fenced`, with its real tokens. Recording the same ending twice changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert as pg_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.engine import Connection
+
+from models.request import Usage
+from models.states import BatchStatus, JobStatus, Outcome
+from models.store.batches import SHARDS
+from models.tables import attempts, batch_counts, batch_spend, batches, jobs, results
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptEnd:
+    """What is known of a call once it is over. `outcome` unknown: no whole reply came, maybe billed."""
+
+    attempt_id: int
+    provider: str
+    outcome: Outcome
+    http_status: int | None = None
+    error_code: str | None = None
+    served_model: str | None = None
+    usage: Usage | None = None
+    cost_nanos: int | None = None
+    currency: str | None = None
+    latency_ms: int | None = None
+    finished_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a succeeded job keeps: `response` and `text` compressed."""
+
+    response: bytes = field(repr=False)
+    text: bytes | None = field(repr=False, default=None)
+    finish_reason: str | None = None
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """One call's end and what its job does next.
+
+    `status` is `succeeded` (with `answer`), `failed` (with `error_code`) or `queued` (with `not_before` for a snooze, and `excluded`
+    for the providers of its route that it may not go to again).
+    """
+
+    job_id: int
+    batch_id: int
+    epoch: int
+    status: JobStatus
+    attempt: AttemptEnd | None = None
+    answer: Answer | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    not_before: float | None = None
+    excluded: str = ""
+
+
+def record(connection: Connection, endings: Sequence[Ending], shard: int, now: float) -> set[int]:
+    """Writes endings down. The batches in which a job has ended, for `batches.finish_if_done` in a transaction after this one."""
+    locked = connection.execute(
+        sa.select(jobs.c.id, jobs.c.epoch, jobs.c.status)
+        .where(jobs.c.id.in_([ending.job_id for ending in endings]))
+        .order_by(jobs.c.id)
+        .with_for_update()
+    )
+    held = {row.id: row.epoch for row in locked if row.status == JobStatus.RUNNING}
+    ends = [ending.attempt for ending in endings if ending.attempt]
+    known = connection.execute(
+        sa.select(attempts.c.id, attempts.c.outcome).where(attempts.c.id.in_([end.attempt_id for end in ends]))
+    )
+    open_attempts = {row.id for row in known if row.outcome == Outcome.UNKNOWN}
+    moving = [ending for ending in endings if held.get(ending.job_id) == ending.epoch]
+    moved = {ending.job_id for ending in moving}
+    closing = [
+        (ending, ending.attempt) for ending in endings if ending.attempt and ending.attempt.attempt_id in open_attempts
+    ]
+    _close(connection, closing, moved)
+    stopped = _cancelled(connection, {ending.batch_id for ending in moving if ending.status == JobStatus.QUEUED})
+    _move(connection, moving, stopped, now)
+    _keep(connection, [ending for ending in moving if ending.status == JobStatus.SUCCEEDED])
+    _count(connection, moving, stopped, shard % SHARDS)
+    _spend(connection, closing, moved, shard % SHARDS)
+    return {ending.batch_id for ending in moving if ending.status != JobStatus.QUEUED or ending.batch_id in stopped}
+
+
+def _close(connection: Connection, closing: Sequence[tuple[Ending, AttemptEnd]], moved: set[int]) -> None:
+    if not closing:
+        return
+    connection.execute(
+        attempts.update().where(attempts.c.id == sa.bindparam("b_id")),
+        [
+            {
+                "b_id": end.attempt_id,
+                "outcome": end.outcome if ending.job_id in moved or end.outcome == Outcome.UNKNOWN else Outcome.FENCED,
+                "http_status": end.http_status,
+                "error_code": end.error_code,
+                "served_model": end.served_model,
+                "input_tokens": end.usage.input_tokens if end.usage else None,
+                "output_tokens": end.usage.output_tokens if end.usage else None,
+                "cached_tokens": end.usage.cached_tokens if end.usage else None,
+                "cache_write_tokens": end.usage.cache_write_tokens if end.usage else None,
+                "reasoning_tokens": end.usage.reasoning_tokens if end.usage else None,
+                "cost_nanos": end.cost_nanos,
+                "currency": end.currency,
+                "latency_ms": end.latency_ms,
+                "finished_at": end.finished_at,
+            }
+            for ending, end in closing
+        ],
+    )
+
+
+def _cancelled(connection: Connection, batch_ids: set[int]) -> set[int]:
+    if not batch_ids:
+        return set()
+    query = sa.select(batches.c.id).where(batches.c.id.in_(batch_ids), batches.c.status == BatchStatus.CANCELLED)
+    return set(connection.execute(query).scalars())
+
+
+def _move(connection: Connection, moving: Sequence[Ending], stopped: set[int], now: float) -> None:
+    if not moving:
+        return
+    rows = []
+    for ending in moving:
+        status = ending.status
+        if status == JobStatus.QUEUED and ending.batch_id in stopped:
+            status = JobStatus.CANCELLED
+        rows.append(
+            {
+                "b_id": ending.job_id,
+                "status": status,
+                "calls": 1 if ending.attempt else 0,
+                "not_before": ending.not_before if status == JobStatus.QUEUED else None,
+                "excluded": ending.excluded,
+                "error_code": ending.error_code,
+                "error_message": ending.error_message,
+                "finished_at": None if status == JobStatus.QUEUED else now,
+            }
+        )
+    connection.execute(
+        jobs.update()
+        .where(jobs.c.id == sa.bindparam("b_id"))
+        .values(epoch=jobs.c.epoch + 1, worker_id=None, attempts=jobs.c.attempts + sa.bindparam("calls")),
+        rows,
+    )
+
+
+def _keep(connection: Connection, succeeded: Sequence[Ending]) -> None:
+    if not succeeded:
+        return
+    rows = []
+    for ending in succeeded:
+        assert ending.answer is not None
+        assert ending.attempt is not None
+        usage = ending.attempt.usage
+        rows.append(
+            {
+                "job_id": ending.job_id,
+                "attempt_id": ending.attempt.attempt_id,
+                "finish_reason": ending.answer.finish_reason,
+                "request_id": ending.answer.request_id,
+                "response": ending.answer.response,
+                "text": ending.answer.text,
+                "input_tokens": usage.input_tokens if usage else None,
+                "output_tokens": usage.output_tokens if usage else None,
+                "cached_tokens": usage.cached_tokens if usage else None,
+                "cost_nanos": ending.attempt.cost_nanos,
+                "currency": ending.attempt.currency,
+            }
+        )
+    connection.execute(results.insert(), rows)
+
+
+def _count(connection: Connection, moving: Sequence[Ending], stopped: set[int], shard: int) -> None:
+    ended: dict[int, Counter[str]] = {}
+    for ending in moving:
+        status = ending.status
+        if status == JobStatus.QUEUED:
+            if ending.batch_id not in stopped:
+                continue
+            status = JobStatus.CANCELLED
+        ended.setdefault(ending.batch_id, Counter())[status] += 1
+    for batch_id in sorted(ended):
+        counted = ended[batch_id]
+        connection.execute(
+            batch_counts.update()
+            .where(batch_counts.c.batch_id == batch_id, batch_counts.c.shard == shard)
+            .values(
+                succeeded=batch_counts.c.succeeded + counted[JobStatus.SUCCEEDED],
+                failed=batch_counts.c.failed + counted[JobStatus.FAILED],
+                cancelled=batch_counts.c.cancelled + counted[JobStatus.CANCELLED],
+            )
+        )
+
+
+_SUMS = ("succeeded", "calls", "input_tokens", "output_tokens", "cost_nanos")
+
+
+def _spend(connection: Connection, closing: Sequence[tuple[Ending, AttemptEnd]], moved: set[int], shard: int) -> None:
+    """Adds calls whose end is known to the running sums, so that a live view needn't read the ledger."""
+    sums: dict[tuple[int, str, str], list[int]] = {}
+    for ending, end in closing:
+        if end.outcome == Outcome.UNKNOWN:
+            continue
+        won = ending.status == JobStatus.SUCCEEDED and ending.job_id in moved
+        row = sums.setdefault((ending.batch_id, end.provider, end.currency or ""), [0] * len(_SUMS))
+        row[0] += won
+        row[1] += 1
+        row[2] += end.usage.input_tokens if end.usage else 0
+        row[3] += end.usage.output_tokens if end.usage else 0
+        row[4] += end.cost_nanos or 0
+    if not sums:
+        return
+    insert = sqlite_insert if connection.dialect.name == "sqlite" else pg_insert
+    statement = insert(batch_spend)
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["batch_id", "shard", "provider", "currency"],
+            set_={name: batch_spend.c[name] + statement.excluded[name] for name in _SUMS},
+        ),
+        [
+            {
+                "batch_id": batch_id,
+                "shard": shard,
+                "provider": provider,
+                "currency": currency,
+                **dict(zip(_SUMS, values, strict=True)),
+            }
+            for (batch_id, provider, currency), values in sorted(sums.items())
+        ],
+    )

@@ -1,0 +1,59 @@
+"""Workers: registered, beating, seen dead. A heartbeat is the lease of all jobs that its worker runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, RowMapping
+
+from models.tables import workers
+
+
+def register(
+    connection: Connection,
+    *,
+    host: str,
+    boot_id: str,
+    pid: int,
+    pid_started: float,
+    queues: Sequence[str],
+    config_hash: str,
+    now: float,
+) -> int:
+    """A new worker's number; numbers are never used again."""
+    inserted = connection.execute(
+        workers.insert().values(
+            host=host,
+            boot_id=boot_id,
+            pid=pid,
+            pid_started=pid_started,
+            queues=",".join(queues),
+            config_hash=config_hash,
+            started_at=now,
+            heartbeat_at=now,
+        )
+    )
+    key = inserted.inserted_primary_key
+    assert key is not None
+    return int(key[0])
+
+
+def beat(connection: Connection, worker_id: int, tickets: int, now: float) -> bool:
+    """One heartbeat. False when others have declared this worker dead: its jobs are not its own any more."""
+    done = connection.execute(
+        workers.update()
+        .where(workers.c.id == worker_id)
+        .values(beat=workers.c.beat + 1, heartbeat_at=now, tickets=tickets)
+    )
+    return done.rowcount == 1
+
+
+def everyone(connection: Connection) -> list[RowMapping]:
+    """All workers that are alive or not yet known to be dead."""
+    return list(connection.execute(sa.select(workers).order_by(workers.c.id)).mappings())
+
+
+def remove(connection: Connection, worker_ids: Sequence[int]) -> int:
+    """Forgets workers that have ended. Their running jobs belong to nobody from then on, and are rescued."""
+    return connection.execute(workers.delete().where(workers.c.id.in_(worker_ids))).rowcount
