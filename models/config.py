@@ -1,0 +1,307 @@
+"""The tree of truckllm.yaml: providers, keys, models, prices, routes, storage, worker settings.
+
+It does not read files, variables or YAML (`models.config_file` does), and it knows no dialect beyond its default base URL.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from models.config_agreement import disagreements, several, unlimited
+from models.config_fields import (
+    LIMIT_FIELDS,
+    WRONG_UNSEEN,
+    Candidate,
+    CostPerThousand,
+    Count,
+    Currency,
+    DatabaseUrl,
+    Flag,
+    Headers,
+    Id,
+    Limit,
+    Names,
+    Options,
+    RedisUrl,
+    Seconds,
+    SecondsOrNone,
+    Secret,
+    SecretText,
+    Share,
+    Strategy,
+    StrategyName,
+    Text,
+    checked_base_url,
+    models_by_name,
+    nearest,
+    wrong,
+)
+from models.errors import NotFoundError
+from models.money import DEFAULT_CURRENCY
+
+__all__ = [
+    "Config",
+    "KeyConfig",
+    "LimitsConfig",
+    "ModelConfig",
+    "Pricing",
+    "ProviderConfig",
+    "RouteConfig",
+    "Secret",
+    "Strategy",
+    "WorkerConfig",
+]
+
+BASE_URLS = {
+    "openai": "https://api.openai.com/v1",
+    "gemini": "https://generativelanguage.googleapis.com/v1",
+    "claude": "https://api.anthropic.com/v1",
+}
+"""Where the known dialects live; any other type has to name its `base_url`."""
+
+ANTHROPIC_VERSION = "2023-06-01"
+CLAUDE_MAX_TOKENS = 4096
+TIMEOUT_SECONDS = 600.0
+CONNECT_TIMEOUT_SECONDS = 5.0
+STREAM_SILENCE_SECONDS = 60.0
+
+
+class _Node(BaseModel):
+    """Frozen, without unknown fields, and with no values in its error texts (they might be secrets)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _blank_is_absent(cls, data: Any) -> Any:
+        """`headers:` with nothing behind it, as it is left when its lines are commented out, means the default."""
+        if not isinstance(data, dict):
+            return data
+        optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
+        return {name: value for name, value in data.items() if value is not None or name not in optional}
+
+
+class Pricing(_Node):
+    """What 1,000 tokens cost, in units of `currency`.
+
+    Without a price of their own, tokens read from or written to the provider's cache cost what input costs.
+    """
+
+    input_token_cost: CostPerThousand
+    output_token_cost: CostPerThousand
+    cached_token_cost: CostPerThousand | None = None
+    cache_write_token_cost: CostPerThousand | None = None
+    currency: Currency = DEFAULT_CURRENCY
+
+
+class LimitsConfig(_Node):
+    """Limits a minute; None is no limit. What counts as a token is the dialect's own rule."""
+
+    limit_req_per_min: Limit | None = None
+    limit_tokens_per_min: Limit | None = None
+    limit_input_tokens_per_min: Limit | None = None
+    limit_output_tokens_per_min: Limit | None = None
+
+    def limits(self) -> dict[str, int]:
+        """The limits that are set, by field name."""
+        return {name: getattr(self, name) for name in LIMIT_FIELDS if getattr(self, name) is not None}
+
+
+class ModelConfig(LimitsConfig):
+    """What differs for one model: its own limits (beside the key's), its price, its context window in tokens."""
+
+    pricing: Pricing | None = None
+    context_window: Count | None = None
+
+
+Models = Annotated[dict[Text, ModelConfig], BeforeValidator(models_by_name)]
+
+
+class KeyConfig(LimitsConfig):
+    """One API key with its limits.
+
+    Keys that share a quota name the same `pool`. `use` is the share of the limits that is ours. `models` holds limits and
+    prices that differ by model on this key.
+    """
+
+    id: Id
+    secret: SecretText
+    pool: Id | None = None
+    use: Share = 1.0
+    models: Models = Field(default_factory=dict)
+    pricing: Pricing | None = None
+
+
+class ProviderConfig(_Node):
+    """One endpoint: a dialect (`type`, by default the id), where it lives, its keys, and what differs by model.
+
+    `base_url` holds the version and no trailing slash. `fallback_models` names, for a model, those to try when the
+    provider doesn't have it. `default_output_tokens` is the estimate while nothing is learned. `options` is for plugins.
+    """
+
+    id: Id
+    name: Text = ""
+    type: Text = ""
+    allow_http: Flag = False
+    base_url: str = Field(default="", validate_default=True)
+    keys: tuple[KeyConfig, ...]
+    models: Models = Field(default_factory=dict)
+    fallback_models: dict[Text, Names] = Field(default_factory=dict)
+    headers: Headers = Field(default_factory=dict, repr=False)
+    anthropic_version: Text = ANTHROPIC_VERSION
+    max_tokens: Count = CLAUDE_MAX_TOKENS
+    timeout_seconds: Seconds = TIMEOUT_SECONDS
+    connect_timeout_seconds: Seconds = CONNECT_TIMEOUT_SECONDS
+    stream_silence_seconds: Seconds = STREAM_SILENCE_SECONDS
+    default_output_tokens: Count | None = None
+    options: Options = Field(default_factory=dict, repr=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_and_type_default_to_id(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not isinstance(data.get("id"), str):
+            return data
+        given = {name: value for name, value in data.items() if value is not None}
+        kind = given.get("type", given["id"])
+        defaults = {"name": given["id"], "type": kind}
+        if isinstance(kind, str) and kind in BASE_URLS:
+            defaults["base_url"] = BASE_URLS[kind]
+        return {**defaults, **given}
+
+    @field_validator("base_url", mode="plain")
+    @classmethod
+    def _check_base_url(cls, url: Any, info: ValidationInfo) -> str:
+        if url == "":
+            known = ", ".join(BASE_URLS)
+            raise wrong(
+                f"is missing: only the types {known} have a default; should be like https://host/v1", WRONG_UNSEEN
+            )
+        return checked_base_url(url, allow_http=info.data.get("allow_http", False))
+
+    @model_validator(mode="after")
+    def _keys_have_their_own_ids(self) -> Self:
+        if not self.keys:
+            raise several([(("keys",), "is empty: a provider needs at least one key (id and secret)")])
+        twice = [
+            (("keys", index, "id"), f"{key.id!r} is also the id of another key of this provider")
+            for index, key in enumerate(self.keys)
+            if key.id in {earlier.id for earlier in self.keys[:index]}
+        ]
+        if twice:
+            raise several(twice)
+        return self
+
+    def key(self, key_id: str) -> KeyConfig:
+        """The key with this id. Raises NotFoundError."""
+        for key in self.keys:
+            if key.id == key_id:
+                return key
+        raise NotFoundError(f"provider {self.id} has no key {key_id!r}{nearest(key_id, (key.id for key in self.keys))}")
+
+    def names_model(self, model: str) -> bool:
+        """Whether a `models` list of this provider or of one of its keys names the model."""
+        return model in self.models or any(model in key.models for key in self.keys)
+
+    def model_limits(self, key: KeyConfig, model: str) -> dict[str, int]:
+        """The limits a minute that hold for this model on this key, beside the key's own: the key's word goes first."""
+        of_provider, of_key = self.models.get(model), key.models.get(model)
+        return {**(of_provider.limits() if of_provider else {}), **(of_key.limits() if of_key else {})}
+
+    def pricing(self, key: KeyConfig, model: str) -> Pricing | None:
+        """The price of this model on this key: the key's for the model, else the provider's, else the key's for all."""
+        for models in (key.models, self.models):
+            if model in models and models[model].pricing is not None:
+                return models[model].pricing
+        return key.pricing
+
+
+class RouteConfig(_Node):
+    """Ordered candidates "provider/model" for one lane, and the strategy that chooses between them."""
+
+    candidates: tuple[Candidate, ...]
+    strategy: StrategyName = "priority"
+
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """The candidates as (provider id, model). A model's name may hold slashes itself."""
+        return tuple((provider, model) for provider, _, model in (c.partition("/") for c in self.candidates))
+
+
+class WorkerConfig(_Node):
+    """How much a worker does at once (`concurrency`: calls in flight per provider and process) and for how long."""
+
+    concurrency: Count = 256
+    processes: Count = 1
+    grace_seconds: SecondsOrNone = 60.0
+    retry_for: SecondsOrNone = 3600.0
+    max_attempts: Count = 5
+    budget_seconds: Seconds = 20.0
+    max_response_bytes: Count = 128 * 1024 * 1024
+
+
+class Config(_Node):
+    """The whole of truckllm.yaml."""
+
+    providers: tuple[ProviderConfig, ...]
+    routes: dict[Id, RouteConfig] = Field(default_factory=dict)
+    redis_url: RedisUrl | None = Field(default=None, repr=False)
+    database_url: DatabaseUrl | None = Field(default=None, repr=False)
+    worker: WorkerConfig = Field(default_factory=WorkerConfig)
+
+    _path: Path | None = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        if not self.providers:
+            raise several([(("providers",), "is empty: name at least one provider")])
+        ids = [provider.id for provider in self.providers]
+        found = disagreements(dict(enumerate(self.providers)), self.routes, ids)
+        if found:
+            raise several(found)
+        return self
+
+    @property
+    def path(self) -> Path | None:
+        """The file this was read from; None for a configuration made in Python."""
+        return self._path
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is allowed but probably not meant, each with its YAML path."""
+        return tuple(
+            f"providers[{p}].keys[{k}] ({provider.id}/{key.id}) has no {missing}: its calls are not held back for that"
+            for p, provider in enumerate(self.providers)
+            for k, key in enumerate(provider.keys)
+            if (missing := " and no ".join(unlimited(provider, key)))
+        )
+
+    def provider(self, provider_id: str) -> ProviderConfig:
+        """The provider with this id. Raises NotFoundError, naming the nearest one."""
+        for provider in self.providers:
+            if provider.id == provider_id:
+                return provider
+        known = [provider.id for provider in self.providers]
+        raise NotFoundError(
+            f"no provider {provider_id!r}{nearest(provider_id, known)} (configured: {', '.join(known)})"
+        )
+
+    def config_hash(self) -> str:
+        """16 hex digits that tell whether two processes work by the same settings.
+
+        Secrets, values of headers and options and the storage URLs (the same store can have two names) don't count.
+        """
+        tree = self.model_dump(mode="json", exclude={"redis_url", "database_url"})
+        return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,158 @@
+"""What parts of the configuration must agree on though each is right by itself: ids, pools, routes and their currencies.
+
+It does not check single values (`models.config_fields` does).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from pydantic_core import PydanticCustomError
+
+from models.config_fields import LIMIT_FIELDS, nearest
+
+if TYPE_CHECKING:
+    from models.config import KeyConfig, ProviderConfig, RouteConfig
+
+Place = tuple[str | int, ...]
+"""Where in the tree: ("providers", 0, "keys")."""
+
+Problem = tuple[Place, str]
+"""A place in the tree, and what is wrong there."""
+
+SEVERAL = "several"
+"""Type of the pydantic error that carries a list of problems, with places below its own, as `problems`."""
+
+
+def disagreements(
+    providers: Mapping[int, ProviderConfig], routes: Mapping[str, RouteConfig], provider_ids: Sequence[str]
+) -> list[Problem]:
+    """Where parts that are right each by itself don't fit together.
+
+    `providers` are those that could be read, by position; `provider_ids` are the ids of all of them.
+    """
+    return [
+        *_same_ids(providers, routes),
+        *_pools_that_differ(providers),
+        *_bad_routes(providers, routes, provider_ids),
+    ]
+
+
+def several(found: Sequence[Problem]) -> PydanticCustomError:
+    """Several problems with their places, as the one error that a validator can raise."""
+    text = "; ".join(f"{yaml_path(place)}: {what}" for place, what in found)
+    return PydanticCustomError(SEVERAL, "{text}", {"text": text, "problems": list(found)})
+
+
+def yaml_path(place: Iterable[str | int]) -> str:
+    """A place in the tree as people write it: providers[0].models["gpt-4o"].pricing."""
+    path = ""
+    for part in place:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part.replace("_", "").isalnum() and part.isascii():
+            path += f".{part}" if path else part
+        else:
+            path += f"[{json.dumps(part, ensure_ascii=False)}]"
+    return path
+
+
+def unlimited(provider: ProviderConfig, key: KeyConfig) -> list[str]:
+    """What no limit holds back on this key, not even one for every model it names."""
+    models = {*provider.models, *key.models}
+    per_model = [provider.model_limits(key, model) for model in models]
+    tokens = ("limit_tokens_per_min", "limit_input_tokens_per_min", "limit_output_tokens_per_min")
+    missing = []
+    for fields in (("limit_req_per_min",), tokens):
+        limited = bool(key.limits().keys() & set(fields))
+        limited_by_model = bool(models) and all(limits.keys() & set(fields) for limits in per_model)
+        if not limited and not limited_by_model:
+            missing.append(fields[0])
+    return missing
+
+
+def _same_ids(providers: Mapping[int, ProviderConfig], routes: Mapping[str, RouteConfig]) -> list[Problem]:
+    found: list[Problem] = []
+    first: dict[str, int] = {}
+    for index, provider in providers.items():
+        if first.setdefault(provider.id, index) != index:
+            found.append(
+                (("providers", index, "id"), f"{provider.id!r} is also the id of providers[{first[provider.id]}]")
+            )
+    for name in routes.keys() & first.keys():
+        found.append(
+            (("routes", name), "is also the id of a provider: jobs wait under that name, so it must be another")
+        )
+    return found
+
+
+def _pools_that_differ(providers: Mapping[int, ProviderConfig]) -> list[Problem]:
+    found: list[Problem] = []
+    first: dict[str, tuple[ProviderConfig, KeyConfig, str]] = {}
+    for p, provider in providers.items():
+        for k, key in enumerate(provider.keys):
+            if key.pool is None:
+                continue
+            place: Place = ("providers", p, "keys", k)
+            other_provider, other, where = first.setdefault(key.pool, (provider, key, yaml_path(place)))
+            for name in (*LIMIT_FIELDS, "use"):
+                mine, others = getattr(key, name), getattr(other, name)
+                if mine != others:
+                    what = f"is {_shown(mine)}, but {where} of the same pool {key.pool!r} has {_shown(others)}"
+                    found.append(((*place, name), f"{what}: keys of one pool share one quota, so they must agree"))
+            for model in sorted(_models_of_both(other_provider, other, provider, key)):
+                if provider.model_limits(key, model) != other_provider.model_limits(other, model):
+                    what = f"has other limits than on {where} of the same pool {key.pool!r}"
+                    found.append(((*place, "models", model), f"{what}: keys of one pool must agree"))
+    return found
+
+
+def _models_of_both(
+    one: ProviderConfig, key_of_one: KeyConfig, other: ProviderConfig, key_of_other: KeyConfig
+) -> set[str]:
+    """The models whose limits two keys of a pool must agree on: within a provider all, between two those both name."""
+    if one is other:
+        return {*key_of_one.models, *key_of_other.models}
+    return {*one.models, *key_of_one.models} & {*other.models, *key_of_other.models}
+
+
+def _shown(limit: float | None) -> str:
+    return "no limit" if limit is None else f"{limit}"
+
+
+def _bad_routes(
+    providers: Mapping[int, ProviderConfig], routes: Mapping[str, RouteConfig], provider_ids: Sequence[str]
+) -> list[Problem]:
+    found: list[Problem] = []
+    by_id = {provider.id: provider for provider in providers.values()}
+    for name, route in routes.items():
+        place = ("routes", name, "candidates")
+        if not route.candidates:
+            found.append((place, 'is empty: name at least one "provider/model"'))
+        for index, (candidate, (provider, _)) in enumerate(zip(route.candidates, route.pairs(), strict=True)):
+            if provider not in provider_ids:
+                near = nearest(provider, provider_ids)
+                known = ", ".join(provider_ids)
+                found.append(((*place, index), f"{candidate!r} names no known provider{near} (configured: {known})"))
+            if candidate in route.candidates[:index]:
+                found.append(((*place, index), f"{candidate!r} is named twice"))
+        if route.strategy == "cost_first":
+            found.extend(_mixed_currencies(name, route, by_id))
+    return found
+
+
+def _mixed_currencies(name: str, route: RouteConfig, by_id: Mapping[str, ProviderConfig]) -> list[Problem]:
+    seen: dict[str, str] = {}
+    for provider_id, model in route.pairs():
+        provider = by_id.get(provider_id)
+        for key in provider.keys if provider else ():
+            pricing = provider.pricing(key, model) if provider else None
+            if pricing is not None:
+                seen.setdefault(pricing.currency, f"{provider_id}/{key.id}")
+    if len(seen) < 2:
+        return []
+    prices = ", ".join(f"{currency} ({where})" for currency, where in sorted(seen.items()))
+    what = f"cost_first can't compare prices in different currencies: {prices}"
+    return [(("routes", name, "strategy"), f"{what}; give them in one currency, or take another strategy")]
