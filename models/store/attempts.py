@@ -45,7 +45,7 @@ def announce(connection: Connection, calls: Sequence[Announcement], now: float) 
         .order_by(jobs.c.id)
         .with_for_update(of=jobs)
     )
-    held = dict(connection.execute(lock).tuples())
+    held = {row.id: row.epoch for row in connection.execute(lock)}
     valid = [call for call in calls if held.get(call.job_id) == call.epoch]
     if valid:
         connection.execute(

@@ -116,13 +116,14 @@ def add_jobs(connection: Connection, batch_id: int, loader: str, new: Sequence[N
             for job in new
         ],
     )
-    ids = dict(
-        connection.execute(
+    ids: dict[int, int] = {
+        position: job_id
+        for position, job_id in connection.execute(
             sa.select(jobs.c.position, jobs.c.id).where(
                 jobs.c.batch_id == batch_id, jobs.c.position.between(new[0].position, new[-1].position)
             )
         ).tuples()
-    )
+    }
     connection.execute(
         job_inputs.insert(),
         [

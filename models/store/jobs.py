@@ -187,7 +187,7 @@ def orphans(connection: Connection, worker_id: int) -> dict[int, int]:
     query = sa.select(jobs.c.id, jobs.c.epoch).where(
         jobs.c.worker_id == worker_id, jobs.c.status == sa.literal_column("'running'")
     )
-    return dict(connection.execute(query).tuples())
+    return {row.id: row.epoch for row in connection.execute(query)}
 
 
 def rescue(connection: Connection, dead: Sequence[int] | None, live: Sequence[int], most: int = 2000) -> int:
