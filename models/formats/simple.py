@@ -1,0 +1,169 @@
+"""The simple dialect: one object a line with `prompt`, `messages` or `input`, read and written.
+
+It does not choose a provider and makes no call; a simple line's body is the whole line as written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from models.formats import fields
+from models.formats.draft import Draft
+from models.formats.fields import Refused, show
+from models.formats.outcome import Outcome, one_line, storable
+from models.money import decimal_amount
+from models.request import SIMPLE
+
+DIALECT = SIMPLE
+
+OWN_FIELDS = frozenset({"id", "custom_id", "model", "provider", "route", "metadata"})
+"""Fields that are ours; every other one that isn't folded into the messages is passed on to the provider."""
+
+_QUESTIONS = ("prompt", "messages", "input")
+
+
+def identify(row: Mapping[str, Any]) -> str | None:
+    """The line's own id, from `custom_id` or `id`; None if it has neither. Raises Refused."""
+    own = fields.custom_id(row, "custom_id")
+    other = fields.custom_id(row, "id")
+    if own is not None and other is not None and own != other:
+        raise Refused(f"custom_id is {show(own)} and id is {show(other)}: keep one of them")
+    return own if own is not None else other
+
+
+def read(row: Mapping[str, Any], line: bytes) -> Draft:
+    """What the line asks for. `row` is `line` decoded. Raises Refused."""
+    asked = [field for field in _QUESTIONS if row.get(field) is not None]
+    if len(asked) != 1:
+        raise Refused(_ask_once(asked, row))
+    question, value = asked[0], row[asked[0]]
+    if question == "messages" or type(value) is list:
+        if question == "prompt":
+            raise Refused("prompt must be a string, not an array: a list of {role, content} goes into messages")
+        fields.messages(value, question)
+    elif type(value) is not str:
+        wanted = "a string" if question == "prompt" else "a string or a list of {role, content}"
+        raise Refused(f"{question} must be {wanted}, not {show(value)}")
+    system = row.get("system")
+    if system is not None and type(system) is not str:
+        raise Refused(f"system must be a string, not {show(system)}")
+    fields.parameters(row)
+    return Draft("chat", fields.name(row, "model"), fields.name(row, "provider"), fields.name(row, "route"), line)
+
+
+def _ask_once(asked: list[str], row: Mapping[str, Any]) -> str:
+    if asked:
+        return f"has {' and '.join(asked)}: keep one of them"
+    has = ", ".join(show(field, 24) for field in list(row)[:6]) or "no fields"
+    return f"has none of prompt, messages, input (it has {has}{', …' if len(row) > 6 else ''})"
+
+
+def simple_input(body: bytes) -> dict[str, Any]:
+    """A simple line in the neutral chat shape: `{"messages": [...], "max_tokens": …, …}`.
+
+    `prompt`, `input` and `system` are folded into the messages, our own fields are taken out, everything else passes through
+    (whole numbers of any size keep every digit). `body` must be a line that `read_lines` let pass.
+    """
+    row: dict[str, Any] = msgspec.json.decode(body)
+    neutral: dict[str, Any] = {"messages": []}
+    for field, value in row.items():
+        if field not in OWN_FIELDS and field not in _QUESTIONS and field != "system":
+            neutral[field] = value
+    system = row.get("system")
+    if system is not None:
+        neutral["messages"].append({"role": "system", "content": system})
+    question = next(row[field] for field in _QUESTIONS if row.get(field) is not None)
+    if type(question) is str:
+        neutral["messages"].append({"role": "user", "content": question})
+    else:
+        neutral["messages"].extend(question)
+    return neutral
+
+
+class _Own(msgspec.Struct):
+    id: msgspec.Raw = msgspec.Raw(b"null")
+    custom_id: msgspec.Raw = msgspec.Raw(b"null")
+    metadata: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_own = msgspec.json.Decoder(_Own)
+
+
+def metadata(body: bytes) -> object | None:
+    """The `metadata` of a simple line, decoded; None if it has none."""
+    value: object = msgspec.json.decode(_own.decode(body).metadata)
+    return value
+
+
+class _Error(msgspec.Struct):
+    code: str | None
+    message: str | None
+
+
+class _Row(msgspec.Struct):
+    id: str | msgspec.Raw
+    status: str
+    text: str | None
+    error: _Error | None
+    provider: str | None
+    key_id: str | None
+    requested_model: str | None
+    served_model: str | None
+    finish_reason: str | None
+    input_tokens: int | None
+    output_tokens: int | None
+    cached_tokens: int | None
+    cost: msgspec.Raw | None
+    currency: str | None
+    latency_ms: int | None
+    attempts: int
+    metadata: msgspec.Raw | None
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def result(outcome: Outcome) -> bytes:
+    """One result line without its newline: `id` and `metadata` as the user wrote them, `cost` an exact decimal number."""
+    own = _own.decode(outcome.body) if outcome.body else _Own()
+    failed = outcome.error_code is not None or outcome.error_message is not None
+    row = _Row(
+        id=_as_written(outcome.custom_id, own),
+        status=outcome.status,
+        text=outcome.text,
+        error=_Error(outcome.error_code, outcome.error_message) if failed else None,
+        provider=outcome.provider,
+        key_id=outcome.key_id,
+        requested_model=outcome.requested_model,
+        served_model=outcome.served_model,
+        finish_reason=outcome.finish_reason,
+        input_tokens=outcome.input_tokens,
+        output_tokens=outcome.output_tokens,
+        cached_tokens=outcome.cached_tokens,
+        cost=None if outcome.cost_nanos is None else _number(outcome.cost_nanos),
+        currency=outcome.currency,
+        latency_ms=outcome.latency_ms,
+        attempts=outcome.attempts,
+        metadata=msgspec.Raw(one_line(bytes(own.metadata)) or b"null"),
+    )
+    try:
+        return _encode(row)
+    except UnicodeEncodeError:  # a reply's lone surrogate, decoded by a plugin: the line must still be written
+        return _encode(storable(row))
+
+
+def _number(nanos: int) -> msgspec.Raw:
+    """An exact JSON number; a float would round, and Decimal's own text may hold an exponent."""
+    return msgspec.Raw(format(decimal_amount(nanos), "f").encode())
+
+
+def _as_written(custom_id: str, own: _Own) -> str | msgspec.Raw:
+    """A whole number given as id goes back as a number, so that the user's own join still works."""
+    digits = custom_id.encode("utf-8", "replace")
+    for raw in (bytes(own.custom_id), bytes(own.id)):
+        if raw == digits:
+            return msgspec.Raw(raw)
+    return custom_id

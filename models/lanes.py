@@ -1,0 +1,124 @@
+"""Which lane a line waits in, and which model it asks for there: the one place that finds a provider by a model's name.
+
+It does not call providers and holds no list of model names: what a vendor sells is known from the configuration and from how the
+vendor's names begin.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from models.config import BASE_URLS, Config, ProviderConfig
+from models.config_fields import nearest
+from models.request import SIMPLE
+
+_PREFIXES = {
+    "openai": re.compile(r"(ft:)?(gpt-|chatgpt-|o\d)"),
+    "claude": re.compile(r"claude-"),
+    "gemini": re.compile(r"(models/)?gemini-"),
+}
+"""How model names of each dialect's own vendor begin."""
+
+_REMEMBERED = 4096
+_BUILT_IN = frozenset(BASE_URLS)
+
+
+class NoLane(ValueError):
+    """No provider, or more than one, for what a line asks for; the message says what to write instead."""
+
+
+class Lanes:
+    """Lanes of one configuration. Answers are remembered: a file of 100,000 lines asks for a few models."""
+
+    def __init__(self, config: Config) -> None:
+        self._providers = {provider.id: provider for provider in config.providers}
+        self._routes = config.routes
+        self._known: dict[tuple[str | None, str | None, str | None, str], tuple[str, str]] = {}
+
+    def resolve(
+        self, *, model: str | None, provider: str | None = None, route: str | None = None, dialect: str = SIMPLE
+    ) -> tuple[str, str]:
+        """The lane (provider's id or route's name) and the model to ask for there ("" on a route: its candidates name it).
+
+        `dialect` is that of the line's body. In this order: `provider`, which takes `model` as it is; `route`;
+        `provider/model`; the `models` of a provider or key that name the model; the beginning of its name; the only provider.
+        Raises NoLane.
+        """
+        asked = (model, provider, route, dialect)
+        found = self._known.get(asked)
+        if found is None:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            found = self._known[asked] = self._find(model, provider, route, dialect)
+        return found
+
+    def _find(self, model: str | None, provider: str | None, route: str | None, dialect: str) -> tuple[str, str]:
+        if provider is not None and route is not None:
+            raise NoLane(f"names both provider {provider!r} and route {route!r}: keep one of them")
+        if route is not None:
+            return self._route(route, dialect), ""
+        if provider is not None and provider not in self._providers:
+            raise NoLane(f"no provider {provider!r}{nearest(provider, self._providers)} ({self._configured()})")
+        if not model:
+            raise NoLane('has no model: add "model" to the line, or use --model')
+        if provider is not None:
+            return self._fitting([self._providers[provider]], model, dialect), model
+        before, slash, after = model.partition("/")
+        if slash and before in self._providers:
+            named = self._providers[before]
+            own_name = named.names_model(model)  # some vendors' model names begin with the vendor's
+            if not after and not own_name:
+                raise NoLane(f"model {model!r} names a provider and no model")
+            return self._fitting([named], model, dialect), model if own_name else after
+        return self._fitting(self._candidates(model), model, dialect), model
+
+    def _route(self, name: str, dialect: str) -> str:
+        if name not in self._routes:
+            known = f"routes: {', '.join(self._routes)}" if self._routes else "no routes are configured"
+            raise NoLane(f"no route {name!r}{nearest(name, self._routes)} ({known})")
+        for provider_id, model in self._routes[name].pairs():
+            self._fitting([self._providers[provider_id]], model, dialect)
+        return name
+
+    def _candidates(self, model: str) -> list[ProviderConfig]:
+        """The providers that a model's name alone points to; at least one. Raises NoLane."""
+        every = list(self._providers.values())
+        if naming := [provider for provider in every if provider.names_model(model)]:
+            return naming
+        kinds = {kind for kind, prefix in _PREFIXES.items() if prefix.match(model)}
+        if of_kind := [provider for provider in every if provider.type in kinds]:
+            return of_kind
+        if len(every) == 1:
+            return every
+        raise NoLane(
+            f"no provider for model {model!r}: add \"provider\" to the line, write 'provider/{model}', or name the model "
+            f"in a provider's models ({self._configured()})"
+        )
+
+    def _fitting(self, candidates: list[ProviderConfig], model: str, dialect: str) -> str:
+        """The id of the one candidate that takes the dialect. Raises NoLane."""
+        fit = [provider for provider in candidates if _takes(provider, dialect)]
+        if len(fit) == 1:
+            return fit[0].id
+        if not fit:
+            raise NoLane(
+                f"an OpenAI body can't go to {_names(candidates)} (type {candidates[0].type}) for model {model!r}: "
+                "use an OpenAI-type provider, or a simple line with prompt or messages"
+            )
+        raise NoLane(
+            f"model {model!r} could go to {_names(fit)}: add \"provider\" to the line, write '{fit[0].id}/{model}', "
+            "or name the model in the models of one of them only"
+        )
+
+    def _configured(self) -> str:
+        return f"configured: {', '.join(self._providers)}"
+
+
+def _takes(provider: ProviderConfig, dialect: str) -> bool:
+    """A simple line fits every provider, a body its own dialect; a plugin says itself, at the call, what it can't take."""
+    return dialect == SIMPLE or provider.type == dialect or provider.type not in _BUILT_IN
+
+
+def _names(providers: Iterable[ProviderConfig]) -> str:
+    return " or ".join(f"provider {provider.id!r}" for provider in providers)
