@@ -1,0 +1,338 @@
+"""When a call may start and on which key, for all workers together: one Lua script on the Redis server's clock.
+
+It knows neither jobs nor providers, sends nothing, and never gives booked quota back; it can only under-send.
+
+Each bucket has two gates. *Pacing* lets `pace * limit / 60` units a second through, with a burst of
+`max(1, limit - floor(60 * rate))` units, about one second's worth, because providers slice their minutes. The *ring*
+keeps what was booked in the last 60 s, in slots of half a second, at the slot the call starts in: whatever pacing thinks,
+no 60 s ever get more than the limit. Settling corrects that slot, so real usage counts as soon as it is known.
+
+A call too big for what is left of its bucket within the horizon *holds* it: nobody else is let in there, credit is saved up
+to its amount, and it goes as soon as both gates let it. A hold lapses 2 s after its want last asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import msgspec
+import redis.asyncio
+
+from worker.limits.server import TAG, Script, connect
+from worker.limits.shapes import (
+    UNITS,
+    Bucket,
+    BucketRoom,
+    Charge,
+    Grant,
+    KeyRoom,
+    LimitedKey,
+    SeedFunction,
+    Settlement,
+    TooLarge,
+    Unit,
+    Wait,
+    Want,
+)
+
+__all__ = [
+    "Bucket",
+    "BucketRoom",
+    "Charge",
+    "Grant",
+    "KeyRoom",
+    "LimitedKey",
+    "Limiter",
+    "SeedFunction",
+    "Settlement",
+    "TooLarge",
+    "Unit",
+    "Wait",
+    "Want",
+    "connect",
+]
+
+log = logging.getLogger(__name__)
+
+MOST_WANTS = 64
+SEED_TIMEOUT = 3.0  # seconds the seed function may take
+SEED_LOCK = 5_000  # milliseconds; longer than SEED_TIMEOUT, so that two never seed at once
+SEVERAL, SHARE, LONG_RETRY = (
+    3,
+    0.01,
+    5.0,
+)  # 429s in 10 s that cool a pool, their share of its grants, a long Retry-After
+
+_RESERVE = Script("bucket.lua", "reserve.lua")
+_SETTLE = Script("bucket.lua", "settle.lua")
+_SEED = Script("bucket.lua", "seed.lua")
+_COOL = Script("bucket.lua", "cool.lua")
+_BLOCK = Script("bucket.lua", "block.lua")
+_DROP = Script("bucket.lua", "drop.lua")
+_ROOM = Script("bucket.lua", "room.lua")
+
+
+class Limiter:
+    """The limiter of one worker process; all that share a Redis share the buckets.
+
+    `seed` tells the last minute of buckets Redis has never seen (None: they start empty). `clock` is the caller's, on which
+    `Grant.start_at` is told. `server_time` replaces the server's clock, for tests in virtual time: production passes none.
+    """
+
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        *,
+        seed: SeedFunction | None = None,
+        pace: float = 0.985,
+        horizon: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+        server_time: Callable[[], float] | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._client = client
+        self._seed = seed
+        self._pace = pace
+        self._horizon = horizon
+        self._clock = clock
+        self._server_time = server_time
+        self._rng = rng or random.Random()
+
+    async def reserve(self, wants: Sequence[Want]) -> list[Grant | Wait | TooLarge]:
+        """Books what can start within the horizon, in the order of `wants` (at most 64): one answer each, same order.
+
+        A want that has to wait for a hold must ask again before it lapses, or be given up by `drop_hold`. Redis errors are
+        raised, and the call is never repeated: what it may have booked is lost, so nothing starts without an answer.
+        """
+        if len(wants) > MOST_WANTS:
+            raise ValueError(f"{len(wants)} wants in one call; ask for at most {MOST_WANTS}")
+        answers: dict[int, Grant | Wait | TooLarge] = {}
+        question = _Question()
+        for place, want in enumerate(wants):
+            if (hopeless := question.add(place, want)) is not None:
+                answers[place] = hopeless
+        if question.places:
+            for place, answer in zip(question.places, await self._ask(question, wants), strict=True):
+                answers[place] = answer
+        return [answers[place] for place in range(len(wants))]
+
+    async def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Corrects the slots of finished calls to what they really took; slots older than the ring are gone, and pacing is
+        not refunded."""
+        deltas: dict[tuple[str, int], int] = {}
+        for one in settlements:
+            for bucket in one.buckets:
+                delta = one.actual.of(bucket.unit) - one.booked.of(bucket.unit)
+                deltas[bucket.id, one.slot] = deltas.get((bucket.id, one.slot), 0) + delta
+        changed = [(id_, slot, delta) for (id_, slot), delta in deltas.items() if delta]
+        if changed:
+            ids, slots, amounts = zip(*changed, strict=True)
+            await _SETTLE.run(self._client, self._now(), ids, slots, amounts)
+
+    async def drop_hold(self, want_id: str, keys: Iterable[LimitedKey]) -> None:
+        """Frees at once what `want_id` holds on the buckets of `keys`; for a want that will not ask again."""
+        ids = list({bucket.id for key in keys for bucket in key.buckets})
+        if ids:
+            await _DROP.run(self._client, self._now(), want_id, ids)
+
+    async def too_many(self, key: LimitedKey, retry_after: float | None) -> bool:
+        """A 429 came on `key`: empties its buckets' pacing credit and, if it was not a lone one (three or over 1 % of the
+        pool's grants in 10 s, or a Retry-After over 5 s), cools the pool for `retry_after` seconds. True if it cools."""
+        seconds = retry_after if retry_after is not None else self._rng.uniform(1.0, 2.0)
+        ids = [bucket.id for bucket in key.buckets]
+        asked = retry_after is not None
+        reply = await _COOL.run(self._client, self._now(), key.pool, ids, seconds, asked, SEVERAL, SHARE, LONG_RETRY)
+        return bool(reply)
+
+    async def block(self, name: str, seconds: float | None) -> None:
+        """Quarantines a key name or a pool for all workers, for `seconds` or (None) until `unblock`."""
+        await _BLOCK.run(self._client, self._now(), name, True if seconds is None else float(seconds))
+
+    async def unblock(self, name: str) -> None:
+        """Ends a quarantine; none is no error."""
+        await _BLOCK.run(self._client, self._now(), name, False)
+
+    async def room(self, keys: Sequence[LimitedKey]) -> list[KeyRoom]:
+        """How each key stands now, for showing."""
+        ids = list(dict.fromkeys(bucket.id for key in keys for bucket in key.buckets))
+        names, pools = [key.name for key in keys], [key.pool for key in keys]
+        booked, cooling, blocked = msgspec.msgpack.decode(await _ROOM.run(self._client, self._now(), ids, names, pools))
+        sums = dict(zip(ids, booked, strict=True))
+        return [
+            KeyRoom(
+                key=key,
+                buckets=tuple(BucketRoom(bucket, int(sums[bucket.id])) for bucket in key.buckets),
+                cooling=float(cooling[n]),
+                blocked=float("inf") if blocked[n] > 1e12 else float(blocked[n]),
+            )
+            for n, key in enumerate(keys)
+        ]
+
+    async def _ask(self, question: _Question, wants: Sequence[Want]) -> list[Grant | Wait | TooLarge]:
+        reply = await self._run(question, create=self._seed is None)
+        if reply[0] == 1:
+            unknown = [question.bucket_ids[n - 1] for n in reply[1]]
+            if not await self._seed_unknown(unknown):
+                return [self._wait(wants[place], 0, 0.25, 2) for place in question.places]
+            reply = await self._run(question, create=True)
+        received = self._clock()
+        answers: list[Grant | Wait | TooLarge] = []
+        for n, place in enumerate(question.places):
+            kind, seconds, extra = reply[3 * n + 1 : 3 * n + 4]
+            want = wants[place]
+            if kind >= 1:
+                key = question.keys[kind - 1]
+                answers.append(Grant(want.id, key, received + seconds, int(extra), want.charge))
+            else:
+                answers.append(self._wait(want, kind, seconds, extra))
+        return answers
+
+    async def _run(self, question: _Question, *, create: bool) -> list[Any]:
+        packed = await _RESERVE.run(self._client, self._now(), self._horizon, self._pace, create, *question.args())
+        reply: list[Any] = msgspec.msgpack.decode(packed)
+        return reply
+
+    def _wait(self, want: Want, kind: int, seconds: float, state: int) -> Wait:
+        """Turns the earliest start the script saw into the time to ask again, never after that start: what nobody asks for
+        in time is lost, and asking early costs little."""
+        spread = self._rng.uniform(0.8, 1.2)
+        if kind == -2:
+            return Wait(want.id, min(max(seconds, 0.05), 5.0) * spread, False, "blocked")
+        if state == 1:
+            pause = min(max(seconds - self._horizon / 2, 0.05), 1.0)
+        elif state == 2:
+            pause = min(max(seconds - self._horizon / 2, 0.2), 1.5)
+        else:
+            pause = max((seconds - self._horizon / 4) / 1.2, 0.05)
+        return Wait(want.id, pause * spread, state == 1, "cooling" if kind == -1 else "limit")
+
+    async def _seed_unknown(self, unknown: list[str]) -> bool:
+        """Tells Redis the last minute of buckets it has never seen; False if another worker is doing so just now."""
+        assert self._seed is not None
+        token = secrets.token_hex(8)
+        if not await self._client.set(f"{TAG}:l:seed", token, nx=True, px=SEED_LOCK):
+            return False
+        try:
+            async with asyncio.timeout(SEED_TIMEOUT):
+                past = await self._seed(unknown)
+        except Exception as error:
+            log.warning(
+                "limits start without their last minute: the ledger could not tell it (%s)", type(error).__name__
+            )
+            past = {}
+        flat = [[number for pair in past.get(id_, ()) for number in pair] for id_ in unknown]
+        await _SEED.run(self._client, self._now(), unknown, flat, "l:seed", token)
+        return True
+
+    def _now(self) -> float | bool:
+        return False if self._server_time is None else self._server_time()
+
+
+class _Question:
+    """The wants of one call with their keys and buckets named once each, as reserve.lua reads them."""
+
+    def __init__(self) -> None:
+        self.places: list[int] = []
+        self.keys: list[LimitedKey] = []
+        self.bucket_ids: list[str] = []
+        self._bucket_units: list[int] = []
+        self._bucket_limits: list[int] = []
+        self._bucket_index: dict[str, int] = {}
+        self._key_index: dict[LimitedKey, int] = {}
+        self._members: list[list[int]] = []
+        self._sets: list[list[int]] = []
+        self._set_index: dict[tuple[LimitedKey, ...], int] = {}
+        self._known: dict[int, tuple[int, tuple[int, int, int, int]]] = {}
+        self._want_ids: list[str] = []
+        self._want_sets: list[int] = []
+        self._charges: list[int] = []
+
+    def add(self, place: int, want: Want) -> TooLarge | None:
+        """Takes one want in, or says that no key could ever take it. Raises ValueError if it has no key at all."""
+        if not want.keys:
+            raise ValueError(f"want {want.id} names no key")
+        charge = want.charge
+        amounts = (charge.requests, charge.tokens, charge.input_tokens, charge.output_tokens)
+        # Wants of one model share the very same tuple of keys, so most are found by identity.
+        known = self._known.get(id(want.keys))
+        if known is None:
+            known = self._known[id(want.keys)] = (self._set(want.keys), _least_limits(want.keys))
+        chosen, least = known
+        if any(amount > limit for amount, limit in zip(amounts, least, strict=True)):
+            able = tuple(key for key in want.keys if all(charge.of(b.unit) <= b.limit for b in key.buckets))
+            if not able:
+                return _too_large(want)
+            chosen = self._set(able)
+        self.places.append(place)
+        self._want_ids.append(want.id)
+        self._want_sets.append(chosen)
+        self._charges.extend(amounts)
+        return None
+
+    def args(self) -> tuple[object, ...]:
+        """From the bucket ids on, in the order of reserve.lua's list."""
+        return (
+            self.bucket_ids,
+            self._bucket_units,
+            self._bucket_limits,
+            [key.name for key in self.keys],
+            [key.pool for key in self.keys],
+            [key.rank for key in self.keys],
+            self._members,
+            self._sets,
+            self._want_ids,
+            self._want_sets,
+            self._charges,
+        )
+
+    def _set(self, keys: tuple[LimitedKey, ...]) -> int:
+        index = self._set_index.get(keys)
+        if index is None:
+            self._sets.append([self._key(key) for key in sorted(keys, key=lambda key: key.rank)])
+            index = self._set_index[keys] = len(self._sets)
+        return index
+
+    def _key(self, key: LimitedKey) -> int:
+        index = self._key_index.get(key)
+        if index is None:
+            self.keys.append(key)
+            self._members.append([self._bucket(bucket) for bucket in key.buckets])
+            index = self._key_index[key] = len(self.keys)
+        return index
+
+    def _bucket(self, bucket: Bucket) -> int:
+        index = self._bucket_index.get(bucket.id)
+        if index is None:
+            self.bucket_ids.append(bucket.id)
+            self._bucket_units.append(UNITS.index(bucket.unit) + 1)
+            self._bucket_limits.append(bucket.limit)
+            index = self._bucket_index[bucket.id] = len(self.bucket_ids)
+        return index
+
+
+def _least_limits(keys: tuple[LimitedKey, ...]) -> tuple[int, int, int, int]:
+    """By unit, the smallest limit on any of `keys`: what is below it fits them all."""
+    least = dict.fromkeys(UNITS, 2**62)
+    for key in keys:
+        for bucket in key.buckets:
+            least[bucket.unit] = min(least[bucket.unit], bucket.limit)
+    return least["requests"], least["tokens"], least["input_tokens"], least["output_tokens"]
+
+
+def _too_large(want: Want) -> TooLarge:
+    """Names the bucket that refuses the want on the key that comes nearest to taking it."""
+    worst = [
+        max(
+            (b for b in key.buckets if want.charge.of(b.unit) > b.limit),
+            key=lambda b: want.charge.of(b.unit) / max(b.limit, 1),
+        )
+        for key in want.keys
+    ]
+    nearest = min(worst, key=lambda bucket: want.charge.of(bucket.unit) / max(bucket.limit, 1))
+    return TooLarge(want.id, nearest.unit, want.charge.of(nearest.unit), nearest.limit)

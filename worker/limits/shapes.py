@@ -1,0 +1,119 @@
+"""What goes into the limiter and what comes out of it.
+
+Says nothing about how a bucket is kept: that is bucket.lua's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Unit = Literal["requests", "tokens", "input_tokens", "output_tokens"]
+UNITS: tuple[Unit, ...] = ("requests", "tokens", "input_tokens", "output_tokens")
+
+SeedFunction = Callable[[Sequence[str]], Awaitable[Mapping[str, Sequence[tuple[float, int]]]]]
+"""Bucket ids -> for each the (age in seconds, amount) of what the ledger saw start in the last 60 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """One quota a minute. `id` is global: keys of one pool, of any provider, name the same bucket."""
+
+    id: str
+    unit: Unit
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What one call takes from its key's buckets, by unit; never negative."""
+
+    requests: int = 1
+    tokens: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    def of(self, unit: Unit) -> int:
+        """The amount in `unit`."""
+        return int(getattr(self, unit))
+
+
+@dataclass(frozen=True, slots=True)
+class LimitedKey:
+    """A key a call may go out on: `name` is "provider/key_id", `pool` is what cools together, a lower `rank` is taken
+    first, and a key without buckets is free."""
+
+    name: str
+    pool: str
+    buckets: tuple[Bucket, ...]
+    rank: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """A call that would like to start; `id` stays the same while it asks again, for its hold."""
+
+    id: str
+    charge: Charge
+    keys: tuple[LimitedKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The call is booked: it starts at `start_at` (on the limiter's clock) on `key`. `slot` is for settling."""
+
+    want_id: str
+    key: LimitedKey
+    start_at: float
+    slot: int
+    charge: Charge
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing was booked; ask again in `seconds` (jittered). `held`: its bucket is being kept free for this want, which
+    lapses two seconds after it last asked. `blocked`: every key it may use is quarantined."""
+
+    want_id: str
+    seconds: float
+    held: bool
+    reason: Literal["limit", "cooling", "blocked"]
+
+
+@dataclass(frozen=True, slots=True)
+class TooLarge:
+    """The call takes more than a whole minute's limit on each of its keys: it can never start. `limit` is the largest."""
+
+    want_id: str
+    unit: Unit
+    amount: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What a granted call really took: corrects what was booked in its slot."""
+
+    buckets: tuple[Bucket, ...]
+    slot: int
+    booked: Charge
+    actual: Charge
+
+
+@dataclass(frozen=True, slots=True)
+class BucketRoom:
+    """A bucket as it stands: units booked in the last 60 s, of its limit."""
+
+    bucket: Bucket
+    booked: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRoom:
+    """A key as it stands: its buckets, and the seconds it still cools or is blocked (0: it does not; inf: no end set)."""
+
+    key: LimitedKey
+    buckets: tuple[BucketRoom, ...]
+    cooling: float
+    blocked: float
