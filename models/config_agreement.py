@@ -52,7 +52,7 @@ def yaml_path(place: Iterable[str | int]) -> str:
     for part in place:
         if isinstance(part, int):
             path += f"[{part}]"
-        elif part.replace("_", "").isalnum() and part.isascii():
+        elif part.isidentifier() and part.isascii():
             path += f".{part}" if path else part
         else:
             path += f"[{json.dumps(part, ensure_ascii=False)}]"

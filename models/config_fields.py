@@ -135,7 +135,7 @@ def checked_base_url(url: object, *, allow_http: bool) -> str:
         raise wrong("should hold no user, password, ?query or #fragment; the key goes into secret", WRONG_UNSEEN)
     if parts.scheme == "http" and not allow_http and not is_loopback(parts.hostname):
         raise wrong(
-            "http:// would send the key unencrypted: use https://, or set allow_http: true on this provider",
+            "begins with http://, which would send the key unencrypted: use https://, or set allow_http: true on this provider",
             WRONG_UNSEEN,
         )
     return text.rstrip("/")
@@ -340,7 +340,7 @@ Limit = Annotated[int, PlainValidator(_whole(1, "should be a whole number from 1
 Seconds = Annotated[float, PlainValidator(_seconds(0.001, "should be seconds, a number above 0"))]
 SecondsOrNone = Annotated[float, PlainValidator(_seconds(0, "should be seconds, 0 or more"))]
 Share = Annotated[float, PlainValidator(_share)]
-CostPerThousand = Annotated[Decimal, PlainValidator(_cost)]
+CostPerThousand = Annotated[Decimal, BeforeValidator(_cost)]
 Currency = Annotated[str, PlainValidator(_currency)]
 StrategyName = Annotated[Strategy, PlainValidator(_strategy)]
 Candidate = Annotated[str, PlainValidator(_candidate)]
