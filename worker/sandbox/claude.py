@@ -1,0 +1,371 @@
+"""The sandbox's Claude: messages and models, as api.anthropic.com words them.
+
+It reads and writes bodies; limits, faults and delivery are decided elsewhere.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+
+from worker.sandbox.dialect import (
+    MEBIBYTE,
+    Answer,
+    Chat,
+    Listing,
+    Refusal,
+    bearer,
+    chat,
+    names,
+    pieces,
+    request_id,
+    retry_after,
+    spoil,
+    stand_in,
+    without_output,
+)
+from worker.sandbox.quotas import Denial, Gauge, Standing
+from worker.sandbox.replies import Finish, Reply, Usage
+from worker.sandbox.settings import Fault, ProviderName, SandboxSettings
+from worker.sandbox.wire import Request
+
+_FIELDS = names(
+    "model messages max_tokens system metadata stop_sequences stream temperature top_k top_p tools tool_choice thinking "
+    "service_tier container context_management mcp_servers output_config cache_control inference_geo speed"
+)
+_SAMPLING = ("temperature", "top_k", "top_p")
+_VERSIONS = ("2023-01-01", "2023-06-01", "2026-10-21")
+_WITHOUT_SAMPLING = "2026-10-21"
+_BLOCKS = names(
+    "text image document search_result thinking redacted_thinking tool_use tool_result server_tool_use "
+    "web_search_tool_result web_fetch_tool_result code_execution_tool_result mcp_tool_use mcp_tool_result "
+    "container_upload"
+)
+_FINISH: dict[Finish, str] = {"stop": "end_turn", "length": "max_tokens", "filter": "refusal"}
+
+# status: (error type, message); `{model}` is filled in.
+_ERRORS: dict[int, tuple[str, str]] = {
+    400: ("invalid_request_error", "The request could not be processed."),
+    401: ("authentication_error", "invalid x-api-key"),
+    402: ("billing_error", "There is an issue with your billing or payment information."),
+    403: ("permission_error", "Your API key does not have permission to use the specified resource."),
+    404: ("not_found_error", "model: {model}"),
+    408: ("timeout_error", "Request timed out."),
+    409: ("conflict_error", "The resource was changed by another request."),
+    413: ("request_too_large", "Request exceeds the maximum size"),
+    422: ("invalid_request_error", "The request was well-formed but could not be followed."),
+    429: ("rate_limit_error", "Number of requests has exceeded your rate limit. Please try again later."),
+    500: ("api_error", "Internal server error"),
+    503: ("api_error", "Service unavailable"),
+    504: ("timeout_error", "Request timed out; consider streaming."),
+    529: ("overloaded_error", "Overloaded"),
+}
+_FAULT_STATUS = {"rate_limit": 429, "overloaded": 529, "key_invalid": 401, "model_missing": 404, "error_in_200": 529}
+
+
+def _error(status: int, kind: str, message: str, code: str | None = None) -> Answer:
+    error: dict[str, object] = {"type": kind, "message": message}
+    if code is not None:
+        error["details"] = {"error_code": code}
+    return Answer(status, orjson.dumps({"type": "error", "error": error, "request_id": request_id()}))
+
+
+def _bad(message: str) -> Refusal:
+    return Refusal(_error(400, "invalid_request_error", message))
+
+
+def _integer(body: dict[str, Any], name: str, low: int) -> int | None:
+    value = body.get(name)
+    if value is None:
+        return None
+    if type(value) is not int:
+        raise _bad(f"{name}: Input should be a valid integer")
+    if value < low:
+        raise _bad(f"{name}: Input should be greater than or equal to {low}")
+    return value
+
+
+def _share(body: dict[str, Any], name: str) -> None:
+    value = body.get(name)
+    if value is None:
+        return
+    if type(value) not in (int, float):
+        raise _bad(f"{name}: Input should be a valid number")
+    if value < 0 or value > 1:
+        raise _bad(f"{name}: range: 0..1")
+
+
+def _content(content: object, where: str) -> str:
+    if type(content) is str:
+        return content
+    if type(content) is not list:
+        raise _bad(f"{where}: Input should be a valid string or a valid list")
+    texts = []
+    for at, block in enumerate(content):
+        spot = f"{where}.{at}"
+        if type(block) is not dict:
+            raise _bad(f"{spot}: Input should be a valid dictionary")
+        kind = block.get("type")
+        if kind is None:
+            raise _bad(f"{spot}.type: Field required")
+        if kind not in _BLOCKS:
+            raise _bad(f"{spot}: Input tag '{kind}' found using 'type' does not match any of the expected tags")
+        if kind != "text":
+            texts.append(stand_in(block))
+        elif type(block.get("text")) is not str:
+            raise _bad(f"{spot}.text.text: Field required")
+        elif not block["text"]:
+            raise _bad(f"{where.partition('.content')[0]}: text content blocks must be non-empty")
+        else:
+            texts.append(block["text"])
+    return "\n".join(texts)
+
+
+def _message(message: object, at: int, last: bool) -> str:
+    where = f"messages.{at}"
+    if type(message) is not dict:
+        raise _bad(f"{where}: Input should be a valid dictionary")
+    for name in ("role", "content"):
+        if name not in message:
+            raise _bad(f"{where}.{name}: Field required")
+    for name in message:
+        if name not in ("role", "content"):
+            raise _bad(f"{where}.{name}: Extra inputs are not permitted")
+    role, content = message["role"], message["content"]
+    if role == "system":
+        raise _bad(
+            'messages: Unexpected role "system". The Messages API accepts a top-level `system` parameter, not "system" '
+            "as an input message role."
+        )
+    if role not in ("user", "assistant"):
+        raise _bad(f"{where}.role: Input should be 'user' or 'assistant'")
+    if not content and not (last and role == "assistant"):
+        raise _bad(f"{where}: all messages must have non-empty content except for the optional final assistant message")
+    return _content(content, f"{where}.content")
+
+
+class Claude:
+    name: ProviderName = "claude"
+    max_body = 32 * MEBIBYTE
+    refusals_count = False
+    cache_writes = True
+
+    def secret(self, request: Request) -> str | None:
+        key = request.headers.get(b"x-api-key")
+        return key.decode("utf-8", "surrogateescape") if key else bearer(request)
+
+    def read(self, request: Request, settings: SandboxSettings) -> Chat | Listing:
+        path = request.path.removeprefix("/claude/v1")
+        listing = path == "/models" or path.startswith("/models/")
+        if not listing and path != "/messages":
+            raise Refusal(_error(404, "not_found_error", f"Not found: {request.path.removeprefix('/claude')}"))
+        if request.method != ("GET" if listing else "POST"):
+            raise Refusal(_error(405, "invalid_request_error", "Method Not Allowed"))
+        version = request.headers.get(b"anthropic-version", b"").decode("latin-1")
+        if not version:
+            raise _bad("anthropic-version: header is required")
+        if version not in _VERSIONS:
+            raise _bad(f'anthropic-version: "{version}" is not a valid version')
+        if listing:
+            return Listing(path.removeprefix("/models").removeprefix("/") or None)
+        return self._chat(request.body, version)
+
+    def _chat(self, raw: bytes, version: str) -> Chat:
+        try:
+            body = orjson.loads(raw)
+        except orjson.JSONDecodeError as error:
+            raise _bad(f"The request body is not valid JSON: {error.msg}") from None
+        if type(body) is not dict:
+            raise _bad("Input should be a valid dictionary")
+        for name in ("model", "max_tokens", "messages"):
+            if name not in body:
+                raise _bad(f"{name}: Field required")
+        for name in body:
+            if name not in _FIELDS or (version == _WITHOUT_SAMPLING and name in _SAMPLING):
+                raise _bad(f"{name}: Extra inputs are not permitted")
+        model, messages, system = body["model"], body["messages"], body.get("system")
+        if type(model) is not str:
+            raise _bad("model: Input should be a valid string")
+        if not model:
+            raise _bad("model: String should have at least 1 character")
+        max_tokens = _integer(body, "max_tokens", 1)
+        if max_tokens is None:
+            raise _bad("max_tokens: Input should be a valid integer")
+        if type(messages) is not list:
+            raise _bad("messages: Input should be a valid list")
+        if not messages:
+            raise _bad("messages: at least one message is required")
+        if model.startswith("missing-"):
+            raise Refusal(self._about_model(404, model), model)
+        if model.startswith("forbidden-"):
+            raise Refusal(self._forbidden(model), model)
+        texts = [] if system is None else [_content(system, "system")]
+        texts += [_message(message, at, at == len(messages) - 1) for at, message in enumerate(messages)]
+        stream = body.get("stream")
+        if stream is not None and type(stream) is not bool:
+            raise _bad("stream: Input should be a valid boolean")
+        _share(body, "temperature")
+        _share(body, "top_p")
+        _integer(body, "top_k", 0)
+        return chat(model, texts, max_tokens, stream=bool(stream))
+
+    def stranger(self, secret: str | None) -> Answer:
+        return _error(
+            401, "authentication_error", "x-api-key header is required" if secret is None else _ERRORS[401][1]
+        )
+
+    def too_large(self) -> Answer:
+        return _error(413, *_ERRORS[413])
+
+    def denied(self, denial: Denial, model: str) -> Answer:
+        unit = {"requests": "requests per minute", "tokens": "tokens per minute", "day": "requests per day"}
+        message = f"This request would exceed your organization's rate limit of {denial.limit} {unit[denial.what]} (model: {model})."  # noqa: E501
+        answer = _error(429, "rate_limit_error", message)
+        # a request over a whole minute's limit will never fit, so no wait is promised
+        return Answer(429, answer.body, b"" if denial.too_large else retry_after(denial.wait))
+
+    def failure(self, fault: Fault, model: str) -> Answer:
+        code = fault.code
+        if fault.kind == "quota":
+            status, kind = 429, "rate_limit_error"
+            message = "Your organization has reached its spend limit."
+            code = code or "enforced_spend_limit_reached"
+        elif fault.kind == "usage_limit":
+            status, kind = 400, "invalid_request_error"
+            message = "You have reached your specified API usage limits. You will regain access on the first of next month at 00:00 UTC."  # noqa: E501
+        elif fault.kind == "context_length":
+            status, kind = 400, "invalid_request_error"
+            message = "prompt is too long: 200001 tokens > 200000 maximum"
+        elif fault.kind == "content_filter":
+            status, kind, message = 400, "invalid_request_error", "Output blocked by content filtering policy"
+        elif fault.kind == "model_forbidden":
+            status, (kind, _), message = 403, _ERRORS[403], _no_access(model)
+        else:
+            status = fault.status or _FAULT_STATUS.get(fault.kind, 500)
+            kind, message = _ERRORS.get(status, _ERRORS[500] if status >= 500 else _ERRORS[400])
+        text = fault.message or message.replace("{model}", model)
+        answer = _error(fault.status or status, kind, text, code)
+        return Answer(answer.status, answer.body, retry_after(fault.retry_after))
+
+    def _about_model(self, status: int, model: str) -> Answer:
+        kind, message = _ERRORS[status]
+        return _error(status, kind, message.replace("{model}", model))
+
+    def _forbidden(self, model: str) -> Answer:
+        return _error(403, _ERRORS[403][0], _no_access(model))
+
+    def listing(self, names: list[str], model: str | None) -> Answer:
+        if model is not None and model.startswith("missing-"):
+            return self._about_model(404, model)
+        entries = [
+            {"type": "model", "id": name, "display_name": name, "created_at": "2026-01-01T00:00:00Z"}
+            for name in ([model] if model else names)
+        ]
+        if model:
+            return Answer(200, orjson.dumps(entries[0]))
+        ends = {"first_id": names[0] if names else None, "last_id": names[-1] if names else None}
+        return Answer(200, orjson.dumps({"data": entries, "has_more": False, **ends}))
+
+    def whole(self, chat: Chat, reply: Reply, spoilt: str | None = None) -> bytes:
+        content = [{"type": "text", "text": reply.text, "citations": None}] if reply.text else []
+        body = self._message(reply, content, _FINISH[reply.finish])
+        body["usage"] = spoil(_usage(reply.usage), spoilt)
+        if spoilt == "missing":
+            del body["usage"]
+        return orjson.dumps(body)
+
+    def _message(self, reply: Reply, content: list[dict[str, Any]], stop: str | None) -> dict[str, Any]:
+        return {
+            "id": f"msg_{reply.digest}",
+            "type": "message",
+            "role": "assistant",
+            "model": reply.model,
+            "content": content,
+            "stop_reason": stop,
+            "stop_sequence": None,
+            "stop_details": _details(stop),
+            "usage": None,
+        }
+
+    def events(self, chat: Chat, reply: Reply, spoilt: str | None = None) -> list[bytes]:
+        final = _usage(reply.usage)
+        opening = self._message(reply, [], None)
+        opening["usage"] = spoil({**final, "output_tokens": 1, "output_tokens_details": {"thinking_tokens": 0}}, spoilt)
+        stop = _FINISH[reply.finish]
+        closing: dict[str, Any] = {
+            "delta": {"stop_reason": stop, "stop_sequence": None, "stop_details": _details(stop)},
+            "usage": spoil(final, spoilt),
+        }
+        if spoilt == "missing":
+            del opening["usage"], closing["usage"]
+        events = [_event("message_start", message=opening)]
+        if reply.text:
+            events.append(_event("content_block_start", index=0, content_block={"type": "text", "text": ""}))
+            events.append(_event("ping"))
+            for piece in pieces(reply.text):
+                events.append(_event("content_block_delta", index=0, delta={"type": "text_delta", "text": piece}))
+            events.append(_event("content_block_stop", index=0))
+        return [*events, _event("message_delta", **closing), _event("message_stop")]
+
+    def error_event(self, chat: Chat, fault: Fault) -> bytes:
+        return b"event: error\ndata: %b\n\n" % self.failure(fault, chat.model).body
+
+    def filtered(self, reply: Reply) -> Reply:
+        return without_output(reply, 1)
+
+    def headers(self, standing: Standing) -> bytes:
+        lines = f"request-id: {request_id()}\r\n".encode()
+        if standing == _UNLIMITED:
+            return lines
+        now = datetime.now(UTC)
+        return (
+            lines
+            + _gauge("requests", standing.requests, now)
+            + _gauge("tokens", standing.tokens, now)
+            + _gauge("input-tokens", standing.tokens, now)
+            + _gauge("output-tokens", standing.tokens, now)
+        )
+
+    def charge(self, chat: Chat, usage: Usage) -> tuple[int, int]:
+        """Input without cache reads at arrival, output as it was produced at the end; max_tokens does not count."""
+        return usage.input - usage.cached, usage.output
+
+
+_UNLIMITED = Standing()
+
+
+def _no_access(model: str) -> str:
+    return f"Your API key does not have permission to use the specified model: {model}"
+
+
+def _details(stop: str | None) -> dict[str, str] | None:
+    return {"category": "policy", "explanation": "Declined by the sandbox."} if stop == "refusal" else None
+
+
+def _event(name: str, **fields: Any) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), orjson.dumps({"type": name, **fields}))
+
+
+def _usage(usage: Usage) -> dict[str, object]:
+    return {
+        "input_tokens": usage.input - usage.cached - usage.cache_write,
+        "cache_creation_input_tokens": usage.cache_write,
+        "cache_read_input_tokens": usage.cached,
+        "cache_creation": {"ephemeral_5m_input_tokens": usage.cache_write, "ephemeral_1h_input_tokens": 0},
+        "output_tokens": usage.output,
+        "output_tokens_details": {"thinking_tokens": usage.reasoning},
+        "service_tier": "standard",
+    }
+
+
+def _gauge(unit: str, gauge: Gauge | None, now: datetime) -> bytes:
+    if gauge is None:
+        return b""
+    # the real one shows what is left of tokens in thousands
+    left = gauge.remaining if unit == "requests" else gauge.remaining // 1000 * 1000
+    reset = (now + timedelta(seconds=gauge.reset)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return (
+        f"anthropic-ratelimit-{unit}-limit: {gauge.limit}\r\n"
+        f"anthropic-ratelimit-{unit}-remaining: {left}\r\n"
+        f"anthropic-ratelimit-{unit}-reset: {reset}\r\n"
+    ).encode()

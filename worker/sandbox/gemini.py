@@ -1,0 +1,378 @@
+"""The sandbox's Gemini: generateContent, streamGenerateContent and models, as generativelanguage.googleapis.com words them.
+
+It reads and writes bodies; limits, faults and delivery are decided elsewhere.
+"""
+
+import re
+from typing import Any
+from urllib.parse import parse_qs, unquote
+
+import orjson
+
+from worker.sandbox.dialect import (
+    MEBIBYTE,
+    Answer,
+    Chat,
+    Listing,
+    Refusal,
+    chat,
+    names,
+    pieces,
+    spoil,
+    stand_in,
+    without_output,
+)
+from worker.sandbox.quotas import Denial, Standing
+from worker.sandbox.replies import Finish, Reply, Usage
+from worker.sandbox.settings import Fault, ProviderName, SandboxSettings
+from worker.sandbox.wire import Request
+
+_FIELDS = names(
+    "model contents systemInstruction tools toolConfig safetySettings generationConfig cachedContent serviceTier labels "
+    "store"
+)
+_GENERATION = names(
+    "temperature topP topK maxOutputTokens stopSequences seed candidateCount responseMimeType responseSchema "
+    "responseJsonSchema presencePenalty frequencyPenalty responseLogprobs logprobs thinkingConfig responseModalities "
+    "speechConfig mediaResolution imageConfig enableEnhancedCivicAnswers responseFormat"
+)
+_CONTENT = frozenset(("role", "parts"))
+_PARTS = names(
+    "text inlineData fileData functionCall functionResponse executableCode codeExecutionResult thought thoughtSignature "
+    "videoMetadata mediaResolution partMetadata"
+)
+_PATH = re.compile(r"/gemini/(v1|v1beta)/models(?:/([^/:]+)(?::(\w+))?)?")
+_FINISH: dict[Finish, str] = {"stop": "STOP", "length": "MAX_TOKENS", "filter": "SAFETY"}
+_RPC = "type.googleapis.com/google.rpc."
+_METRIC = "generativelanguage.googleapis.com/"
+
+# status: (name, message); `{model}` is filled in.
+_ERRORS: dict[int, tuple[str, str]] = {
+    400: ("INVALID_ARGUMENT", "Request contains an invalid argument."),
+    401: ("UNAUTHENTICATED", "Request had invalid authentication credentials."),
+    402: ("FAILED_PRECONDITION", "Your prepayment credits are depleted. Please go to AI Studio to manage billing."),
+    403: ("PERMISSION_DENIED", "The caller does not have permission"),
+    404: (
+        "NOT_FOUND",
+        "models/{model} is not found for API version v1, or is not supported for generateContent. Call ListModels to "
+        "see the list of available models and their supported methods.",
+    ),
+    408: ("DEADLINE_EXCEEDED", "The request timed out."),
+    409: ("ABORTED", "The operation was aborted."),
+    413: ("INVALID_ARGUMENT", "Request payload size exceeds the limit."),
+    422: ("INVALID_ARGUMENT", "The request could not be followed."),
+    429: ("RESOURCE_EXHAUSTED", "Resource has been exhausted (e.g. check quota)."),
+    499: ("CANCELLED", "The operation was cancelled."),
+    500: ("INTERNAL", "An internal error has occurred. Please retry."),
+    503: ("UNAVAILABLE", "The model is overloaded. Please try again later."),
+    504: ("DEADLINE_EXCEEDED", "Deadline expired before operation could complete."),
+}
+_FAULT_STATUS = {"rate_limit": 429, "overloaded": 503, "model_missing": 404, "usage_limit": 429, "error_in_200": 503}
+
+
+def _error(status: int, name: str, message: str, details: list[dict[str, Any]] | None = None) -> Answer:
+    error: dict[str, Any] = {"code": status, "message": message, "status": name}
+    if details:
+        error["details"] = details
+    return Answer(status, orjson.dumps({"error": error}))
+
+
+def _bad(message: str, field: str = "") -> Refusal:
+    violation: dict[str, str] = {"description": message} | ({"field": field} if field else {})
+    details = [{"@type": f"{_RPC}BadRequest", "fieldViolations": [violation]}]
+    return Refusal(_error(400, "INVALID_ARGUMENT", message, details))
+
+
+def _reason(reason: str) -> dict[str, Any]:
+    metadata = {"service": "generativelanguage.googleapis.com"}
+    return {"@type": f"{_RPC}ErrorInfo", "reason": reason, "domain": "googleapis.com", "metadata": metadata}
+
+
+def _retry_info(wait: float) -> dict[str, Any]:
+    return {"@type": f"{_RPC}RetryInfo", "retryDelay": f"{wait:.3f}".rstrip("0").rstrip(".") + "s"}
+
+
+def _violation(quota: str, metric: str, model: str, limit: int) -> dict[str, Any]:
+    violation = {
+        "quotaMetric": _METRIC + metric,
+        "quotaId": quota,
+        "quotaDimensions": {"location": "global", "model": model},
+        "quotaValue": str(limit),
+    }
+    return {"@type": f"{_RPC}QuotaFailure", "violations": [violation]}
+
+
+def _camel(value: dict[str, Any], known: frozenset[str], where: str) -> dict[str, Any]:
+    """Field names in camelCase (both spellings are accepted); raises Refusal for an unknown one."""
+    fields = {}
+    for name, inner in value.items():
+        head, *rest = name.split("_")
+        camel = head + "".join(word.capitalize() for word in rest)
+        if camel not in known:
+            at = f" at '{where}'" if where else ""
+            raise _bad(f'Invalid JSON payload received. Unknown name "{name}"{at}: Cannot find field.', where)
+        fields[camel] = inner
+    return fields
+
+
+def _object(value: object, where: str) -> dict[str, Any]:
+    if type(value) is not dict:
+        shown = orjson.dumps(value).decode()[:80]
+        raise _bad(f"Invalid value at '{where}' (type.googleapis.com/google.protobuf.Struct), {shown}", where)
+    return value
+
+
+def _count(config: dict[str, Any], name: str) -> int | None:
+    """A positive integer; proto-JSON takes it as a string as well."""
+    value = config.get(name)
+    if value is None:
+        return None
+    where = f"generation_config.{name}"
+    if type(value) is str and value.lstrip("-").isascii() and value.lstrip("-").isdigit():
+        value = int(value)
+    if type(value) is not int:
+        raise _bad(f"Invalid value at '{where}' (TYPE_INT32), {orjson.dumps(value).decode()[:80]}", where)
+    if value < 1:
+        raise _bad(f"* GenerateContentRequest.{where}: must be positive.\n")
+    return value
+
+
+def _within(config: dict[str, Any], name: str, high: float) -> None:
+    value = config.get(name)
+    if value is None:
+        return
+    where = f"generation_config.{name}"
+    if type(value) not in (int, float):
+        raise _bad(f"Invalid value at '{where}' (TYPE_FLOAT), {orjson.dumps(value).decode()[:80]}", where)
+    if not 0 <= value <= high:
+        raise _bad(f"* GenerateContentRequest.{where}: {name} must be in the range [0.0, {high}].\n")
+
+
+def _parts(content: object, where: str, empty_allowed: bool = False) -> tuple[str, object]:
+    """Text and role of one content."""
+    fields = _camel(_object(content, where), _CONTENT, where)
+    parts = fields.get("parts")
+    if isinstance(parts, dict):  # proto-JSON takes a single value for a list
+        parts = [parts]
+    if not parts and not empty_allowed:
+        raise _bad(f"* GenerateContentRequest.{where}.parts: contents.parts must not be empty.\n")
+    if type(parts) is not list:
+        raise _bad(f"Invalid value at '{where}.parts', a list was expected", where)
+    texts = []
+    for at, part in enumerate(parts):
+        spot = f"{where}.parts[{at}]"
+        known = _camel(_object(part, spot), _PARTS, spot)
+        if "text" not in known:
+            if not known:
+                raise _bad(
+                    f"* GenerateContentRequest.{spot}.data: required oneof field 'data' must have one initialized field\n"
+                )  # noqa: E501
+            texts.append(stand_in(known))
+        elif type(known["text"]) is str:
+            texts.append(known["text"])
+        else:
+            shown = orjson.dumps(known["text"]).decode()[:80]
+            raise _bad(f"Invalid value at '{spot}.text' (TYPE_STRING), {shown}", f"{spot}.text")
+    return "\n".join(texts), fields.get("role")
+
+
+class Gemini:
+    name: ProviderName = "gemini"
+    max_body = 256 * MEBIBYTE
+    refusals_count = False
+    cache_writes = False
+
+    def secret(self, request: Request) -> str | None:
+        key = request.headers.get(b"x-goog-api-key")
+        if key:
+            return key.decode("utf-8", "surrogateescape")
+        if b"key=" not in request.query:
+            return None
+        return parse_qs(request.query.decode("latin-1")).get("key", [None])[0]
+
+    def read(self, request: Request, settings: SandboxSettings) -> Chat | Listing:
+        match = _PATH.fullmatch(request.path)
+        if match is None:
+            raise Refusal(_error(404, "NOT_FOUND", f"Requested entity was not found: {request.path[:200]}"))
+        version, quoted, action = match.groups()
+        model = unquote(quoted) if quoted else None
+        if request.method == "GET" and action is None:
+            return Listing(model)
+        if request.method != "POST" or model is None or action not in ("generateContent", "streamGenerateContent"):
+            raise Refusal(_error(404, "NOT_FOUND", "The requested URL was not found on this server."))
+        if model.startswith("missing-"):
+            raise Refusal(self._missing(model, version), model)
+        if model.startswith("forbidden-"):
+            raise Refusal(self._forbidden(model), model)
+        stream = action == "streamGenerateContent"
+        try:
+            return self._chat(model, request.body, stream, b"alt=sse" in request.query.split(b"&"))
+        except Refusal as refusal:
+            raise Refusal(refusal.answer, model) from None
+
+    def _chat(self, model: str, raw: bytes, stream: bool, framed: bool) -> Chat:
+        try:
+            loaded = orjson.loads(raw)
+        except orjson.JSONDecodeError as error:
+            raise _bad(f"Invalid JSON payload received. {error.msg}") from None
+        if type(loaded) is not dict:
+            raise _bad('Invalid JSON payload received. Unknown name "": Root element must be a message.')
+        body = _camel(loaded, _FIELDS, "")
+        contents, system = body.get("contents"), body.get("systemInstruction")
+        if isinstance(contents, dict):
+            contents = [contents]
+        if not contents:
+            raise _bad("* GenerateContentRequest.contents: contents is not specified\n")
+        if type(contents) is not list:
+            raise _bad("Invalid value at 'contents', a list was expected", "contents")
+        texts = [] if system is None else [_parts(system, "system_instruction", True)[0]]
+        for at, content in enumerate(contents):
+            text, role = _parts(content, f"contents[{at}]")
+            if role not in (None, "user", "model", "function"):
+                raise _bad("Please use a valid role: user, model.")
+            texts.append(text)
+        config = body.get("generationConfig")
+        config = (
+            {} if config is None else _camel(_object(config, "generation_config"), _GENERATION, "generation_config")
+        )
+        _within(config, "temperature", 2.0)
+        _within(config, "topP", 1.0)
+        return chat(
+            model,
+            texts,
+            _count(config, "maxOutputTokens"),
+            stream=stream,
+            copies=_count(config, "candidateCount") or 1,
+            framed=framed,
+        )
+
+    def stranger(self, secret: str | None) -> Answer:
+        if secret is None:
+            message = "Method doesn't allow unregistered callers (callers without established identity). Please use API Key or other form of API consumer identity to call this API."  # noqa: E501
+            return _error(403, "PERMISSION_DENIED", message)
+        return _key_invalid("API key not valid. Please pass a valid API key.")
+
+    def too_large(self) -> Answer:
+        return _error(413, *_ERRORS[413])
+
+    def denied(self, denial: Denial, model: str) -> Answer:
+        quota, metric = {
+            "requests": ("GenerateRequestsPerMinutePerProjectPerModel", "generate_content_requests"),
+            "tokens": ("GenerateContentInputTokensPerModelPerMinute", "generate_content_input_token_count"),
+            "day": ("GenerateRequestsPerDayPerProjectPerModel", "generate_content_requests"),
+        }[denial.what]
+        message = f"You exceeded your current quota, please check your plan and billing details. \n* Quota exceeded for metric: {_METRIC}{metric}, limit: {denial.limit}, model: {model}"  # noqa: E501
+        details = [_violation(quota, metric, model, denial.limit)]
+        if not denial.too_large:
+            info = _retry_info(denial.wait)
+            message += f"\nPlease retry in {info['retryDelay']}."
+            details.append(info)
+        return _error(429, "RESOURCE_EXHAUSTED", message, details)
+
+    def failure(self, fault: Fault, model: str) -> Answer:
+        details: list[dict[str, Any]] = []
+        if fault.kind == "quota" or (fault.kind == "usage_limit"):
+            status, name = 429, "RESOURCE_EXHAUSTED"
+            message = "You exceeded your current quota, please check your plan and billing details."
+            quota = fault.code or "GenerateRequestsPerDayPerProjectPerModel-FreeTier"
+            details = [_violation(quota, "generate_content_free_tier_requests", model, 20)]
+        elif fault.kind == "key_invalid":
+            answer = _key_invalid(fault.message or "API key not valid. Please pass a valid API key.")
+            return answer if fault.status is None else Answer(fault.status, answer.body)
+        elif fault.kind == "context_length":
+            status, name = 400, "INVALID_ARGUMENT"
+            message = "The input token count (1048577) exceeds the maximum number of tokens allowed (1048576)."
+        elif fault.kind == "model_forbidden":
+            status, name, message = 403, "PERMISSION_DENIED", _no_access(model)
+        else:
+            status = fault.status or _FAULT_STATUS.get(fault.kind, 500)
+            name, message = _ERRORS.get(status, _ERRORS[500] if status >= 500 else _ERRORS[400])
+            details = [_reason(fault.code)] if fault.code else []
+        text = fault.message or message.replace("{model}", model)
+        if fault.retry_after is not None:
+            details.append(_retry_info(fault.retry_after))
+            text += f" Please retry in {details[-1]['retryDelay']}."
+        return _error(fault.status or status, name, text, details)
+
+    def _missing(self, model: str, version: str) -> Answer:
+        name, message = _ERRORS[404]
+        return _error(404, name, message.replace("{model}", model).replace("version v1,", f"version {version},"))
+
+    def _forbidden(self, model: str) -> Answer:
+        return _error(403, "PERMISSION_DENIED", _no_access(model))
+
+    def listing(self, names: list[str], model: str | None) -> Answer:
+        if model is not None and model.startswith("missing-"):
+            return self._missing(model, "v1")
+        entries = [
+            {
+                "name": f"models/{name}",
+                "displayName": name,
+                "inputTokenLimit": 1048576,
+                "outputTokenLimit": 65536,
+                "supportedGenerationMethods": ["generateContent", "countTokens"],
+            }
+            for name in ([model] if model else names)
+        ]
+        return Answer(200, orjson.dumps(entries[0] if model else {"models": entries}))
+
+    def whole(self, chat: Chat, reply: Reply, spoilt: str | None = None) -> bytes:
+        return orjson.dumps(self._part(reply, reply.text, True, spoilt))
+
+    def _part(self, reply: Reply, text: str, last: bool, spoilt: str | None) -> dict[str, Any]:
+        """A whole response: the only one, or one of a stream's, whose usage grows."""
+        body: dict[str, Any] = {}
+        if reply.finish == "filter":
+            body["promptFeedback"] = {"blockReason": "SAFETY"}
+        else:
+            candidate: dict[str, Any] = {"content": {"role": "model", "parts": [{"text": text}]}}
+            if last:
+                candidate["finishReason"] = _FINISH[reply.finish]
+            body["candidates"] = [{**candidate, "index": at} for at in range(reply.copies)]
+        if spoilt != "missing":
+            body["usageMetadata"] = spoil(_usage(reply.usage, last), spoilt)
+        return {**body, "modelVersion": reply.model, "responseId": reply.digest}
+
+    def events(self, chat: Chat, reply: Reply, spoilt: str | None = None) -> list[bytes]:
+        parts = pieces(reply.text)
+        bodies = [orjson.dumps(self._part(reply, text, at == len(parts) - 1, spoilt)) for at, text in enumerate(parts)]
+        if chat.framed:
+            return [b"data: %b\r\n\r\n" % body for body in bodies]
+        opened = [(b"[" if at == 0 else b",\r\n") + body for at, body in enumerate(bodies)]
+        return [*opened[:-1], opened[-1] + b"]"]
+
+    def error_event(self, chat: Chat, fault: Fault) -> bytes:
+        body = self.failure(fault, chat.model).body
+        return b"data: %b\r\n\r\n" % body if chat.framed else b",\r\n%b]" % body
+
+    def filtered(self, reply: Reply) -> Reply:
+        return without_output(reply, 0)
+
+    def headers(self, standing: Standing) -> bytes:
+        return b""
+
+    def charge(self, chat: Chat, usage: Usage) -> tuple[int, int]:
+        """Input at arrival, nothing for output."""
+        return usage.input, 0
+
+
+def _no_access(model: str) -> str:
+    return f"Permission denied on resource model {model}: the caller may not use models/{model}."
+
+
+def _key_invalid(message: str) -> Answer:
+    return _error(400, "INVALID_ARGUMENT", message, [_reason("API_KEY_INVALID")])
+
+
+def _usage(usage: Usage, last: bool) -> dict[str, object]:
+    """The usage block; thoughts are apart from candidates, and zeros are left out."""
+    said = usage.output - usage.reasoning if last else 0
+    block: dict[str, object] = {
+        "promptTokenCount": usage.input,
+        "cachedContentTokenCount": usage.cached,
+        "candidatesTokenCount": said,
+        "thoughtsTokenCount": usage.reasoning if last else 0,
+        "totalTokenCount": usage.input + said + (usage.reasoning if last else 0),
+    }
+    block = {name: count for name, count in block.items() if count}
+    return block | {"promptTokensDetails": [{"modality": "TEXT", "tokenCount": usage.input}]}

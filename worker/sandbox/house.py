@@ -1,0 +1,64 @@
+"""All that the calls of one sandbox share: settings, keys, faults, log, and the dice for latency.
+
+It serves no call itself.
+"""
+
+import random
+import time
+from collections.abc import Sequence
+
+from worker.sandbox.faults import FaultList
+from worker.sandbox.quotas import Holder, Register, key_name
+from worker.sandbox.settings import Account, Fault, ProviderName, SandboxSettings
+from worker.sandbox.truth import TruthLog
+
+
+class House:
+    """The state of a sandbox. `reset` starts everything anew, as if just started; calls on their way end in the old log."""
+
+    def __init__(self, settings: SandboxSettings) -> None:
+        self.settings = settings
+        self.started = time.monotonic()
+        self._accounts: Sequence[Account] = settings.accounts
+        self._faults: Sequence[Fault] = settings.faults
+        self.log = TruthLog(settings.log_rows, settings.log)
+        self._begin()
+
+    def _begin(self) -> None:
+        now = time.monotonic()
+        self._dice = random.Random(self.settings.seed)
+        self.register = Register(self._accounts, self.settings.limits, now)
+        self.faults = FaultList(self._faults, self.settings.seed, now)
+
+    def reset(self) -> None:
+        """Empty log, full buckets, unused faults."""
+        self.log = self.log.renewed()
+        self._begin()
+
+    def set_faults(self, faults: Sequence[Fault]) -> None:
+        """Replace the list of faults; their clocks and counters start now."""
+        self._faults = faults
+        self.faults = FaultList(faults, self.settings.seed, time.monotonic())
+
+    def set_accounts(self, accounts: Sequence[Account]) -> None:
+        """Replace the accepted keys; every bucket is full again."""
+        self._accounts = accounts
+        self.register = Register(accounts, self.settings.limits, time.monotonic())
+
+    def key_id(self, secret: str | None, holder: Holder | None) -> str | None:
+        if holder is not None:
+            return holder.key_id
+        return None if secret is None else key_name(secret)
+
+    def model_names(self, provider: ProviderName) -> list[str]:
+        return self.settings.models.get(provider, [])
+
+    def latency(self) -> float:
+        """Seconds until a reply: `latency`, spread log-normally by `jitter` (sigma) around it as the median."""
+        settings = self.settings
+        if not settings.jitter or not settings.latency:
+            return settings.latency
+        return settings.latency * self._dice.lognormvariate(0.0, settings.jitter)
+
+    wall = staticmethod(time.time)
+    monotonic = staticmethod(time.monotonic)

@@ -1,0 +1,117 @@
+"""What the played models say and what it costs in tokens: pure functions of prompt and model.
+
+No dialect, no clock and no randomness here: the same file gets the same answers anywhere.
+
+Tokens are counted simply. Input: ceil(characters / 4) of the prompt text plus 4 a message. Output: 5 to 40 by hash of
+prompt and model, or `output_tokens`, and never more than the caller's max_tokens (then the reply ends for `length`);
+every choice or candidate of a call costs the same. With `usage_extras` part of the input was read from or written to a
+cache and part of the output was reasoning, by the same hash.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from worker.sandbox.settings import SandboxSettings
+
+_VOCABULARY = (
+    "amber anchor apple arch arrow ash autumn badge bamboo barley basin beacon birch blossom boat bramble brass bread "
+    "breeze bridge brook canal candle canyon cedar chalk cherry cinder cliff cloud clover coal coast copper coral "
+    "cotton crane creek crystal dawn delta desert dew dune dusk eagle echo elm ember falcon feather fern field finch "
+    "flame flax flint foam forest fossil fox frost garden garnet ginger glacier glade gold granite grass grove gull "
+    "harbor hazel heath heron hill honey horizon ice indigo iris iron island ivory ivy jade jasmine juniper kelp kite "
+    "lagoon lake lantern lark lava lemon lichen lilac lily linen lotus maple marble marsh meadow mill mint mist moon "
+    "moss mountain nectar nest north oak oasis ocean olive onyx opal orchard otter owl palm path pearl pebble pine "
+    "plain plum pond poppy prairie quarry quartz rain raven reed reef ridge river robin rose ruby sage sail salt sand "
+    "sea seed shell shore silk silver sky slate snow south spark spring spruce star stone storm stream summer sun swan "
+    "thistle thorn thunder tide timber topaz trail tulip valley velvet violet walnut water wave west wheat willow wind "
+    "winter wolf wood wren yarrow zephyr acorn alder basalt bay beech bell berry bluff bough briar cave chestnut clay "
+    "cove crest crow daisy dale fjord fog glen grain gravel hail hawk hedge holly hollow lagune larch leaf ledge loam "
+    "mesa mulberry oat oyster peak petal pier pumice ravine rye sapphire shale shoal sleet spire sprig summit"
+)
+_WORDS = _VOCABULARY.split()
+WORDS = tuple(_WORDS[index % len(_WORDS)] for index in range(256))
+MESSAGE_OVERHEAD = 4
+
+Finish = Literal["stop", "length", "filter"]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of a call: `input` with everything cached, `output` with reasoning; the others are parts of these."""
+
+    input: int = 0
+    output: int = 0
+    cached: int = 0
+    cache_write: int = 0
+    reasoning: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What one call is answered: the text of each choice, why it ended, its usage, the served model, an id's body."""
+
+    text: str
+    finish: Finish
+    usage: Usage
+    model: str
+    digest: str
+    copies: int = 1
+
+
+def prompt_sha(prompt: str) -> str:
+    """The log's name of a prompt: the first 16 hex digits of the sha256 of its text."""
+    return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def prompt_text(texts: Iterable[str]) -> str:
+    """The text of a prompt in any dialect: its system text and then its messages' texts, a line break between."""
+    return "\n".join(texts)
+
+
+def input_tokens(prompt: str, messages: int) -> int:
+    return -(-len(prompt) // 4) + MESSAGE_OVERHEAD * messages
+
+
+def compose(
+    prompt: str,
+    sha: str,
+    model: str,
+    messages: int,
+    max_tokens: int | None,
+    settings: SandboxSettings,
+    *,
+    copies: int = 1,
+    cache_writes: bool = True,
+) -> Reply:
+    """The reply to a prompt (`sha` is its `prompt_sha`): the same for the same prompt, model and token settings.
+
+    `cache_writes` is False for a provider whose usage knows no writes to a cache.
+    """
+    seed = hashlib.sha256(f"{model}\0{sha}".encode())
+    dice = seed.digest()
+    wanted = settings.output_tokens or 5 + dice[0] % 36
+    given = input_tokens(prompt, messages)
+    cached = write = reasoning = 0
+    if settings.usage_extras:
+        cached = given * (dice[1] % 3) // 4
+        write = (given - cached) * (dice[2] % 2) // 2 if cache_writes else 0
+        reasoning = dice[3] % 24
+    total = wanted + reasoning
+    finish: Finish = "stop"
+    if max_tokens is not None and total > max_tokens:
+        finish = "length"
+        total = max_tokens
+        reasoning = min(reasoning, total - 1)
+    visible = total - reasoning
+    text = _sentence(sha, model, visible, finish)
+    usage = Usage(given, total * copies, cached, write, reasoning * copies)
+    return Reply(text, finish, usage, settings.served_models.get(model, model), seed.hexdigest()[:24], copies)
+
+
+def _sentence(sha: str, model: str, words: int, finish: Finish) -> str:
+    if words == 1:
+        return sha[:8]
+    dice = hashlib.shake_128(f"{sha}\0{model}".encode()).digest(words - 1)
+    return f"{sha[:8]} {' '.join([WORDS[die] for die in dice])}{'.' if finish == 'stop' else ''}"
