@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from models.config import BASE_URLS, Config, ProviderConfig
 from models.config_fields import nearest
+from models.formats.fields import show
 from models.request import SIMPLE
 
 _PREFIXES = {
@@ -55,11 +56,11 @@ class Lanes:
 
     def _find(self, model: str | None, provider: str | None, route: str | None, dialect: str) -> tuple[str, str]:
         if provider is not None and route is not None:
-            raise NoLane(f"names both provider {provider!r} and route {route!r}: keep one of them")
+            raise NoLane(f"names both provider {show(provider)} and route {show(route)}: keep one of them")
         if route is not None:
             return self._route(route, dialect), ""
         if provider is not None and provider not in self._providers:
-            raise NoLane(f"no provider {provider!r}{nearest(provider, self._providers)} ({self._configured()})")
+            raise NoLane(f"no provider {show(provider)}{nearest(provider, self._providers)} ({self._configured()})")
         if not model:
             raise NoLane('has no model: add "model" to the line, or use --model')
         if provider is not None:
@@ -69,14 +70,14 @@ class Lanes:
             named = self._providers[before]
             own_name = named.names_model(model)  # some vendors' model names begin with the vendor's
             if not after and not own_name:
-                raise NoLane(f"model {model!r} names a provider and no model")
+                raise NoLane(f"model {show(model)} names a provider and no model")
             return self._fitting([named], model, dialect), model if own_name else after
         return self._fitting(self._candidates(model), model, dialect), model
 
     def _route(self, name: str, dialect: str) -> str:
         if name not in self._routes:
             known = f"routes: {', '.join(self._routes)}" if self._routes else "no routes are configured"
-            raise NoLane(f"no route {name!r}{nearest(name, self._routes)} ({known})")
+            raise NoLane(f"no route {show(name)}{nearest(name, self._routes)} ({known})")
         for provider_id, model in self._routes[name].pairs():
             self._fitting([self._providers[provider_id]], model, dialect)
         return name
@@ -92,8 +93,8 @@ class Lanes:
         if len(every) == 1:
             return every
         raise NoLane(
-            f"no provider for model {model!r}: add \"provider\" to the line, write 'provider/{model}', or name the model "
-            f"in a provider's models ({self._configured()})"
+            f"no provider for model {show(model)}: add \"provider\" to the line, write it as 'provider/model', or "
+            f"name it in a provider's models ({self._configured()})"
         )
 
     def _fitting(self, candidates: list[ProviderConfig], model: str, dialect: str) -> str:
@@ -103,12 +104,12 @@ class Lanes:
             return fit[0].id
         if not fit:
             raise NoLane(
-                f"an OpenAI body can't go to {_names(candidates)} (type {candidates[0].type}) for model {model!r}: "
+                f"an OpenAI body can't go to {_names(candidates)} (type {candidates[0].type}) for model {show(model)}: "
                 "use an OpenAI-type provider, or a simple line with prompt or messages"
             )
         raise NoLane(
-            f"model {model!r} could go to {_names(fit)}: add \"provider\" to the line, write '{fit[0].id}/{model}', "
-            "or name the model in the models of one of them only"
+            f'model {show(model)} could go to {_names(fit)}: add "provider" to the line, put its id in '
+            f"front, as in '{fit[0].id}/…', or name the model in the models of one of them only"
         )
 
     def _configured(self) -> str:

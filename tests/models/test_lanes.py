@@ -1,0 +1,160 @@
+"""Which lane a line finds, and what it is told when it finds none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from models.config import Config
+from models.lanes import Lanes, NoLane
+
+
+def provider(provider_id: str, **fields: Any) -> dict[str, Any]:
+    return {"id": provider_id, "base_url": "https://host.example/v1", "keys": [{"id": "k1", "secret": "s"}], **fields}
+
+
+def lanes(*providers: dict[str, Any], routes: dict[str, Any] | None = None) -> Lanes:
+    return Lanes(Config.model_validate({"providers": list(providers), "routes": routes or {}}))
+
+
+THREE = (provider("openai"), provider("gemini"), provider("claude"))
+
+
+@pytest.mark.parametrize(
+    ("model", "lane"),
+    [
+        ("gpt-4o", "openai"),
+        ("chatgpt-4o-latest", "openai"),
+        ("o1", "openai"),
+        ("o3-mini", "openai"),
+        ("o4-mini", "openai"),
+        ("ft:gpt-4o-mini:acme::1", "openai"),
+        ("ft:o4-mini:acme::1", "openai"),
+        ("claude-haiku-4-5", "claude"),
+        ("gemini-3.5-flash", "gemini"),
+        ("models/gemini-3.5-flash", "gemini"),
+    ],
+)
+def test_a_vendors_prefix_leads_to_its_provider(model: str, lane: str) -> None:
+    assert lanes(*THREE).resolve(model=model) == (lane, model)
+
+
+@pytest.mark.parametrize("model", ["olmo-2", "omni", "gpt", "claude", "mistral-large", "xgpt-4", "a/gpt-4o"])
+def test_a_name_that_only_resembles_a_prefix_leads_nowhere(model: str) -> None:
+    with pytest.raises(NoLane, match="no provider for model") as raised:
+        lanes(*THREE).resolve(model=model)
+    assert "configured: openai, gemini, claude" in str(raised.value)
+    assert '"provider"' in str(raised.value)
+
+
+def test_the_lines_provider_wins_and_takes_the_model_as_it_is() -> None:
+    assert lanes(*THREE).resolve(model="gpt-4o", provider="claude") == ("claude", "gpt-4o")
+    assert lanes(*THREE).resolve(model="openai/gpt-4o", provider="openai") == ("openai", "openai/gpt-4o")
+
+
+def test_an_unknown_provider_is_named_with_the_nearest_one() -> None:
+    with pytest.raises(NoLane, match="no provider 'opneai'; did you mean openai"):
+        lanes(*THREE).resolve(model="gpt-4o", provider="opneai")
+
+
+def test_a_route_is_a_lane_whose_candidates_name_the_model() -> None:
+    routes = {"smart": {"candidates": ["openai/gpt-4o", "claude/claude-haiku-4-5"]}}
+    assert lanes(*THREE, routes=routes).resolve(model=None, route="smart") == ("smart", "")
+    assert lanes(*THREE, routes=routes).resolve(model="gpt-4o", route="smart") == ("smart", "")
+
+
+def test_an_unknown_route_is_named_with_what_there_is() -> None:
+    routes = {"smart": {"candidates": ["openai/gpt-4o"]}}
+    with pytest.raises(NoLane, match="no route 'smrt'; did you mean smart"):
+        lanes(*THREE, routes=routes).resolve(model=None, route="smrt")
+    with pytest.raises(NoLane, match="no routes are configured"):
+        lanes(*THREE).resolve(model=None, route="smart")
+
+
+def test_provider_and_route_together_contradict_each_other() -> None:
+    routes = {"smart": {"candidates": ["openai/gpt-4o"]}}
+    with pytest.raises(NoLane, match="keep one"):
+        lanes(*THREE, routes=routes).resolve(model="gpt-4o", provider="openai", route="smart")
+
+
+def test_provider_slash_model_is_split_only_at_a_configured_provider() -> None:
+    assert lanes(*THREE).resolve(model="claude/gpt-4o") == ("claude", "gpt-4o")
+    vllm = lanes(provider("vllm", type="openai"))
+    assert vllm.resolve(model="meta-llama/Llama-3") == ("vllm", "meta-llama/Llama-3")
+    assert vllm.resolve(model="vllm/meta-llama/Llama-3") == ("vllm", "meta-llama/Llama-3")
+
+
+def test_a_model_whose_own_name_begins_with_its_provider_is_kept_whole_when_listed() -> None:
+    groq = provider("groq", type="openai", models=["groq/compound"])
+    assert lanes(groq).resolve(model="groq/compound") == ("groq", "groq/compound")
+    assert lanes(groq).resolve(model="groq/llama") == ("groq", "llama")
+
+
+def test_a_provider_without_a_model_behind_the_slash_is_refused() -> None:
+    with pytest.raises(NoLane, match="names a provider and no model"):
+        lanes(*THREE).resolve(model="openai/")
+
+
+def test_a_models_list_goes_before_the_prefix() -> None:
+    azure = provider("azure", type="openai", models=["gpt-4o"])
+    assert lanes(*THREE, azure).resolve(model="gpt-4o") == ("azure", "gpt-4o")
+
+
+def test_a_keys_models_and_a_price_list_name_a_model_too() -> None:
+    price = {"input_token_cost": "0.001", "output_token_cost": "0.002"}
+    by_key = provider("one", type="openai", keys=[{"id": "k", "secret": "s", "models": ["llama-3"]}])
+    by_price = provider("two", type="openai", models={"qwen-3": {"pricing": price}})
+    assert lanes(by_key, by_price).resolve(model="llama-3") == ("one", "llama-3")
+    assert lanes(by_key, by_price).resolve(model="qwen-3") == ("two", "qwen-3")
+
+
+def test_two_providers_of_the_prefix_type_make_a_bad_line_that_names_both() -> None:
+    with pytest.raises(NoLane, match="could go to provider 'openai' or provider 'azure'"):
+        lanes(provider("openai"), provider("azure", type="openai")).resolve(model="gpt-4o")
+
+
+def test_two_providers_that_list_a_model_make_a_bad_line_that_names_both() -> None:
+    one, two = (provider(name, type="openai", models=["llama"]) for name in ("one", "two"))
+    with pytest.raises(NoLane, match="could go to provider 'one' or provider 'two'"):
+        lanes(one, two).resolve(model="llama")
+
+
+def test_the_only_provider_takes_any_model() -> None:
+    assert lanes(provider("claude")).resolve(model="gpt-4o") == ("claude", "gpt-4o")
+
+
+@pytest.mark.parametrize("model", [None, ""])
+def test_without_a_model_there_is_no_lane(model: str | None) -> None:
+    with pytest.raises(NoLane, match="has no model"):
+        lanes(provider("openai")).resolve(model=model)
+    with pytest.raises(NoLane, match="has no model"):
+        lanes(provider("openai")).resolve(model=model, provider="openai")
+
+
+def test_an_openai_body_goes_to_openai_types_and_to_plugins_only() -> None:
+    found = lanes(*THREE, provider("plugin"))
+    assert found.resolve(model="gpt-4o", dialect="openai") == ("openai", "gpt-4o")
+    assert found.resolve(model="x", provider="plugin", dialect="openai") == ("plugin", "x")
+    for asked in ({"model": "claude-haiku-4-5"}, {"model": "gpt-4o", "provider": "gemini"}, {"model": "claude/x"}):
+        with pytest.raises(NoLane, match="an OpenAI body can't go to provider"):
+            found.resolve(**asked, dialect="openai")
+
+
+def test_an_openai_body_decides_between_providers_that_list_its_model() -> None:
+    one, two = provider("one", type="claude", models=["m"]), provider("two", type="openai", models=["m"])
+    assert lanes(one, two).resolve(model="m", dialect="openai") == ("two", "m")
+
+
+def test_an_openai_body_takes_no_route_with_a_candidate_that_cant_read_it() -> None:
+    routes = {"smart": {"candidates": ["openai/gpt-4o", "claude/claude-haiku-4-5"]}}
+    with pytest.raises(NoLane, match="can't go to provider 'claude'"):
+        lanes(*THREE, routes=routes).resolve(model=None, route="smart", dialect="openai")
+
+
+def test_answers_stay_right_when_more_models_are_asked_for_than_are_remembered() -> None:
+    found = lanes(*THREE)
+    for number in range(10_000):
+        assert found.resolve(model=f"gpt-{number}") == ("openai", f"gpt-{number}")
+    assert found.resolve(model="claude-1") == ("claude", "claude-1")
+    assert len(found._known) <= 4096
