@@ -1,0 +1,105 @@
+"""The `truckllm` command line: finds the command that was asked for, runs it, and turns errors into sentences and exit codes.
+
+It does not import any other command: asking for the status never pays for what a worker needs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module, metadata
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.main import get_command
+
+from models.errors import InputError, StorageError, TruckError
+
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A command: `target` is "module:function" of its typer function, `help` the line in the list of commands."""
+
+    target: str
+    help: str
+
+
+def main(entries: Mapping[str, Entry], arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command line and exits with its code (models.errors has the list)."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        command = get_command(_app(entries, _asked(arguments)))
+        code = command.main(args=arguments, prog_name="truckllm", standalone_mode=True)
+    except TruckError as error:
+        _say(error)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except OSError as error:
+        _say(error)
+        code = StorageError.exit_code
+    except Exception as error:
+        if not _of_database(error):
+            raise
+        _say(str(getattr(error, "orig", None) or error).strip())
+        code = StorageError.exit_code
+    sys.exit(code)
+
+
+def _asked(arguments: Sequence[str]) -> str | None:
+    """The command's name: the first argument that isn't an option. Options before it take no values."""
+    return next((argument for argument in arguments if not argument.startswith("-")), None)
+
+
+def _app(entries: Mapping[str, Entry], asked: str | None) -> typer.Typer:
+    """All commands by name; only the one that is asked for is imported."""
+    app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
+    app.callback()(_root)
+    for name, entry in entries.items():
+        app.command(name, short_help=entry.help)(_load(entry.target) if name == asked else _unasked)
+    return app
+
+
+def _load(target: str) -> Callable[..., Any]:
+    module, _, function = target.partition(":")
+    found: Callable[..., Any] = getattr(import_module(module), function)
+    return found
+
+
+def _unasked() -> None:
+    """Stands in the list of commands for one that is not imported."""
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"truckllm {metadata.version('truckllm')}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Runs batches of LLM calls at the speed that your keys allow, with every token accounted for.
+
+    `truckllm run FILE` is the whole job in one command. Exit codes: 0 all succeeded, 1 some jobs failed, 2 bad usage or
+    input, 3 blocked (no usable key), 4 disk or database, 130 interrupted.
+    """
+
+
+def _say(error: Exception | str) -> None:
+    print(f"truckllm: {error}", file=sys.stderr)  # noqa: T201
+    if isinstance(error, InputError):
+        for line in error.lines:
+            print(f"  line {line.number}: {line.reason}", file=sys.stderr)  # noqa: T201
+        if error.count > len(error.lines) > 0:
+            print(f"  … and {error.count - len(error.lines)} more", file=sys.stderr)  # noqa: T201
+
+
+def _of_database(error: Exception) -> bool:
+    sqlalchemy = sys.modules.get("sqlalchemy.exc")
+    return sqlalchemy is not None and isinstance(error, sqlalchemy.SQLAlchemyError)

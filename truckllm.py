@@ -1,0 +1,64 @@
+"""TruckLLM's face: the public names, handed on when first used, and the entry of the `truckllm` script.
+
+It is the one place that knows both rooms, submit and worker; it does no work of its own.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, NoReturn
+
+_PUBLIC = {
+    "Call": "worker.providers.base",
+    "Failure": "models.request",
+    "FailureKind": "models.request",
+    "ModelInfo": "models.request",
+    "Provider": "worker.providers.base",
+    "Reply": "worker.providers.base",
+    "Request": "models.request",
+    "Response": "models.request",
+    "TruckError": "models.errors",
+    "Usage": "models.request",
+    "submit_batch": "submit.producer",
+}
+
+__all__ = sorted([*_PUBLIC, "main"])  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    module = _PUBLIC.get(name)
+    if module is None:
+        raise AttributeError(f"module 'truckllm' has no attribute {name!r}")
+    return getattr(import_module(module), name)
+
+
+_COMMANDS = {
+    "run": ("submit.cli.run:run", "Do the whole job: submit a file, work on it, write results and costs."),
+    "submit": ("submit.cli.submit:submit", "Put a file into the queue and print the batch's number."),
+    "worker": ("worker.cli.worker:worker", "Work on what is queued."),
+    "status": ("submit.cli.status:status", "Show batches, or how far one is."),
+    "jobs": ("submit.cli.jobs:jobs", "List a batch's jobs."),
+    "results": ("submit.cli.results:results", "Write a batch's results, so far or final."),
+    "rerun": ("submit.cli.rerun:rerun", "Put a batch's failed jobs back into the queue."),
+    "cancel": ("submit.cli.cancel:cancel", "Stop a batch."),
+    "costs": ("submit.cli.costs:costs", "Report tokens and money, by what you like."),
+    "keys": ("submit.cli.keys:keys", "Show the keys and whether they are usable."),
+    "workers": ("submit.cli.workers:workers", "Show the worker processes."),
+    "db": ("submit.cli.db:db", "Bring the database up to date: `truckllm db upgrade`."),
+    "init": ("submit.cli.init:init", "Write a first truckllm.yaml from the keys in the environment."),
+    "doctor": ("worker.cli.doctor:doctor", "Check configuration, storage and keys, free of charge."),
+    "sandbox": ("worker.cli.sandbox:sandbox", "Play OpenAI, Gemini and Claude on this machine, to rehearse for free."),
+    "demo": ("submit.cli.demo:demo", "Run the main job against the sandbox."),
+}
+"""Every command: where its function is, and its line in `truckllm --help`."""
+
+
+def main() -> NoReturn:
+    """The `truckllm` command."""
+    from submit.cli import app
+
+    app.main({name: app.Entry(*entry) for name, entry in _COMMANDS.items()})
+
+
+if __name__ == "__main__":
+    main()
