@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from models.config_agreement import disagreements, several, unlimited
+from models.config_agreement import disagreements, several, unlimited_keys, unpriced_candidates
 from models.config_fields import (
     LIMIT_FIELDS,
     WRONG_UNSEEN,
@@ -281,12 +281,7 @@ class Config(_Node):
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is allowed but probably not meant, each with its YAML path."""
-        return tuple(
-            f"providers[{p}].keys[{k}] ({provider.id}/{key.id}) has no {missing}: its calls are not held back for that"
-            for p, provider in enumerate(self.providers)
-            for k, key in enumerate(provider.keys)
-            if (missing := " and no ".join(unlimited(provider, key)))
-        )
+        return (*unlimited_keys(self.providers), *unpriced_candidates(self.providers, self.routes))
 
     def provider(self, provider_id: str) -> ProviderConfig:
         """The provider with this id. Raises NotFoundError, naming the nearest one."""

@@ -59,7 +59,30 @@ def yaml_path(place: Iterable[str | int]) -> str:
     return path
 
 
-def unlimited(provider: ProviderConfig, key: KeyConfig) -> list[str]:
+def unlimited_keys(providers: Sequence[ProviderConfig]) -> list[str]:
+    """A warning for every key that nothing holds back."""
+    return [
+        f"providers[{p}].keys[{k}] ({provider.id}/{key.id}) has no {missing}: its calls are not held back for that"
+        for p, provider in enumerate(providers)
+        for k, key in enumerate(provider.keys)
+        if (missing := " and no ".join(_missing_limits(provider, key)))
+    ]
+
+
+def unpriced_candidates(providers: Sequence[ProviderConfig], routes: Mapping[str, RouteConfig]) -> list[str]:
+    """A warning for every candidate of a cost_first route that has a key without a price for it."""
+    by_id = {provider.id: provider for provider in providers}
+    return [
+        f"{yaml_path(('routes', name))} is cost_first, but {candidate} has no price on key {key.id}"
+        for name, route in routes.items()
+        if route.strategy == "cost_first"
+        for candidate, (provider_id, model) in zip(route.candidates, route.pairs(), strict=True)
+        for key in by_id[provider_id].keys
+        if by_id[provider_id].pricing(key, model) is None
+    ]
+
+
+def _missing_limits(provider: ProviderConfig, key: KeyConfig) -> list[str]:
     """What no limit holds back on this key, not even one for every model it names."""
     models = {*provider.models, *key.models}
     per_model = [provider.model_limits(key, model) for model in models]

@@ -113,7 +113,7 @@ def _syntax(problem: str, line: list[str]) -> str:
     """What the YAML reader says, without what it quotes: a key that begins with * or ! would be quoted as an alias or a tag."""
     if line and re.search(r"[{,\[:]\s*\$\{", line[0]):
         return 'is no YAML: inside { } and [ ] a "${VARIABLE}" needs quotes'
-    if "alias" in problem or "anchor" in problem or "tag" in problem:
+    if any(word in problem for word in ("alias", "occurrence", "tag")):
         return "is no YAML: a value that begins with *, & or ! has to be in quotes"
     said = re.sub(r"'(?!<)[^']{2,}'|\"(?!<)[^\"]{2,}\"", "…", problem)
     return f"is no YAML: {said or 'it could not be read'}"

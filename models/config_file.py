@@ -112,8 +112,9 @@ def load_config_text(
         raise ConfigError(f"{name}: names no providers; the smallest configuration that works is\n\n{SMALLEST}")
     config, problems = _checked(data, document)
     if config is None or problems:
-        rows = sorted(((document.line(p), _place(p, storage), what) for p, what in problems), key=lambda r: r[0] or 0)
-        raise ConfigError(_scrubbed(_report(name, list(dict.fromkeys(rows))), _secret_texts(data)))
+        rows = dict.fromkeys((*_where(place, document, storage), what) for place, what in problems)
+        report = _report(name, sorted(rows, key=lambda row: row[0] or 0))
+        raise ConfigError(_scrubbed(report, _secret_texts(data)))
     return config
 
 
@@ -231,10 +232,10 @@ def _shown(place: Place, document: Document) -> str:
     return ""
 
 
-def _place(place: Place, storage: Mapping[str, str]) -> str:
+def _where(place: Place, document: Document, storage: Mapping[str, str]) -> tuple[int | None, str]:
     if len(place) == 1 and place[0] in storage:
-        return f"environment variable {STORAGE_VARIABLES[str(place[0])]}"
-    return yaml_path(place)
+        return None, f"environment variable {STORAGE_VARIABLES[str(place[0])]}"
+    return document.line(place), yaml_path(place)
 
 
 def _report(name: str, rows: list[tuple[int | None, str, str]]) -> str:

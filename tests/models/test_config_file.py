@@ -1,0 +1,456 @@
+"""Finding and reading truckllm.yaml: where it lies, what variables and numbers mean, and what every error says."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.config import Config
+from models.config_file import SMALLEST, load_config, load_config_text
+from models.errors import ConfigError
+
+CANARY = "sk-canary-7f3e9b1c"
+KEY_SET = {"OPENAI_API_KEY": CANARY}
+
+HEAD = """\
+providers:
+  - id: openai
+    keys:
+      - id: a
+        secret: sk-canary-7f3e9b1c
+"""
+
+
+def load(text: str, **environ: str) -> Config:
+    return load_config_text(text, environ=environ, name="truckllm.yaml")
+
+
+def error(text: str, *, secrets: bool = True, **environ: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config_text(text, secrets=secrets, environ=environ, name="truckllm.yaml")
+    assert CANARY not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    return str(caught.value)
+
+
+# Finding the file
+
+
+def test_the_named_file_goes_before_the_variable_and_that_before_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("named.yaml", "variable.yaml", "truckllm.yaml", "truckllm.yml", "truckllm.json"):
+        (tmp_path / name).write_text(SMALLEST)
+    environ = {**KEY_SET, "TRUCKLLM_CONFIG": "variable.yaml"}
+    assert load_config("named.yaml", secrets=True, environ=environ).path == Path("named.yaml")
+    assert load_config(None, secrets=True, environ=environ).path == Path("variable.yaml")
+    for name in ("truckllm.yaml", "truckllm.yml", "truckllm.json"):
+        assert load_config(None, secrets=True, environ=KEY_SET).path == Path(name)
+        (tmp_path / name).unlink()
+    with pytest.raises(ConfigError, match="truckllm init"):
+        load_config(None, secrets=True, environ=KEY_SET)
+
+
+def test_the_environment_of_the_process_is_used_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "c.yaml").write_text(SMALLEST)
+    monkeypatch.setenv("OPENAI_API_KEY", CANARY)
+    assert load_config(tmp_path / "c.yaml", secrets=True).providers[0].keys[0].secret.reveal() == CANARY
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nowhere.yaml: no such file"):
+        load_config(tmp_path / "nowhere.yaml", secrets=True, environ={})
+    with pytest.raises(ConfigError, match=r"named by TRUCKLLM_CONFIG.*no such file"):
+        load_config(None, secrets=True, environ={"TRUCKLLM_CONFIG": str(tmp_path / "nowhere.yaml")})
+    with pytest.raises(ConfigError, match="is a folder"):
+        load_config(tmp_path, secrets=True, environ={})
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_files_as_editors_on_other_systems_write_them_are_read(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_bytes(SMALLEST.replace("\n", "\r\n").encode(encoding))
+    assert load_config(file, secrets=True, environ=KEY_SET).providers[0].id == "openai"
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_bytes(b"providers: \xff\xfe\x00")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load_config(file, secrets=True, environ={})
+    file.write_bytes(b"providers:\n  - id: a\x00b")
+    with pytest.raises(ConfigError, match="line 2"):
+        load_config(file, secrets=True, environ={})
+
+
+# Variables
+
+
+def test_variables_are_expanded_anywhere_in_texts() -> None:
+    config = load(
+        HEAD.replace(CANARY, "${A}-${B:-two}")
+        + "        limit_req_per_min: ${RPM}\n"
+        + "    base_url: https://${HOST:-api.example.com}/v1\n"
+        + "    headers: {x-team: '${TEAM:-}', x-price: '$5 and $${NOT}'}\n"
+        + "worker: {grace_seconds: '${GRACE:-2.5}'}\n",
+        A="one",
+        RPM="200",
+        HOST="",
+    )
+    provider = config.providers[0]
+    assert provider.keys[0].secret.reveal() == "one-two"
+    assert provider.keys[0].limit_req_per_min == 200
+    assert provider.base_url == "https://api.example.com/v1"  # an empty variable takes the default too
+    assert provider.headers == {"x-team": "", "x-price": "$5 and ${NOT}"}
+    assert config.worker.grace_seconds == 2.5
+
+
+def test_the_value_of_a_variable_is_not_expanded_again() -> None:
+    assert load(HEAD.replace(CANARY, "${A}"), A="${B}").providers[0].keys[0].secret.reveal() == "${B}"
+
+
+@pytest.mark.parametrize(("environ", "state"), [({}, "is not set"), ({"OPENAI_API_KEY": ""}, "is set but empty")])
+def test_a_missing_variable_is_named_with_its_place(environ: dict[str, str], state: str) -> None:
+    said = error(SMALLEST, **environ)
+    assert said == (
+        "truckllm.yaml, line 5: providers[0].keys[0].secret needs the environment variable OPENAI_API_KEY, which "
+        + state
+    )
+
+
+def test_commands_that_call_nobody_need_no_keys() -> None:
+    text = HEAD.replace(CANARY, "${A}${B}") + "    headers: {x-gateway: '${C}'}\n    options: {deep: [{d: '${D}'}]}\n"
+    config = load_config_text(text, secrets=False, environ={"A": "one"})
+    with pytest.raises(ConfigError, match=r"providers\[0\]\.keys\[0\]\.secret.*variable B is not set"):
+        config.providers[0].keys[0].secret.reveal()
+    with pytest.raises(ConfigError) as caught:
+        load_config_text(text, secrets=True, environ={"A": "one"})
+    assert all(f"variable {name}," in str(caught.value) for name in "BCD")
+    assert load_config_text(text, secrets=False, environ=dict.fromkeys("ABCD", "x")).providers[0].keys[0].secret.usable
+
+
+def test_commands_that_call_nobody_still_need_the_variables_of_settings() -> None:
+    said = error(HEAD + "    base_url: ${URL}\n", secrets=False)
+    assert "providers[0].base_url needs the environment variable URL, which is not set" in said
+    assert said.count("base_url") == 1
+
+
+@pytest.mark.parametrize("text", ["${", "${}", "${1A}", "${A", "${A B}"])
+def test_half_a_variable_is_an_error(text: str) -> None:
+    said = error(HEAD + f"    headers: {{x-a: '{text}'}}\n", A="1")
+    assert 'providers[0].headers["x-a"] has a "${" that begins no ${VARIABLE}' in said
+
+
+def test_a_variable_in_a_wrong_value_is_shown_by_its_name() -> None:
+    said = error(HEAD + "        limit_req_per_min: ${RPM}\n", RPM="sk-other")
+    assert "limit_req_per_min is '${RPM}'; should be a whole number" in said
+    assert "sk-other" not in said
+
+
+def test_storage_comes_from_the_file_unless_the_environment_names_it() -> None:
+    text = HEAD + "redis_url: redis://file:6379/0\ndatabase_url: postgresql://file/truckllm\n"
+    assert load(text).redis_url == "redis://file:6379/0"
+    tls = {
+        "TRUCKLLM_REDIS_URL": "rediss://u:p@env:6380/1",
+        "TRUCKLLM_DATABASE_URL": "postgresql://u:p@env/truckllm?sslmode=verify-full",
+    }
+    config = load(text, **tls)
+    assert (config.redis_url, config.database_url) == tuple(tls.values())
+    assert load(text, TRUCKLLM_REDIS_URL="").redis_url == "redis://file:6379/0"
+    assert load(HEAD, TRUCKLLM_REDIS_URL="unix:///run/valkey.sock?db=1").redis_url == "unix:///run/valkey.sock?db=1"
+
+
+def test_a_storage_variable_of_the_file_may_be_unset_when_the_environment_names_the_storage() -> None:
+    text = HEAD + "redis_url: ${REDIS}\n"
+    assert load(text, TRUCKLLM_REDIS_URL="redis://env/0").redis_url == "redis://env/0"
+    assert "REDIS, which is not set" in error(text)
+
+
+@pytest.mark.parametrize(
+    ("variable", "url"),
+    [
+        ("TRUCKLLM_REDIS_URL", f"http://:{CANARY}@host"),
+        ("TRUCKLLM_REDIS_URL", f"redis://:{CANARY}@host:port"),
+        ("TRUCKLLM_REDIS_URL", "unix://"),
+        ("TRUCKLLM_DATABASE_URL", f"mysql://u:{CANARY}@host/db"),
+        ("TRUCKLLM_DATABASE_URL", f"postgresql://u:{CANARY}@host"),
+        ("TRUCKLLM_DATABASE_URL", f"u:{CANARY}@host"),
+    ],
+)
+def test_a_wrong_storage_url_names_its_variable_and_is_not_shown(variable: str, url: str) -> None:
+    assert error(HEAD, **{variable: url}).startswith(f"truckllm.yaml: environment variable {variable} ")
+
+
+# Numbers and other YAML
+
+
+def pricing(cost: str) -> str:
+    return HEAD + f"        pricing: {{input_token_cost: {cost}, output_token_cost: 0}}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "cost"),
+    [
+        ("0.002", "0.002"),
+        ("1e-3", "0.001"),
+        ("1E-3", "0.001"),
+        (".5", "0.5"),
+        ("2.", "2"),
+        ("3", "3"),
+        ("+0.5", "0.5"),
+        ("1_000.5", "1000.5"),
+        ('"0.002"', "0.002"),
+        ("'1e-3'", "0.001"),
+        ("0.000000000001", "0.000000000001"),
+    ],
+)
+def test_prices_are_read_exactly_from_the_text(text: str, cost: str) -> None:
+    found = load(pricing(text)).providers[0].keys[0].pricing
+    assert found is not None
+    assert found.input_token_cost == Decimal(cost)
+
+
+@given(st.decimals(min_value=0, max_value=9_999_999, places=12, allow_nan=False))
+def test_every_price_of_twelve_decimals_survives_the_yaml(cost: Decimal) -> None:
+    found = load(pricing(f"{cost:f}")).providers[0].keys[0].pricing
+    assert found is not None
+    assert found.input_token_cost == cost
+
+
+@pytest.mark.parametrize("text", ["-0.001", ".inf", ".nan", "abc", "true", "1:30", "1e-13", "1e400", "[1]", "9" * 500])
+def test_a_price_that_is_none_is_an_error_at_its_place(text: str) -> None:
+    assert "line 6: providers[0].keys[0].pricing.input_token_cost " in error(pricing(text))
+
+
+def test_plain_words_are_text_even_where_old_yaml_saw_a_date_or_a_truth() -> None:
+    config = load(
+        HEAD.replace("id: a", "id: no")
+        + "    anthropic_version: 2023-06-01\n    allow_http: yes\n    models: {on: , 4: , 1e3: }\n"
+    )
+    provider = config.providers[0]
+    assert (provider.keys[0].id, provider.anthropic_version, provider.allow_http) == ("no", "2023-06-01", True)
+    assert list(provider.models) == ["on", "4", "1e3"]
+
+
+def test_anchors_and_merge_keys_work() -> None:
+    config = load(
+        "providers:\n  - id: openai\n    keys:\n"
+        "      - &first {id: a, secret: sk-1, limit_req_per_min: 5, limit_tokens_per_min: 6}\n"
+        "      - {<<: *first, id: b, secret: sk-2}\n"
+    )
+    first, second = config.providers[0].keys
+    assert (second.id, second.limits(), second.secret.reveal()) == ("b", first.limits(), "sk-2")
+
+
+def test_json_is_read_tabs_and_escapes_included() -> None:
+    key = {"id": "a", "secret": "sk/1", "pricing": {"input_token_cost": 0.002, "output_token_cost": 1e-05}}
+    tree = {"providers": [{"id": "openai", "name": "🚚 \u00e9", "keys": [key]}]}
+    config = load(json.dumps(tree, indent="\t").replace("/", "\\/"))
+    provider = config.providers[0]
+    assert provider.name == "🚚 é"
+    assert provider.keys[0].secret.reveal() == "sk/1"
+    assert provider.keys[0].pricing is not None
+    assert provider.keys[0].pricing.output_token_cost == Decimal("0.00001")
+
+
+def test_errors_in_json_have_lines_too() -> None:
+    tree = {"providers": [{"id": "openai", "keys": [{"id": "a", "secret": CANARY, "limit_req_per_min": 0}]}]}
+    assert "line 9: providers[0].keys[0].limit_req_per_min is 0;" in error(json.dumps(tree, indent="\t"))
+
+
+def test_options_of_a_plugin_are_plain_json_types() -> None:
+    options = load(HEAD + "    options: {a: 0.5, b: [1, {c: 1e-3}], d: null}\n").providers[0].options
+    assert options == {"a": 0.5, "b": [1, {"c": 0.001}], "d": None}
+    assert isinstance(options["a"], float)
+
+
+# What errors say
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "providers:\n", "providers: []\n", "routes: {}\n", "---\n"])
+def test_no_providers_shows_the_smallest_configuration_that_works(text: str) -> None:
+    assert error(text).endswith(SMALLEST)
+    assert load(SMALLEST, OPENAI_API_KEY=CANARY).providers[0].id == "openai"
+
+
+def test_a_text_that_is_no_mapping_shows_the_smallest_configuration_too() -> None:
+    assert error("- providers\n").endswith(SMALLEST)
+
+
+KEY = "providers[0].keys[0]"
+
+
+@pytest.mark.parametrize(
+    ("more", "line", "says"),
+    [
+        ("        limit_req_per_min: abc", 6, f"{KEY}.limit_req_per_min is 'abc'; should be a whole number from 1"),
+        ("        limit_req_per_min: 0", 6, f"{KEY}.limit_req_per_min is 0; should be a whole number from 1"),
+        ("        limit_req_per_min: -5", 6, f"{KEY}.limit_req_per_min is -5; should be"),
+        ("        limit_req_per_min: 1.5", 6, f"{KEY}.limit_req_per_min is 1.5; should be"),
+        ("        limit_req_per_min: true", 6, f"{KEY}.limit_req_per_min is true; should be"),
+        ("        limit_req_per_min: [1]", 6, f"{KEY}.limit_req_per_min is a list; should be"),
+        ("        limit_req_per_min: {a: 1}", 6, f"{KEY}.limit_req_per_min is a mapping; should be"),
+        ("        limit_req_per_min: 1e13", 6, f"{KEY}.limit_req_per_min is 1E+13; should be"),
+        ("        use: 80", 6, f"{KEY}.use is 80; should be a share above 0 and up to 1"),
+        ("        use: 0", 6, f"{KEY}.use is 0; should be a share"),
+        ("        pool: [a]", 6, f"{KEY}.pool should be text"),
+        ("        pool: a/b", 6, f"{KEY}.pool should be 1 to 64 letters"),
+        ("        limit_rpm: 5", 6, f"{KEY}.limit_rpm is an unknown field; did you mean limit_req_per_min?"),
+        (
+            "        limit_req_per_minute: 5",
+            6,
+            f"{KEY}.limit_req_per_minute is an unknown field; did you mean limit_req_per_min?",
+        ),
+        ("        base_url: x", 6, f"{KEY}.base_url is an unknown field; it belongs to each provider"),
+        ("        zzzz: x", 6, f"{KEY}.zzzz is an unknown field; known here: limit_req_per_min, "),
+        (
+            "        pricing: {input_token_cost: 1}",
+            6,
+            f"{KEY}.pricing.output_token_cost is missing: the price of 1,000",
+        ),
+        ("        pricing: 3", 6, f"{KEY}.pricing should be a mapping"),
+        (
+            "        pricing: {input_token_cost: 1, output_token_cost: 1, currency: dollar}",
+            6,
+            f"{KEY}.pricing.currency is 'dollar'; should be three letters, like USD",
+        ),
+        (
+            "        pricing: {input_tokn_cost: 1}",
+            6,
+            f"{KEY}.pricing.input_tokn_cost is an unknown field; did you mean input_token_cost?",
+        ),
+        (
+            "        models:\n          gpt-4.1: {limit_req_per_min: x}",
+            7,
+            f"{KEY}.models[\"gpt-4.1\"].limit_req_per_min is 'x';",
+        ),
+        (
+            "        models: {m: {contxt: 1}}",
+            6,
+            f"{KEY}.models.m.contxt is an unknown field; did you mean context_window?",
+        ),
+        ("        models: [m, 4]", 6, f"{KEY}.models entry 1 should be a model's name as text"),
+        ("        models: [m, m]", 6, f"{KEY}.models names 'm' twice"),
+        ("        models: m", 6, f"{KEY}.models should be a list of model names"),
+        ("    timeout_seconds: 0", 6, "providers[0].timeout_seconds is 0; should be seconds, a number above 0"),
+        ("    timeout_seconds: 10m", 6, "providers[0].timeout_seconds is '10m'; should be seconds"),
+        ("    allow_http: maybe", 6, "providers[0].allow_http is 'maybe'; should be true or false"),
+        ("    name: ''", 6, "providers[0].name should not be empty"),
+        ("    headers: {'a b': c}", 6, 'providers[0].headers["a b"] is no name of an HTTP header'),
+        ('    headers: {a: "b\\nc"}', 6, "providers[0].headers.a should hold no line breaks"),
+        ("    headers: {a: 5}", 6, "providers[0].headers.a should be text; put it in quotes"),
+        ("    headers: [a]", 6, "providers[0].headers should be a mapping"),
+        ("    id: b", 6, "providers[0].id is given twice (first on line 2); only one can count"),
+        ("  - 5", 6, "providers[1] should be a mapping of fields"),
+        (
+            "  - id: x\n    keys: []",
+            6,
+            "providers[1].base_url is missing: only the types openai, gemini, claude have a default",
+        ),
+        ("  - id: claude", 6, "providers[1].keys is missing: a provider needs at least one key"),
+        ("  - id: claude\n    keys: []", 7, "providers[1].keys is empty: a provider needs at least one key"),
+        ("  - id: claude\n    keys: {a: b}", 7, "providers[1].keys should be a list"),
+        ("  - id: claude\n    keys: [{id: a}]", 7, "providers[1].keys[0].secret is missing"),
+        ("  - id: open ai\n    keys: [{id: a, secret: b}]", 6, "providers[1].id should be 1 to 64 letters"),
+        ("  - keys: [{id: a, secret: b}]", 6, "providers[1].id is missing"),
+        ("provider: x", 6, "provider is an unknown field; did you mean providers?"),
+        ("worker: {concurency: 5}", 6, "worker.concurency is an unknown field; did you mean concurrency?"),
+        ("worker: {processes: 0}", 6, "worker.processes is 0; should be a whole number from 1"),
+        ("routes:\n  r: {candidates: [openai]}", 7, "routes.r.candidates[0] is 'openai'; should be \"provider/model\""),
+        (
+            "routes:\n  r: {candidates: [opnai/m]}",
+            7,
+            "routes.r.candidates[0] 'opnai/m' names no known provider; did you mean openai?",
+        ),
+        (
+            "routes:\n  r: {candidates: [openai/m], strategy: cost-first}",
+            7,
+            "routes.r.strategy is 'cost-first'; should be one of",
+        ),
+        ("routes:\n  r: {strategy: priority}", 7, "routes.r.candidates is missing: a list like"),
+    ],
+)
+def test_an_error_names_line_place_and_what_would_be_right(more: str, line: int, says: str) -> None:
+    said = error(HEAD + more + "\n")
+    assert f"line {line}: {says}" in said
+
+
+def test_all_problems_are_listed_together_in_the_order_of_the_file() -> None:
+    said = error(
+        HEAD
+        + "        limit_req_per_min: abc\n        limit_rpm: 3\n    id: twice\n"
+        + "  - id: claude\n    keys: [{id: a, secret: '${UNSET}', pool: p}]\n"
+        + "  - id: gemini\n    keys: [{id: a, secret: sk-000001, pool: p}, {id: b, secret: sk-000002, pool: p, use: 0.5}]\n"
+        + "routes: {r: {candidates: [nobody/m]}}\n"
+    )
+    lines = said.splitlines()
+    assert lines[0] == "truckllm.yaml: 6 problems"
+    assert [line.split(":")[0].strip() for line in lines[1:]] == [f"line {n}" for n in (6, 7, 8, 10, 12, 13)]
+    assert "'nobody/m' names no known provider" in said
+    assert "keys of one pool share one quota" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("providers:\n  - id: [\n", "is no YAML"),
+        ("providers:\n\t- id: a\n", "line 2: is no YAML"),
+        (f"providers:\n  - id: a\n   secret: {CANARY}\n", "line 3: is no YAML"),
+        (f"a: b: {CANARY}\n", "line 1: is no YAML"),
+        (f"a: *{CANARY}\n", "line 1: is no YAML: a value that begins with *, & or ! has to be in quotes"),
+        (f"a: [&{CANARY} 1, &{CANARY} 2, *{CANARY}x]\n", "has to be in quotes"),
+        (f"a: !{CANARY}!x y\n", "has to be in quotes"),
+        (f"a: @{CANARY}\n", "line 1: is no YAML"),
+        (f"a: |{CANARY}\n", "line 1: is no YAML"),
+        (f'a: "{CANARY}\n', "is no YAML"),
+        ("providers: [{id: a, keys: [{id: a, secret: ${A}}]}]\n", 'inside { } and [ ] a "${VARIABLE}" needs quotes'),
+        (f"a: 1\n---\nb: {CANARY}\n", "is no YAML"),
+        ("a: " + "[" * 5000, "nested too deeply"),
+        ("a: " + "[" * 100 + "]" * 100, "nested too deeply"),
+    ],
+)
+def test_broken_yaml_names_the_line_and_quotes_nothing(text: str, says: str) -> None:
+    assert says in error(text)
+
+
+def test_a_small_file_that_unfolds_to_a_huge_one_is_refused() -> None:
+    levels = ["a0: &a0 [1,1,1,1,1,1,1,1,1,1]"]
+    levels += [f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    assert "repeats itself too often" in error("\n".join(levels))
+    assert "holds itself" in error(HEAD + "    options: &o {again: *o}\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        HEAD.replace(f"secret: {CANARY}", f"secret: [{CANARY}]"),
+        HEAD.replace(f"secret: {CANARY}", f"secret: {{value: {CANARY}}}"),
+        HEAD.replace(f"secret: {CANARY}", f"secret: !vault {CANARY}"),
+        HEAD.replace(f"secret: {CANARY}", f"secret: '{CANARY} {CANARY}'"),
+        HEAD.replace(f"secret: {CANARY}", f"secrets: {CANARY}"),
+        HEAD.replace(f"secret: {CANARY}", f"secret: {CANARY}\n        secret: {CANARY}x"),
+        HEAD.replace(f"secret: {CANARY}", f"secret: {CANARY}\n        use: {CANARY}"),
+        HEAD.replace(f"secret: {CANARY}", f"secret: {CANARY}\n        {CANARY}: 1"),
+        f"providers: [{{id: openai, keys: [{CANARY}]}}]",
+        f"providers: [{{id: openai, keys: {CANARY}}}]",
+        f"providers: [{{id: openai, api_key: {CANARY}, keys: [{{id: a, secret: b}}]}}]",
+        f"providers: {CANARY}",
+        CANARY,
+    ],
+)
+def test_a_secret_is_in_no_message_whatever_is_wrong_with_it(text: str) -> None:
+    assert "truckllm.yaml" in error(text)
+
+
+def test_a_secret_from_a_variable_is_in_no_message_either() -> None:
+    text = HEAD.replace(CANARY, "${A}") + "        limit_req_per_min: x\n"
+    assert "limit_req_per_min" in error(text, A=CANARY)
+    assert "secret should hold no spaces" in error(text, A=f"{CANARY} {CANARY}")
+    assert "limit_req_per_min is '${A}'" in error(text.replace(": x", ": ${A}"), A=CANARY)
