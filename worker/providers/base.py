@@ -87,9 +87,7 @@ class Provider(abc.ABC):
 
     def settled(self, booked: Charge, usage: Usage) -> Charge:
         """What the limits have booked once the usage is known. Default: the real tokens."""
-        return Charge(
-            tokens=usage.total_tokens, input_tokens=usage.input_tokens, output_tokens=usage.output_tokens
-        )
+        return Charge(tokens=usage.total_tokens, input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
 
     def max_output_tokens(self, request: Request) -> int | None:
         """The request's own bound on output tokens, None if it has none."""

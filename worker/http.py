@@ -1,0 +1,312 @@
+"""The HTTP client of a worker process: sends one call, gives back the whole reply or says why none came. Knows its transport (aiohttp), alone in the project.
+
+It does not retry, follow redirects, keep cookies or judge replies.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import ssl
+import time
+import zlib
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+import certifi
+from yarl import URL
+
+from models.config import ProviderConfig
+from models.request import Failure, FailureKind
+from worker.providers.base import Call, Reply
+from worker.providers.events import is_idle
+from worker.read_budget import ReadBudget, Reading
+
+MAX_RESPONSE_BYTES = 128 * 2**20
+READ_BUDGET_BYTES = 64 * 2**20
+KEEP_ALIVE_SECONDS = 30.0
+"""Shorter than any provider's own, so that a call doesn't meet a connection that the server is just closing."""
+PING_SECONDS = 300.0
+"""How long keep-alives alone may hold a stream open."""
+_BUFFER_BYTES = 32 * 1024
+_HEADER_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """Seconds a call may take: to connect, without a byte of a stream, with nothing but pings, in all."""
+
+    connect: float = 5.0
+    silence: float = 60.0
+    pings: float = PING_SECONDS
+    total: float = 600.0
+
+
+class SendError(Exception):
+    """No whole reply came.
+
+    `sent` is False only if nothing of the request can have left this machine; else it may have been billed. `partial` is
+    what was read of a stream: it may tell tokens that were used, or even hold the whole answer.
+    """
+
+    def __init__(self, failure: Failure, *, sent: bool, partial: Reply | None = None) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+        self.sent = sent
+        self.partial = partial
+
+
+class HttpSender:
+    """One per process, as an async context: connections are shared by all providers and kept alive.
+
+    There is no bound on connections: how many calls run is the runner's business. Proxies are taken from the environment.
+    """
+
+    def __init__(
+        self, *, max_response_bytes: int = MAX_RESPONSE_BYTES, read_budget_bytes: int = READ_BUDGET_BYTES
+    ) -> None:
+        self.max_response_bytes = max_response_bytes
+        self._budget = ReadBudget(read_budget_bytes)
+        self._session: aiohttp.ClientSession | None = None
+        self._timeouts: dict[tuple[Clocks, bool], aiohttp.ClientTimeout] = {}
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS, ttl_dns_cache=60, ssl=_trust()
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),  # a cookie of one key must not travel with another
+            auto_decompress=False,  # it has no bound; _inflate has
+            read_bufsize=_BUFFER_BYTES,
+            max_line_size=_HEADER_BYTES,
+            max_field_size=_HEADER_BYTES,
+            trust_env=False,  # it would send a .netrc's password; the proxies are read here
+            headers={"user-agent": f"truckllm/{_version()}", "accept": "*/*"},
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes every connection; calls in flight end with a SendError."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    @property
+    def bytes_being_read(self) -> int:
+        """Bytes of replies that are read in part."""
+        return self._budget.held
+
+    def bind(self, config: ProviderConfig) -> BoundSender:
+        """A sender with the timeouts of one provider."""
+        return BoundSender(
+            self,
+            Clocks(
+                connect=config.connect_timeout_seconds,
+                silence=config.stream_silence_seconds,
+                total=config.timeout_seconds,
+            ),
+        )
+
+    async def send(self, call: Call, clocks: Clocks | None = None) -> Reply:
+        """Sends one call and reads the whole reply, of any status. Raises SendError when no whole reply came."""
+        if self._session is None:
+            raise RuntimeError("HttpSender is used outside of its async context")
+        if any(not value.isprintable() for value in call.headers.values()):
+            raise _lost("bad_header", "a header holds a control character; is a key broken?", sent=False)
+        clocks = clocks or _DEFAULT_CLOCKS
+        with self._budget.reading(pack=call.stream) as reading:
+            course = _Course(reading)
+            try:
+                return await self._exchange(self._session, call, clocks, course)
+            except SendError as error:
+                error.partial = course.partial(call, error)
+                raise
+            except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+                failed = _explain(error, clocks, call.stream)
+                failed.partial = course.partial(call, failed)
+                # No chained cause: an aiohttp error holds the request's headers, and so the key.
+                raise failed from None
+
+    async def _exchange(self, session: aiohttp.ClientSession, call: Call, clocks: Clocks, course: _Course) -> Reply:
+        headers = {"accept-encoding": "identity" if call.stream else "gzip, deflate", **call.headers}
+        async with session.request(
+            call.method,
+            _url(call.url),
+            data=call.body,
+            headers=headers,
+            allow_redirects=False,
+            timeout=self._timeout(clocks, call.stream),
+            proxy=_proxy_for(call.url),
+        ) as response:
+            course.response = response
+            told = response.content_length
+            if told is not None and told > self.max_response_bytes:
+                raise self._too_large()
+            reading, content, last_news = course.reading, response.content, time.monotonic()
+            while chunk := await content.readany():
+                reading.add(chunk)
+                if reading.size > self.max_response_bytes:
+                    raise self._too_large()
+                if call.stream:
+                    now = time.monotonic()
+                    if not is_idle(chunk):
+                        last_news = now
+                    elif now - last_news > clocks.pings:
+                        raise _lost("stream_silent", f"the stream sent nothing but pings for {clocks.pings:g} s")
+                await reading.room()
+            body = reading.body()
+            encoding = response.headers.get("content-encoding", "identity").strip().lower()
+            if body and encoding not in ("", "identity"):
+                body = self._inflate(body, encoding)
+            return course.reply(response, body)
+
+    def _inflate(self, body: bytes, encoding: str) -> bytes:
+        windows = {"gzip": 31, "x-gzip": 31, "deflate": 15}
+        if encoding not in windows:
+            raise _lost("unreadable_reply", f"the reply's content-encoding {encoding[:40]!r} was not asked for")
+        window = windows[encoding]
+        if encoding == "deflate" and body[0] & 0x0F != 8:
+            window = -15  # many servers leave the zlib header out
+        inflater = zlib.decompressobj(window)
+        try:
+            plain = inflater.decompress(body, self.max_response_bytes)
+        except zlib.error:
+            raise _lost("unreadable_reply", f"the reply is no valid {encoding}") from None
+        if inflater.unconsumed_tail:
+            raise self._too_large()
+        if not inflater.eof:
+            raise _lost("truncated", "the compressed reply breaks off")
+        return plain
+
+    def _timeout(self, clocks: Clocks, stream: bool) -> aiohttp.ClientTimeout:
+        timeout = self._timeouts.get((clocks, stream))
+        if timeout is None:
+            timeout = aiohttp.ClientTimeout(
+                total=clocks.total, connect=clocks.connect, sock_read=clocks.silence if stream else None
+            )
+            self._timeouts[clocks, stream] = timeout
+        return timeout
+
+    def _too_large(self) -> SendError:
+        return _lost("reply_too_large", f"the reply is larger than max_response_bytes ({self.max_response_bytes})")
+
+
+class BoundSender:
+    """An HttpSender with one provider's timeouts."""
+
+    def __init__(self, http: HttpSender, clocks: Clocks) -> None:
+        self.http = http
+        self.clocks = clocks
+
+    async def send(self, call: Call) -> Reply:
+        """As `HttpSender.send`."""
+        return await self.http.send(call, self.clocks)
+
+
+class _Course:
+    """How far a call got."""
+
+    __slots__ = ("reading", "response", "started")
+
+    def __init__(self, reading: Reading) -> None:
+        self.reading = reading
+        self.started = time.monotonic()
+        self.response: aiohttp.ClientResponse | None = None
+
+    def reply(self, response: aiohttp.ClientResponse, body: bytes) -> Reply:
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        return Reply(response.status, headers, body, round((time.monotonic() - self.started) * 1000))
+
+    def partial(self, call: Call, error: SendError) -> Reply | None:
+        """What there is of a broken stream, if it is worth reading."""
+        if not call.stream or self.response is None or not self.reading.size or error.failure.code == "reply_too_large":
+            return None
+        return self.reply(self.response, self.reading.body())
+
+
+_DEFAULT_CLOCKS = Clocks()
+
+
+def _lost(code: str, message: str, *, sent: bool = True) -> SendError:
+    return SendError(Failure(FailureKind.NETWORK, code, message), sent=sent)
+
+
+def _explain(error: BaseException, clocks: Clocks, stream: bool) -> SendError:
+    """What a transport's error means. Only what fails before there is a connection is certain not to have been sent.
+
+    Messages are our own words: those of the transport may hold URLs with a proxy's password.
+    """
+    match error:
+        case aiohttp.ConnectionTimeoutError():
+            return _lost("connect_timeout", f"no connection within {clocks.connect:g} s", sent=False)
+        case aiohttp.ClientConnectorDNSError():
+            return _lost("dns_error", f"the host name {error.host!r} can't be resolved", sent=False)
+        case aiohttp.ClientConnectorCertificateError():
+            return _lost("tls_error", f"the certificate of {error.host!r} was not accepted", sent=False)
+        case aiohttp.ClientSSLError():
+            return _lost("tls_error", f"no TLS connection to {error.host!r}", sent=False)
+        case aiohttp.ClientProxyConnectionError():
+            return _lost("proxy_error", "no connection to the proxy", sent=False)
+        case aiohttp.ClientHttpProxyError():
+            return _lost("proxy_error", f"the proxy refused with HTTP {error.status}", sent=False)
+        case aiohttp.ClientConnectorError():
+            reason = error.strerror or type(error.os_error).__name__
+            return _lost("connect_error", f"no connection to {error.host}:{error.port}: {reason}", sent=False)
+        case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError():
+            return _lost("bad_url", "the call's URL is no http(s) URL; is base_url right?", sent=False)
+        case aiohttp.SocketTimeoutError() if stream:
+            return _lost("stream_silent", f"the stream sent nothing for {clocks.silence:g} s")
+        case TimeoutError():
+            return _lost("timeout", f"no whole reply within {clocks.total:g} s")
+        case aiohttp.ClientPayloadError():
+            return _lost("truncated", "the connection ended before the reply was whole")
+        case aiohttp.ServerDisconnectedError() | aiohttp.ClientConnectionError() | OSError():
+            return _lost("connection_lost", "the connection was lost before the reply was whole")
+        case _:
+            return _lost("unreadable_reply", f"the reply is no valid HTTP ({type(error).__name__})")
+
+
+@functools.lru_cache(maxsize=1024)
+def _url(url: str) -> URL:
+    return URL(url, encoded=True)  # as the provider quoted it
+
+
+def _proxy_for(url: str) -> str | None:
+    scheme, _, rest = url.partition("://")
+    return _proxy_of(scheme, rest.partition("/")[0])
+
+
+@functools.lru_cache(maxsize=256)
+def _proxy_of(scheme: str, host: str) -> str | None:
+    """The proxy that the environment names for a host (HTTPS_PROXY, ALL_PROXY, NO_PROXY, …). Read once a host."""
+    proxies = getproxies()
+    proxy = proxies.get(scheme) or proxies.get("all")
+    if not proxy or proxy_bypass(host):
+        return None
+    return proxy if urlsplit(proxy).scheme else f"http://{proxy}"
+
+
+@functools.cache
+def _trust() -> ssl.SSLContext:
+    """The system's certificates and certifi's: some Pythons come without the one, company networks need the other."""
+    context = ssl.create_default_context()
+    if not os.environ.get("SSL_CERT_FILE"):
+        context.load_verify_locations(certifi.where())
+    return context
+
+
+def _version() -> str:
+    try:
+        return version("truckllm")
+    except PackageNotFoundError:
+        return "0"

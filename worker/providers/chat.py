@@ -1,0 +1,158 @@
+"""What the built-in providers share: who may pass a body untouched, and how a reply of any status and any bytes becomes a Response.
+
+It knows no dialect; the subclasses fill in translation, authentication, errors, answers and stream assembly.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from models.config import ProviderConfig
+from models.errors import Untranslatable
+from models.request import SIMPLE, Failure, Request, Response, Usage
+from worker.providers.base import Call, Provider, Reply, Sender
+from worker.providers.bodies import own_body
+from worker.providers.events import Event, is_event_stream, read_events
+from worker.providers.failures import plain_failure, redirected, truncated, unreadable
+from worker.providers.replies import decode, encode
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a body says. `failure` is set when the answer isn't usable; its usage is kept, for it is billed all the same."""
+
+    usage: Usage | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+    served_model: str | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A stream put together: the `body` it stands for, an error `event` that came in it, `whole` if it reached its end."""
+
+    body: dict[str, Any]
+    error: Any
+    whole: bool
+
+
+class ChatProvider(Provider):
+    """A provider whose chat is one POST of JSON."""
+
+    def __init__(self, config: ProviderConfig, sender: Sender) -> None:
+        super().__init__(config, sender)
+        self._headers = {name.lower(): value for name, value in config.headers.items()}
+
+    @abc.abstractmethod
+    def auth(self, api_key: str) -> dict[str, str]:
+        """The headers (lower-case names) that carry the key and the API's version."""
+
+    @abc.abstractmethod
+    def path(self, request: Request) -> str:
+        """What follows the base URL."""
+
+    @abc.abstractmethod
+    def translate(self, request: Request) -> dict[str, Any]:
+        """The body for a simple request. Raises Untranslatable."""
+
+    @abc.abstractmethod
+    def answer(self, body: dict[str, Any], reply: Reply) -> Answer | None:
+        """What a body means that holds no error; None if it is no answer at all."""
+
+    @abc.abstractmethod
+    def error_in(self, body: Any) -> Any:
+        """The error that a body holds, whatever the status says; None if it holds none."""
+
+    @abc.abstractmethod
+    def judge(self, request: Request, reply: Reply, body: dict[str, Any]) -> Failure:
+        """The failure that an error body stands for. The status may be 200: errors come inside streams too."""
+
+    @abc.abstractmethod
+    def assemble(self, events: Iterator[Event]) -> Stream:
+        """The body that a stream's events stand for."""
+
+    @abc.abstractmethod
+    def call_id(self, body: Any, reply: Reply) -> str | None:
+        """The provider's id of the call."""
+
+    def own_body(self, request: Request) -> bytes:
+        """The bytes of a body in this dialect."""
+        return own_body(request)
+
+    def build(self, request: Request) -> Call:
+        if request.operation != "chat":
+            raise Untranslatable("operation", f"{self.name} does chat only, not {request.operation}")
+        if request.dialect == SIMPLE:
+            body = encode(self.translate(request))
+        elif request.dialect == self.dialect:
+            body = self.own_body(request)
+        else:
+            reason = (
+                f"a body in the {request.dialect} dialect can't go to {self.name}, which takes {self.dialect} bodies"
+            )
+            raise Untranslatable("body", f"{reason} and simple lines")
+        headers = {"content-type": "application/json", **self.auth(request.api_key), **self._headers}
+        return Call("POST", self.config.base_url + self.path(request), headers, body, request.stream)
+
+    def read(self, request: Request, reply: Reply) -> Response:
+        good = 200 <= reply.status < 300
+        whole = True
+        raw = reply.body
+        if good and is_event_stream(reply, request.stream):
+            stream = self.assemble(read_events(reply.body))
+            body: Any = stream.body
+            error, whole = stream.error, stream.whole
+            if body:
+                raw = encode(body)
+        else:
+            body = decode(reply.body)
+            if isinstance(body, list) and len(body) == 1:  # Gemini wraps errors like this where no SSE was asked for
+                body = body[0]
+            error = self.error_in(body)
+        answer = self.answer(body, reply) if good and isinstance(body, dict) else None
+        failure: Failure | None
+        if 300 <= reply.status < 400:
+            failure = redirected(reply)
+        elif error is not None:
+            failure = self.judge(request, reply, {"error": error})
+        elif not good:
+            failure = self._refusal(request, reply, body)
+        elif not whole:
+            failure = truncated(reply)
+        elif answer is None:
+            failure = unreadable(reply, self._nonsense(reply))
+        else:
+            failure = answer.failure
+        answer = answer or Answer()
+        return Response(
+            raw_response=raw,
+            http_code=reply.status,
+            failure=failure,
+            usage=answer.usage,
+            text=answer.text,
+            finish_reason=answer.finish_reason,
+            served_model=answer.served_model,
+            request_id=self.call_id(body, reply),
+            latency_ms=reply.latency_ms,
+        )
+
+    def _refusal(self, request: Request, reply: Reply, body: Any) -> Failure:
+        if isinstance(body, dict) and body:
+            return self.judge(request, reply, body)
+        return plain_failure(reply, self.secrets(request))
+
+    def _nonsense(self, reply: Reply) -> str:
+        form = "empty" if not reply.body else f"no {self.dialect} answer"
+        return f"HTTP {reply.status} with a body that is {form} ({len(reply.body)} bytes)"
+
+    def secrets(self, request: Request) -> list[str]:
+        """What must not appear in a message: the key, and the headers that the configuration adds (gateways' keys)."""
+        return [request.api_key, *self._headers.values()]
+
+    def list_models_call(self, path: str, api_key: str) -> Call:
+        """A GET with this provider's headers."""
+        return Call("GET", self.config.base_url + path, {**self.auth(api_key), **self._headers})

@@ -1,0 +1,287 @@
+"""The Claude dialect: Anthropic's messages.
+
+It does not send or retry; the choice of the API's version is the configuration's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from models.request import SIMPLE, Failure, FailureKind, ModelInfo, Request, Usage
+from worker.limits.shapes import Charge
+from worker.providers.base import Call, Reply, http_failure
+from worker.providers.chat import Answer, ChatProvider, Stream
+from worker.providers.events import Event
+from worker.providers.failures import (
+    clean,
+    code_name,
+    exhausted_reset,
+    forbidden_kind,
+    message_in,
+    missing_kind,
+    request_id,
+    retry_after,
+    until,
+    until_next_month,
+    until_timestamp,
+)
+from worker.providers.neutral import ImagePart, Settings, TextPart, conversation, refuse
+from worker.providers.replies import at, count, decode, name, objects, storable, table
+
+_WITHOUT_SAMPLING = "2026-10-21"
+"""From this API version on, temperature, top_p and top_k are refused even at their defaults."""
+_SPEND_LIMITS = {"enforced_spend_limit_reached", "contract_spend_limit_reached"}
+_BY_TYPE = {
+    "authentication_error": FailureKind.AUTH,
+    "billing_error": FailureKind.QUOTA,
+    "permission_error": FailureKind.KEY_MODEL,
+    "not_found_error": FailureKind.MODEL,
+    "request_too_large": FailureKind.TOO_LARGE,
+    "rate_limit_error": FailureKind.RATE_LIMIT,
+    "invalid_request_error": FailureKind.BAD_REQUEST,
+}
+"""Error types that stand for the status where an error comes inside a 200."""
+_NO_MONEY = re.compile(r"usage limits|credit balance", re.IGNORECASE)
+_TOO_LONG = re.compile(
+    r"prompt is too long|exceeds? (?:the )?(?:model's )?context|context (?:window|limit)", re.IGNORECASE
+)
+_FILTERED = re.compile(r"blocked by content filtering", re.IGNORECASE)
+_REGAIN = re.compile(r"regain access on (\d{4})-(\d{2})-(\d{2})(?: at (\d{2}):(\d{2}))?", re.IGNORECASE | re.ASCII)
+_LIMITS = tuple(
+    (f"anthropic-ratelimit-{what}-remaining", f"anthropic-ratelimit-{what}-reset")
+    for what in ("requests", "tokens", "input-tokens", "output-tokens")
+)
+_DIALECT = "Claude"
+
+
+class Claude(ChatProvider):
+    """messages with an x-api-key."""
+
+    dialect: ClassVar[str] = "claude"
+
+    def auth(self, api_key: str) -> dict[str, str]:
+        return {"x-api-key": api_key, "anthropic-version": self.config.anthropic_version}
+
+    def path(self, request: Request) -> str:
+        return "/messages"
+
+    def translate(self, request: Request) -> dict[str, Any]:
+        talk = conversation(request, _DIALECT)
+        settings = Settings(request, _DIALECT)
+        fields: dict[str, Any] = {
+            "model": request.model,
+            "max_tokens": settings.take("max_completion_tokens", "max_tokens") or self.config.max_tokens,
+            "system": "\n\n".join(talk.system) or None,
+            "messages": [{"role": turn.role, "content": _content(turn.parts)} for turn in talk.turns],
+            "temperature": settings.take("temperature"),
+            "top_p": settings.take("top_p"),
+            "top_k": settings.take("top_k"),
+            "stop_sequences": settings.take_stop(),
+            "stream": settings.take("stream"),
+        }
+        if self.config.anthropic_version >= _WITHOUT_SAMPLING:
+            for sampling in ("temperature", "top_p", "top_k"):
+                if fields[sampling] is not None:
+                    refuse(sampling, _DIALECT, f"anthropic-version {self.config.anthropic_version} takes no {sampling}")
+        if user := settings.take("safety_identifier", "user"):
+            fields["metadata"] = {"user_id": user}
+        form, schema = settings.take_schema()
+        if form == "json":
+            refuse("response_format", _DIALECT, "there is no JSON mode without a schema; use type json_schema")
+        if form == "schema":
+            fields["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
+        settings.take("stream_options")  # asks for the usage, which comes in any case
+        settings.take_only("n", 1)
+        settings.done()
+        return {key: value for key, value in fields.items() if value is not None}
+
+    def max_output_tokens(self, request: Request) -> int | None:
+        own = super().max_output_tokens(request)
+        return self.config.max_tokens if own is None and request.dialect == SIMPLE else own
+
+    def settled(self, booked: Charge, usage: Usage) -> Charge:
+        """Cached reads don't count against a minute's input; output counts as produced, whatever max_tokens was."""
+        given = max(0, usage.input_tokens - usage.cached_tokens)
+        return Charge(tokens=given + usage.output_tokens, input_tokens=given, output_tokens=usage.output_tokens)
+
+    def call_id(self, body: Any, reply: Reply) -> str | None:
+        return request_id(reply, reply.headers.get("request-id"), at(body, "request_id"), at(body, "id"))
+
+    def error_in(self, body: Any) -> Any:
+        error = at(body, "error")
+        return error if error and (at(body, "type") == "error" or not at(body, "content")) else None
+
+    def judge(self, request: Request, reply: Reply, body: dict[str, Any]) -> Failure:
+        error = body.get("error")
+        message = clean(message_in(body), self.secrets(request))
+        detail = at(error, "details", "error_code")
+        kind = self._kind(request, reply, error, message)
+        code = code_name(detail, at(error, "type")) or f"http_{reply.status}"
+        wait = retry_after(reply)
+        if wait is None and kind is FailureKind.RATE_LIMIT:
+            wait = exhausted_reset(reply.headers, lambda text: until_timestamp(reply, text), _LIMITS)
+        resets = None
+        if kind is FailureKind.QUOTA:
+            resets = _regained(reply, message)
+            if resets is None and detail in _SPEND_LIMITS:
+                resets = until_next_month(reply)
+        return Failure(kind, code, message or f"HTTP {reply.status}", reply.status, retry_after=wait, resets_in=resets)
+
+    def _kind(self, request: Request, reply: Reply, error: Any, message: str) -> FailureKind:
+        kind, detail = at(error, "type"), at(error, "details", "error_code")
+        status = reply.status
+        if isinstance(detail, str) and detail in _SPEND_LIMITS:
+            return FailureKind.QUOTA
+        if status == 400 or (status < 300 and kind == "invalid_request_error"):
+            if _NO_MONEY.search(message):
+                return FailureKind.QUOTA
+            if _TOO_LONG.search(message):
+                return FailureKind.CONTEXT_LENGTH
+            return FailureKind.CONTENT_FILTER if _FILTERED.search(message) else FailureKind.BAD_REQUEST
+        if status == 403:
+            on_hold = isinstance(detail, str) and detail.startswith("organization")
+            return FailureKind.AUTH if on_hold else forbidden_kind(message, request.model)
+        if status == 404:
+            return missing_kind(message, request.model)
+        if status < 300:
+            return _BY_TYPE.get(kind, FailureKind.SERVER) if isinstance(kind, str) else FailureKind.SERVER
+        return http_failure(reply).kind
+
+    def answer(self, body: dict[str, Any], reply: Reply) -> Answer | None:
+        content = body.get("content")
+        if not isinstance(content, list):
+            return None
+        texts = [block["text"] for block in objects(content) if isinstance(block.get("text"), str)]
+        finish = name(body.get("stop_reason"))
+        failure = None
+        if finish == "refusal":
+            reason = clean(at(body, "stop_details", "explanation")) or "the model refused to answer"
+            failure = Failure(FailureKind.CONTENT_FILTER, "refusal", reason, reply.status)
+        return Answer(
+            usage=read_usage(body.get("usage")),
+            text=storable("".join(texts)) if texts or not content else None,
+            finish_reason=finish,
+            served_model=name(body.get("model")),
+            failure=failure,
+        )
+
+    def assemble(self, events: Iterator[Event]) -> Stream:
+        body: dict[str, Any] = {}
+        blocks: dict[int, dict[str, Any]] = {}
+        whole = False
+        for event in events:
+            data = decode(event.data.encode())
+            kind = at(data, "type")
+            if kind == "error" or event.name == "error":
+                return Stream(_with_blocks(body, blocks), at(data, "error") or {"type": "stream_error"}, False)
+            if kind == "message_start":
+                body = dict(table(data.get("message")))
+                body["usage"] = dict(table(body.get("usage")))
+            elif kind == "content_block_start":
+                blocks[count(data.get("index"))] = dict(table(data.get("content_block")))
+            elif kind == "content_block_delta":
+                _extend(blocks.setdefault(count(data.get("index")), {}), table(data.get("delta")))
+            elif kind == "message_delta":
+                body.update(table(data.get("delta")))
+                told = {key: value for key, value in table(data.get("usage")).items() if value is not None}
+                body["usage"] = {**table(body.get("usage")), **told}
+            elif kind == "message_stop":
+                whole = True
+                break
+        if not whole:
+            _estimate_output(body, blocks)
+        return Stream(_with_blocks(body, blocks), None, whole)
+
+    def build_list_models(self, api_key: str) -> Call:
+        return self.list_models_call("/models?limit=1000", api_key)
+
+    def read_list_models(self, reply: Reply) -> list[ModelInfo]:
+        return [
+            ModelInfo(model, name(entry.get("retires_at")))
+            for entry in objects(at(decode(reply.body), "data"))
+            if (model := name(entry.get("id")))
+        ]
+
+
+def read_usage(usage: Any) -> Usage | None:
+    """`input_tokens` on the wire leaves out what was written to or read from the cache; ours is all of it."""
+    if not isinstance(usage, dict) or not ("input_tokens" in usage or "output_tokens" in usage):
+        return None
+    written, cached = count(usage.get("cache_creation_input_tokens")), count(usage.get("cache_read_input_tokens"))
+    return Usage(
+        input_tokens=count(usage.get("input_tokens")) + written + cached,
+        output_tokens=count(usage.get("output_tokens")),
+        cached_tokens=cached,
+        cache_write_tokens=written,
+        reasoning_tokens=count(at(usage, "output_tokens_details", "thinking_tokens")),
+    )
+
+
+def _content(parts: tuple[TextPart | ImagePart, ...]) -> str | list[dict[str, Any]]:
+    if len(parts) == 1 and isinstance(parts[0], TextPart):
+        return parts[0].text
+    return [_block(part) for part in parts]
+
+
+def _block(part: TextPart | ImagePart) -> dict[str, Any]:
+    if isinstance(part, TextPart):
+        return {"type": "text", "text": part.text}
+    if part.url:
+        return {"type": "image", "source": {"type": "url", "url": part.url}}
+    return {"type": "image", "source": {"type": "base64", "media_type": part.media_type, "data": part.data}}
+
+
+def _regained(reply: Reply, message: str) -> float | None:
+    """Seconds until the day that a spend limit's message names, if it names one."""
+    match = _REGAIN.search(message)
+    if not match:
+        return None
+    year, month, day, hour, minute = (int(part or 0) for part in match.groups())
+    try:
+        return until(reply, datetime(year, month, day, hour, minute, tzinfo=UTC))
+    except ValueError:
+        return None
+
+
+_GROWING = {"text_delta": "text", "thinking_delta": "thinking", "signature_delta": "signature"}
+
+
+def _extend(block: dict[str, Any], delta: dict[str, Any]) -> None:
+    kind = delta.get("type")
+    if kind == "input_json_delta" and isinstance(part := delta.get("partial_json"), str):
+        block["partial_json"] = table_text(block, "partial_json") + part
+    elif kind == "citations_delta":
+        known = block.get("citations")
+        block["citations"] = [*(known if isinstance(known, list) else []), delta.get("citation")]
+    elif isinstance(kind, str) and (field := _GROWING.get(kind)) and isinstance(part := delta.get(field), str):
+        block[field] = table_text(block, field) + part
+
+
+def table_text(block: dict[str, Any], field: str) -> str:
+    """The text of a field, empty if it holds none yet."""
+    value = block.get(field)
+    return value if isinstance(value, str) else ""
+
+
+def _with_blocks(body: dict[str, Any], blocks: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    if not body:
+        return {}
+    for block in blocks.values():
+        partial = block.pop("partial_json", None)
+        if partial:
+            block["input"] = decode(partial.encode()) if decode(partial.encode()) is not None else partial
+    return {**body, "content": [blocks[index] for index in sorted(blocks)]}
+
+
+def _estimate_output(body: dict[str, Any], blocks: dict[int, dict[str, Any]]) -> None:
+    """A cut stream told its input but not its final output: the characters that came, four a token, stand for it."""
+    if not body:
+        return
+    characters = sum(
+        len(table_text(block, field)) for block in blocks.values() for field in ("text", "thinking", "partial_json")
+    )
+    usage = table(body.get("usage"))
+    body["usage"] = {**usage, "output_tokens": max(count(usage.get("output_tokens")), -(-characters // 4))}

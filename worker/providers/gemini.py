@@ -1,0 +1,316 @@
+"""The Gemini dialect: generateContent of Google's Generative Language API.
+
+It does not send or retry, and it does not know Vertex AI, whose addresses and authentication differ.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, ClassVar
+from urllib.parse import quote
+
+from models.request import SIMPLE, Failure, FailureKind, ModelInfo, Request, Usage
+from worker.limits.shapes import Charge
+from worker.providers.base import Call, Reply, http_failure
+from worker.providers.chat import Answer, ChatProvider, Stream
+from worker.providers.events import Event
+from worker.providers.failures import (
+    clean,
+    code_name,
+    duration,
+    message_in,
+    missing_kind,
+    names_model,
+    request_id,
+    retry_after,
+    until_pacific_midnight,
+)
+from worker.providers.neutral import ImagePart, Settings, TextPart, conversation, refuse
+from worker.providers.replies import at, count, decode, encode, name, objects, storable, table
+
+_DIALECT = "Gemini"
+_PREFIXES = ("models/", "tunedModels/")
+_BAD_KEY = re.compile(r"api[ _]?key (?:not valid|not found|expired|is invalid)|valid api key", re.IGNORECASE)
+_BAD_KEY_REASONS = {"API_KEY_INVALID", "API_KEY_EXPIRED", "API_KEY_NOT_FOUND"}
+_ACCOUNT = re.compile(
+    r"api[ _]?key|account|project|billing|consumer|credential|leaked|suspended|location", re.IGNORECASE
+)
+_FILE = re.compile(r"\bfiles?\b|fileuri|cached ?content", re.IGNORECASE)
+_MONEY = re.compile(r"billing|credits?|prepay", re.IGNORECASE)
+_NO_CREDIT = re.compile(r"credits? (?:are|is|have been) depleted|prepayment|out of credits?", re.IGNORECASE)
+_TOO_LONG = re.compile(r"token count.{0,40}exceeds|exceeds the maximum number of tokens", re.IGNORECASE)
+_TOO_LARGE = re.compile(r"payload size exceeds|request too large", re.IGNORECASE)
+_LIMIT_ZERO = re.compile(r"\blimit: 0\b")
+_RETRY_IN = re.compile(r"retry in ([0-9hms.]+s)\b")
+_BY_STATUS = {
+    "INVALID_ARGUMENT": 400,
+    "FAILED_PRECONDITION": 400,
+    "UNAUTHENTICATED": 401,
+    "PERMISSION_DENIED": 403,
+    "NOT_FOUND": 404,
+    "RESOURCE_EXHAUSTED": 429,
+}
+"""What an error's status stands for where it comes inside a 200; the others are the server's own."""
+_FILTERS = {
+    "SAFETY",
+    "RECITATION",
+    "BLOCKLIST",
+    "PROHIBITED_CONTENT",
+    "SPII",
+    "MODEL_ARMOR",
+    "IMAGE_SAFETY",
+    "IMAGE_PROHIBITED_CONTENT",
+    "IMAGE_RECITATION",
+}
+_WHOLE = {"STOP", "MAX_TOKENS", "FINISH_REASON_UNSPECIFIED"}
+_OF_THE_REQUEST = {"LANGUAGE", "MISSING_THOUGHT_SIGNATURE"}
+
+
+class Gemini(ChatProvider):
+    """generateContent with an x-goog-api-key; the model stands in the URL."""
+
+    dialect: ClassVar[str] = "gemini"
+
+    def auth(self, api_key: str) -> dict[str, str]:
+        return {"x-goog-api-key": api_key}
+
+    def path(self, request: Request) -> str:
+        prefix = next((prefix for prefix in _PREFIXES if request.model.startswith(prefix)), "")
+        model = quote(request.model.removeprefix(prefix), safe="")
+        verb = "streamGenerateContent?alt=sse" if request.stream else "generateContent"
+        return f"/{prefix or 'models/'}{model}:{verb}"
+
+    def own_body(self, request: Request) -> bytes:
+        """Always untouched: the model isn't in it."""
+        return encode(dict(request.input)) if request.body is None else request.body
+
+    def translate(self, request: Request) -> dict[str, Any]:
+        talk = conversation(request, _DIALECT)
+        settings = Settings(request, _DIALECT)
+        config = {
+            "temperature": settings.take("temperature"),
+            "topP": settings.take("top_p"),
+            "topK": settings.take("top_k"),
+            "maxOutputTokens": settings.take("max_completion_tokens", "max_tokens"),
+            "stopSequences": settings.take_stop(),
+            "seed": settings.take("seed"),
+            "candidateCount": settings.take("n"),
+            "presencePenalty": settings.take("presence_penalty"),
+            "frequencyPenalty": settings.take("frequency_penalty"),
+        }
+        form, schema = settings.take_schema()
+        if form != "text":
+            config["responseMimeType"] = "application/json"
+            config["responseJsonSchema"] = schema
+        settings.take("stream")  # says so in the URL
+        settings.take("stream_options")  # asks for the usage, which comes in any case
+        settings.done()
+        config = {key: value for key, value in config.items() if value is not None}
+        body: dict[str, Any] = {}
+        if talk.system:
+            body["systemInstruction"] = {"parts": [{"text": text} for text in talk.system]}
+        body["contents"] = [
+            {"role": "model" if turn.role == "assistant" else "user", "parts": [_part(part) for part in turn.parts]}
+            for turn in talk.turns
+        ]
+        if config:
+            body["generationConfig"] = config
+        return body
+
+    def max_output_tokens(self, request: Request) -> int | None:
+        if request.dialect == SIMPLE:
+            return super().max_output_tokens(request)
+        config = at(request.input, "generationConfig") or at(request.input, "generation_config")
+        return count(at(config, "maxOutputTokens") or at(config, "max_output_tokens")) or None
+
+    def charge(self, request: Request, input_tokens: int, output_tokens: int) -> Charge:
+        """Gemini counts a minute's input tokens only."""
+        return Charge(tokens=input_tokens, input_tokens=input_tokens, output_tokens=output_tokens)
+
+    def settled(self, booked: Charge, usage: Usage) -> Charge:
+        return Charge(tokens=usage.input_tokens, input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
+
+    def call_id(self, body: Any, reply: Reply) -> str | None:
+        return request_id(reply, at(body, "responseId"))
+
+    def error_in(self, body: Any) -> Any:
+        return at(body, "error") or None
+
+    def judge(self, request: Request, reply: Reply, body: dict[str, Any]) -> Failure:
+        error = body.get("error")
+        message = clean(message_in(body), self.secrets(request))
+        details = list(objects(at(error, "details")))
+        quotas = [quota for detail in details for quota in objects(detail.get("violations"))]
+        kind = self._kind(request, reply, error, message)
+        code = code_name(*(detail.get("reason") for detail in details), at(error, "status"), at(error, "code"))
+        wait = retry_after(reply)
+        if wait is None:
+            delays = [duration(detail.get("retryDelay")) for detail in details if "retryDelay" in detail]
+            in_text = _RETRY_IN.search(message)
+            wait = next((delay for delay in delays if delay is not None), None)
+            wait = duration(in_text[1]) if wait is None and in_text else wait
+        resets = until_pacific_midnight(reply) if kind is FailureKind.QUOTA and _per_day(quotas) else None
+        return Failure(
+            kind,
+            code or f"http_{reply.status}",
+            message or f"HTTP {reply.status}",
+            reply.status,
+            retry_after=wait,
+            resets_in=resets,
+        )
+
+    def _kind(self, request: Request, reply: Reply, error: Any, message: str) -> FailureKind:
+        status, grpc = reply.status, at(error, "status")
+        details = list(objects(at(error, "details")))
+        reasons = {reason for detail in details if isinstance(reason := detail.get("reason"), str)}
+        if status < 300:
+            told = at(error, "code")
+            status = _BY_STATUS.get(grpc, 500) if isinstance(grpc, str) else told if isinstance(told, int) else 500
+        if status in (400, 401, 403) and (reasons & _BAD_KEY_REASONS or _BAD_KEY.search(message)):
+            return FailureKind.AUTH
+        if status == 400:
+            if grpc == "FAILED_PRECONDITION":
+                return FailureKind.QUOTA if _MONEY.search(message) else FailureKind.AUTH
+            if _TOO_LONG.search(message):
+                return FailureKind.CONTEXT_LENGTH
+            return FailureKind.TOO_LARGE if _TOO_LARGE.search(message) else FailureKind.BAD_REQUEST
+        if status == 403:
+            return _forbidden(message, reasons, request.model)
+        if status == 404:
+            return missing_kind(message, request.model)
+        if status == 429:
+            quotas = [quota for detail in details for quota in objects(detail.get("violations"))]
+            return _exhausted(message, quotas)
+        if status == 499:
+            return FailureKind.SERVER
+        return http_failure(Reply(status, {}, b"")).kind
+
+    def answer(self, body: dict[str, Any], reply: Reply) -> Answer | None:
+        usage = read_usage(body.get("usageMetadata"))
+        served = name(body.get("modelVersion"))
+        candidate = at(body, "candidates", 0)
+        blocked = at(body, "promptFeedback", "blockReason")
+        if not isinstance(candidate, dict):
+            if isinstance(blocked, str) and blocked:
+                reason = clean(at(body, "promptFeedback", "blockReasonMessage")) or "the prompt was blocked"
+                refused = Failure(FailureKind.CONTENT_FILTER, code_name(blocked) or "blocked", reason, reply.status)
+                return Answer(usage, None, name(blocked), served, refused)
+            return None if usage is None else Answer(usage, served_model=served, failure=_no_candidate(reply))
+        parts = list(objects(at(candidate, "content", "parts")))
+        texts = [
+            part["text"] for part in parts if isinstance(part.get("text"), str) and part.get("thought") is not True
+        ]
+        finish = name(candidate.get("finishReason"))
+        visible = "".join(texts) or any("text" not in part for part in parts)
+        failure = None if visible or finish is None or finish in _WHOLE else _empty(finish, candidate, reply)
+        text = storable("".join(texts)) if texts or not parts else None
+        return Answer(usage, text, finish, served, failure)
+
+    def assemble(self, events: Iterator[Event]) -> Stream:
+        body: dict[str, Any] = {}
+        candidates: dict[int, dict[str, Any]] = {}
+        for event in events:
+            chunk = decode(event.data.encode())
+            if not isinstance(chunk, dict):
+                continue
+            if error := self.error_in(chunk):
+                return Stream(_with_candidates(body, candidates), error, False)
+            body.update((key, value) for key, value in chunk.items() if key != "candidates")
+            for part in objects(chunk.get("candidates")):
+                _add(candidates.setdefault(count(part.get("index")), {}), part)
+        if candidates:
+            whole = all(candidate.get("finishReason") for candidate in candidates.values())
+        else:
+            whole = bool(at(body, "promptFeedback", "blockReason"))
+        return Stream(_with_candidates(body, candidates), None, whole)
+
+    def build_list_models(self, api_key: str) -> Call:
+        return self.list_models_call("/models?pageSize=1000", api_key)
+
+    def read_list_models(self, reply: Reply) -> list[ModelInfo]:
+        return [
+            ModelInfo(model.removeprefix("models/"))
+            for entry in objects(at(decode(reply.body), "models"))
+            if (model := name(entry.get("name")))
+        ]
+
+
+def read_usage(usage: Any) -> Usage | None:
+    """Thoughts are billed as output but stand beside candidatesTokenCount; cached tokens are part of promptTokenCount."""
+    if not isinstance(usage, dict) or not ("promptTokenCount" in usage or "totalTokenCount" in usage):
+        return None
+    thoughts = count(usage.get("thoughtsTokenCount"))
+    return Usage(
+        input_tokens=count(usage.get("promptTokenCount")) + count(usage.get("toolUsePromptTokenCount")),
+        output_tokens=count(usage.get("candidatesTokenCount")) + thoughts,
+        cached_tokens=count(usage.get("cachedContentTokenCount")),
+        reasoning_tokens=thoughts,
+    )
+
+
+def _part(part: TextPart | ImagePart) -> dict[str, Any]:
+    if isinstance(part, TextPart):
+        return {"text": part.text}
+    if part.url:
+        refuse(part.where, _DIALECT, "it takes no image URLs; give the image as a base64 data URL")
+    return {"inlineData": {"mimeType": part.media_type, "data": part.data}}
+
+
+def _forbidden(message: str, reasons: set[str], model: str) -> FailureKind:
+    if names_model(message, model) or re.search("tuned ?model", message, re.IGNORECASE):
+        return FailureKind.KEY_MODEL
+    if _FILE.search(message) and not reasons:
+        return FailureKind.BAD_REQUEST  # somebody else's file: this request's own fault
+    return FailureKind.AUTH if reasons or _ACCOUNT.search(message) else FailureKind.KEY_MODEL
+
+
+def _exhausted(message: str, quotas: list[dict[str, Any]]) -> FailureKind:
+    """A 429: a plan without this model, an empty purse, a day's quota, else a minute's."""
+    if _LIMIT_ZERO.search(message) or any(quota.get("quotaValue") in ("0", 0) for quota in quotas):
+        return FailureKind.KEY_MODEL
+    return FailureKind.QUOTA if _per_day(quotas) or _NO_CREDIT.search(message) else FailureKind.RATE_LIMIT
+
+
+def _per_day(quotas: list[dict[str, Any]]) -> bool:
+    return any("PerDay" in quota_id for quota in quotas if isinstance(quota_id := quota.get("quotaId"), str))
+
+
+def _empty(finish: str, candidate: dict[str, Any], reply: Reply) -> Failure:
+    """An answer without content that ended neither by itself nor by its bound."""
+    if finish in _FILTERS:
+        kind = FailureKind.CONTENT_FILTER
+    else:
+        kind = FailureKind.BAD_REQUEST if finish in _OF_THE_REQUEST else FailureKind.SERVER
+    reason = clean(candidate.get("finishMessage")) or f"the answer is empty and ended with {finish}"
+    return Failure(kind, code_name(finish) or "no_content", reason, reply.status)
+
+
+def _no_candidate(reply: Reply) -> Failure:
+    message = "the reply tells its usage but holds no candidate"
+    return Failure(FailureKind.NETWORK, "unreadable_reply", message, reply.status)
+
+
+def _with_candidates(body: dict[str, Any], candidates: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    if not candidates:
+        return body
+    return {**body, "candidates": [candidates[index] for index in sorted(candidates)]}
+
+
+def _add(candidate: dict[str, Any], chunk: dict[str, Any]) -> None:
+    """Adds one chunk of a candidate: its parts follow the parts so far, everything else replaces."""
+    content = table(candidate.get("content"))
+    parts = content.get("parts", [])
+    for part in objects(at(chunk, "content", "parts")):
+        last = parts[-1] if parts else {}
+        if _is_text(part) and _is_text(last) and part.get("thought") == last.get("thought"):
+            last["text"] += part["text"]
+        else:
+            parts.append(dict(part))
+    role = at(chunk, "content", "role") or content.get("role") or "model"
+    candidate.update(chunk)
+    candidate["content"] = {"parts": parts, "role": role}
+
+
+def _is_text(part: dict[str, Any]) -> bool:
+    return isinstance(part.get("text"), str) and not part.keys() - {"text", "thought"}

@@ -1,0 +1,264 @@
+"""The OpenAI dialect: chat/completions, as OpenAI and the many compatible servers speak it.
+
+It does not send or retry; it knows no vendor beyond the dialect.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+from models.request import Failure, FailureKind, ModelInfo, Request, Usage
+from worker.limits.shapes import Charge
+from worker.providers.base import Call, Reply, http_failure
+from worker.providers.chat import Answer, ChatProvider, Stream
+from worker.providers.events import Event
+from worker.providers.failures import (
+    clean,
+    code_name,
+    duration,
+    exhausted_reset,
+    forbidden_kind,
+    message_in,
+    missing_kind,
+    request_id,
+    retry_after,
+)
+from worker.providers.replies import at, count, decode, name, objects, storable, table
+
+_BY_CODE = {
+    "insufficient_quota": FailureKind.QUOTA,
+    "credit_balance_exhausted": FailureKind.QUOTA,
+    "organization_spend_limit_exceeded": FailureKind.QUOTA,
+    "project_spend_limit_exceeded": FailureKind.QUOTA,
+    "organization_usage_limit_exceeded": FailureKind.QUOTA,
+    "billing_hard_limit_reached": FailureKind.QUOTA,
+    "billing_not_active": FailureKind.QUOTA,
+    "access_terminated": FailureKind.AUTH,
+    "account_deactivated": FailureKind.AUTH,
+    "invalid_api_key": FailureKind.AUTH,
+    "unsupported_country_region_territory": FailureKind.AUTH,
+    "model_not_found": FailureKind.MODEL,
+    "context_length_exceeded": FailureKind.CONTEXT_LENGTH,
+    "content_filter": FailureKind.CONTENT_FILTER,
+    "content_policy_violation": FailureKind.CONTENT_FILTER,
+    "request_too_large": FailureKind.TOO_LARGE,
+}
+"""Codes that tell more than the status does."""
+_BY_CODE_IN_200 = {
+    "rate_limit_exceeded": FailureKind.RATE_LIMIT,
+    "rate_limit_error": FailureKind.RATE_LIMIT,
+    "requests": FailureKind.RATE_LIMIT,
+    "tokens": FailureKind.RATE_LIMIT,
+    "slow_down": FailureKind.RATE_LIMIT,
+    "authentication_error": FailureKind.AUTH,
+    "permission_error": FailureKind.KEY_MODEL,
+    "invalid_prompt": FailureKind.BAD_REQUEST,
+    "invalid_request_error": FailureKind.BAD_REQUEST,
+}
+"""Codes that stand for the status where an error comes inside a 200."""
+_TOO_LONG = re.compile(r"maximum context length|context[ _]window|reduce the length of the messages", re.IGNORECASE)
+_TOO_LARGE = re.compile(r"request too large", re.IGNORECASE)
+_UNAVAILABLE = re.compile(r"resource[ _]unavailable", re.IGNORECASE)
+_FLAGGED = re.compile(r"flagged as potentially violating|content management policy", re.IGNORECASE)
+_LIMITS = tuple(
+    (f"x-ratelimit-remaining-{what}", f"x-ratelimit-reset-{what}") for what in ("requests", "tokens", "project-tokens")
+)
+
+
+class OpenAI(ChatProvider):
+    """chat/completions with a bearer key."""
+
+    dialect: ClassVar[str] = "openai"
+
+    def auth(self, api_key: str) -> dict[str, str]:
+        return {"authorization": f"Bearer {api_key}"}
+
+    def path(self, request: Request) -> str:
+        return "/chat/completions"
+
+    def translate(self, request: Request) -> dict[str, Any]:
+        """The neutral shape is this dialect's own: every field passes as it is. A stream is asked to tell its usage."""
+        body = {"model": request.model, **{key: value for key, value in request.input.items() if key != "model"}}
+        if request.stream and "include_usage" not in table(body.get("stream_options")):
+            body["stream_options"] = {**table(body.get("stream_options")), "include_usage": True}
+        return body
+
+    def charge(self, request: Request, input_tokens: int, output_tokens: int) -> Charge:
+        """OpenAI charges a minute's tokens when the call starts: the larger of max_tokens and its estimate of the input."""
+        booked = max(self.max_output_tokens(request) or 0, input_tokens)
+        return Charge(tokens=booked, input_tokens=input_tokens, output_tokens=output_tokens)
+
+    def settled(self, booked: Charge, usage: Usage) -> Charge:
+        """Nothing is refunded and nothing added: what was charged at the start stays charged."""
+        return booked
+
+    def call_id(self, body: Any, reply: Reply) -> str | None:
+        return request_id(reply, reply.headers.get("x-request-id"), at(body, "id"))
+
+    def error_in(self, body: Any) -> Any:
+        error = at(body, "error")
+        return error if error and not at(body, "choices") else None
+
+    def judge(self, request: Request, reply: Reply, body: dict[str, Any]) -> Failure:
+        error = body.get("error")
+        message = clean(message_in(body), self.secrets(request))
+        kind = self._kind(request, reply, error, message)
+        code = code_name(at(error, "code"), at(error, "type"), body.get("code")) or f"http_{reply.status}"
+        wait = retry_after(reply)
+        if wait is None and kind is FailureKind.RATE_LIMIT:
+            wait = exhausted_reset(reply.headers, duration, _LIMITS)
+        return Failure(kind, code, message or f"HTTP {reply.status}", reply.status, retry_after=wait)
+
+    def _kind(self, request: Request, reply: Reply, error: Any, message: str) -> FailureKind:
+        codes = [value for key in ("code", "type") if isinstance(value := at(error, key), str)]
+        status = reply.status
+        if status < 300:
+            told = at(error, "code")  # gateways put the status that they got into the body
+            status = told if isinstance(told, int) and 400 <= told < 600 else 200
+        kind = next((_BY_CODE[code] for code in codes if code in _BY_CODE), None)
+        if kind is FailureKind.MODEL and status == 403:
+            return FailureKind.KEY_MODEL
+        if kind is not None:
+            return kind
+        if status == 429:
+            if _TOO_LARGE.search(message):
+                return FailureKind.TOO_LARGE
+            return FailureKind.SERVER if _UNAVAILABLE.search(message) else FailureKind.RATE_LIMIT
+        if status == 403:
+            return forbidden_kind(message, request.model)
+        if status == 404:
+            return missing_kind(message, request.model)
+        if status in (200, 400, 422) and _TOO_LONG.search(message):
+            return FailureKind.CONTEXT_LENGTH
+        if status in (200, 400) and _FLAGGED.search(message):
+            return FailureKind.CONTENT_FILTER
+        if status == 200:
+            return next((_BY_CODE_IN_200[code] for code in codes if code in _BY_CODE_IN_200), FailureKind.SERVER)
+        return http_failure(Reply(status, {}, b"")).kind
+
+    def answer(self, body: dict[str, Any], reply: Reply) -> Answer | None:
+        choice = at(body, "choices", 0)
+        message = at(choice, "message")
+        usage = read_usage(body.get("usage"))
+        if not isinstance(message, dict):
+            return None if usage is None else Answer(usage=usage, failure=_no_choice(reply))
+        content = message.get("content")
+        text = storable(content) if isinstance(content, str) else _joined(content)
+        finish = name(choice.get("finish_reason"))
+        failure = None
+        if not text and not message.get("tool_calls") and not message.get("function_call"):
+            refusal = clean(message.get("refusal"))
+            if refusal:
+                failure = Failure(FailureKind.CONTENT_FILTER, "refusal", refusal, reply.status)
+            elif finish == "content_filter":
+                reason = "the provider's content filter removed the whole answer"
+                failure = Failure(FailureKind.CONTENT_FILTER, "content_filter", reason, reply.status)
+        return Answer(usage, text, finish, name(body.get("model")), failure)
+
+    def assemble(self, events: Iterator[Event]) -> Stream:
+        body: dict[str, Any] = {}
+        choices: dict[int, dict[str, Any]] = {}
+        for event in events:
+            if event.data == "[DONE]":
+                break
+            chunk = decode(event.data.encode())
+            if not isinstance(chunk, dict):
+                continue
+            if error := self.error_in(chunk):
+                return Stream(_with_choices(body, choices), error, False)
+            for key, value in chunk.items():
+                if key != "choices" and (value is not None or key not in body):
+                    body[key] = value
+            for part in objects(chunk.get("choices")):
+                _add(choices, part)
+        whole = bool(choices) and all(choice.get("finish_reason") for choice in choices.values())
+        return Stream(_with_choices(body, choices), None, whole)
+
+    def build_list_models(self, api_key: str) -> Call:
+        return self.list_models_call("/models", api_key)
+
+    def read_list_models(self, reply: Reply) -> list[ModelInfo]:
+        return [
+            ModelInfo(model, name(entry.get("shutdown_date")))
+            for entry in objects(at(decode(reply.body), "data"))
+            if (model := name(entry.get("id")))
+        ]
+
+
+def read_usage(usage: Any) -> Usage | None:
+    """Cached and written tokens are part of prompt_tokens, reasoning is part of completion_tokens.
+
+    One family of compatible servers counts reasoning apart from completion_tokens; its total_tokens tells.
+    """
+    if not isinstance(usage, dict) or not ("prompt_tokens" in usage or "completion_tokens" in usage):
+        return None
+    given, made = count(usage.get("prompt_tokens")), count(usage.get("completion_tokens"))
+    reasoning = count(at(usage, "completion_tokens_details", "reasoning_tokens"))
+    if reasoning and count(usage.get("total_tokens")) == given + made + reasoning:
+        made += reasoning
+    return Usage(
+        input_tokens=given,
+        output_tokens=made,
+        cached_tokens=count(at(usage, "prompt_tokens_details", "cached_tokens")),
+        cache_write_tokens=count(at(usage, "prompt_tokens_details", "cache_write_tokens")),
+        reasoning_tokens=reasoning,
+    )
+
+
+def _no_choice(reply: Reply) -> Failure:
+    message = "the reply tells its usage but holds no choice"
+    return Failure(FailureKind.NETWORK, "unreadable_reply", message, reply.status)
+
+
+def _joined(content: Any) -> str | None:
+    """The text of a content that came as a list of parts, as some compatible servers send it."""
+    texts = [part["text"] for part in objects(content) if isinstance(part.get("text"), str)]
+    return storable("".join(texts)) if texts else None
+
+
+def _with_choices(body: dict[str, Any], choices: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    if not body and not choices:
+        return {}
+    ordered = [choices[index] for index in sorted(choices)]
+    for choice in ordered:
+        calls = choice["message"].get("tool_calls")
+        if isinstance(calls, dict):
+            choice["message"]["tool_calls"] = [calls[index] for index in sorted(calls)]
+    return {**body, "object": "chat.completion", "choices": ordered}
+
+
+def _add(choices: dict[int, dict[str, Any]], part: dict[str, Any]) -> None:
+    """Adds one chunk's part of a choice: texts grow, lists grow, other values replace."""
+    index = count(part.get("index"))
+    choice = choices.setdefault(
+        index, {"index": index, "message": {"role": "assistant", "content": None}, "finish_reason": None}
+    )
+    if isinstance(finish := part.get("finish_reason"), str):
+        choice["finish_reason"] = finish
+    for key, value in table(part.get("logprobs")).items():
+        if isinstance(value, list):
+            lists = choice.setdefault("logprobs", {})
+            lists[key] = lists.get(key, []) + value
+    message = choice["message"]
+    for key, value in table(part.get("delta")).items():
+        if key == "tool_calls":
+            calls = message.setdefault("tool_calls", {})
+            for call in objects(value):
+                _grow(calls.setdefault(count(call.get("index")), {}), call)
+        elif key != "role":
+            _grow(message, {key: value})
+
+
+def _grow(whole: dict[str, Any], part: dict[str, Any]) -> None:
+    for key, value in part.items():
+        old = whole.get(key)
+        if key == "index" or (value is None and key in whole):
+            continue
+        if isinstance(value, str) and isinstance(old, str) and key not in ("id", "type"):
+            whole[key] = old + value
+        elif isinstance(value, dict) and isinstance(old, dict):
+            _grow(old, value)
+        else:
+            whole[key] = dict(value) if isinstance(value, dict) else value

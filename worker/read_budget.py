@@ -1,0 +1,96 @@
+"""The bytes of half-read replies that a process holds: collected here, bounded for all calls together.
+
+It does not read or wait on a socket; whoever reads asks it before going on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections import deque
+from types import TracebackType
+from typing import Self
+
+_PASSES = 8
+"""So many readers go on beyond the budget, so that those who hold it all can finish; more than one, because one may be slow."""
+_BLOCK_BYTES = 16 * 1024
+
+
+class ReadBudget:
+    """`limit` bytes for all readers together; beyond it they pause, all but a few, until others are done."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.held = 0
+        self._passes: set[Reading] = set()
+        self._waiting: deque[tuple[Reading, asyncio.Future[None]]] = deque()
+
+    def reading(self, *, pack: bool = False) -> Reading:
+        """A reader for one reply, as a context. `pack`: hold what comes compressed (streams repeat themselves a lot)."""
+        return Reading(self, pack)
+
+    async def _room(self, reading: Reading) -> None:
+        if len(self._passes) < _PASSES:
+            self._passes.add(reading)
+            return
+        woken = asyncio.get_running_loop().create_future()
+        self._waiting.append((reading, woken))
+        await woken
+
+    def _release(self, reading: Reading) -> None:
+        self.held -= reading.held
+        self._passes.discard(reading)
+        while self._waiting and (self.held <= self.limit or len(self._passes) < _PASSES):
+            waiter, woken = self._waiting.popleft()
+            if woken.done():  # its call was cancelled
+                continue
+            if self.held > self.limit:
+                self._passes.add(waiter)
+            woken.set_result(None)
+
+
+class Reading:
+    """What is read of one reply so far. `size` is the bytes that came, `held` those that it takes to keep them."""
+
+    __slots__ = ("_budget", "_fresh", "_fresh_bytes", "_packed", "_packs", "held", "size")
+
+    def __init__(self, budget: ReadBudget, packs: bool) -> None:
+        self._budget = budget
+        self._packs = packs
+        self._packed: list[bytes] = []
+        self._fresh: list[bytes] = []
+        self._fresh_bytes = 0
+        self.size = self.held = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._budget._release(self)
+
+    def add(self, chunk: bytes) -> None:
+        """Keeps a piece of the reply."""
+        self._fresh.append(chunk)
+        self._fresh_bytes += len(chunk)
+        self.size += len(chunk)
+        grown = len(chunk)
+        if self._packs and self._fresh_bytes > _BLOCK_BYTES:
+            block = zlib.compress(b"".join(self._fresh), 1)
+            grown += len(block) - self._fresh_bytes
+            self._packed.append(block)
+            self._fresh.clear()
+            self._fresh_bytes = 0
+        self.held += grown
+        self._budget.held += grown
+
+    def body(self) -> bytes:
+        """Everything read so far."""
+        return b"".join([*(zlib.decompress(block) for block in self._packed), *self._fresh])
+
+    async def room(self) -> None:
+        """Returns when this reader may read on: at once while the budget holds."""
+        budget = self._budget
+        if budget.held > budget.limit and self not in budget._passes:
+            await budget._room(self)
