@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from models.config import Config, KeyConfig, ProviderConfig, Secret
+from models.config import Config
 from models.config_file import load_config_text
-from models.errors import ConfigError, NotFoundError
+from models.errors import NotFoundError
 
 CANARY = "sk-canary-7f3e9b1c"
 
@@ -335,90 +334,9 @@ def test_limits_on_every_model_or_on_one_side_of_the_tokens_are_limits() -> None
 def test_a_tree_is_frozen() -> None:
     config = a_config()
     with pytest.raises(ValueError, match="frozen"):
-        config.providers[0].max_tokens = 5  # type: ignore[misc]
+        config.providers[0].max_tokens = 5
 
 
 def test_a_python_float_is_no_price() -> None:
     pricing = {"input_token_cost": 0.1, "output_token_cost": "0.1"}
     assert "not a float" in problem({"id": "openai", "keys": [a_key(pricing=pricing)]})
-
-
-def secretive() -> Config:
-    return a_config(
-        {
-            "id": "openai",
-            "keys": [a_key(secret=CANARY)],
-            "headers": {"x-gateway": CANARY},
-            "options": {"token": CANARY},
-        },
-        redis_url=f"rediss://user:{CANARY}@redis.example:6380/1",
-        database_url=f"postgresql://user:{CANARY}@db.example/truckllm?sslmode=require",
-    )
-
-
-def test_secrets_are_in_no_repr_and_no_dump() -> None:
-    config = secretive()
-    key = config.providers[0].keys[0]
-    shown = [
-        repr(config),
-        str(config),
-        repr(key),
-        str(key.secret),
-        repr(key.secret),
-        f"{key.secret}",
-        f"{key.secret:>40}",
-    ]
-    shown += [str(config.model_dump()), config.model_dump_json(), str(config.warnings), repr(copy.deepcopy(config))]
-    assert all(CANARY not in text for text in shown)
-    assert key.secret.reveal() == CANARY
-    assert config.providers[0].headers == {"x-gateway": CANARY}
-    assert config.redis_url == f"rediss://user:{CANARY}@redis.example:6380/1"
-
-
-def test_the_hash_tells_settings_apart_and_not_secrets() -> None:
-    config = secretive()
-    other_secrets = secretive().model_copy(update={"redis_url": None, "database_url": None})
-    key = KeyConfig.model_validate(a_key(secret="another"))
-    provider = config.providers[0].model_copy(update={"keys": (key,), "headers": {"x-gateway": "another"}})
-    same = other_secrets.model_copy(update={"providers": (provider,)})
-    assert same.config_hash() == config.config_hash()
-    limited = provider.model_copy(update={"keys": (key.model_copy(update={"limit_req_per_min": 61}),)})
-    assert same.model_copy(update={"providers": (limited,)}).config_hash() != config.config_hash()
-    assert len(config.config_hash()) == 16
-
-
-def test_secrets_compare_without_being_shown() -> None:
-    assert Secret(CANARY) == Secret(CANARY)
-    assert Secret(CANARY) != Secret("another")
-    assert Secret(CANARY) != CANARY
-    assert len({Secret(CANARY), Secret(CANARY)}) == 1
-
-
-@pytest.mark.parametrize(
-    "secret",
-    [f"{CANARY} x", f"{CANARY}\n{CANARY}", f"{CANARY}é", f"{CANARY}\0", [CANARY], {"value": CANARY}, 12345678, "", " "],
-)
-def test_a_wrong_secret_is_refused_without_being_shown(secret: object) -> None:
-    said = problem({"id": "openai", "keys": [a_key(secret=secret)]})
-    assert "secret" in said
-    assert CANARY not in said
-    assert "12345678" not in said
-
-
-def test_a_secret_that_was_read_with_its_newline_works() -> None:
-    assert (
-        a_config({"id": "openai", "keys": [a_key(secret=f"{CANARY}\n")]}).providers[0].keys[0].secret.reveal() == CANARY
-    )
-
-
-def test_a_missing_secret_names_variable_and_key_when_it_is_needed() -> None:
-    config = load_config_text(GUIDE_BLOCKS["openai"], secrets=False, environ={})
-    secret = config.providers[0].keys[0].secret
-    assert not secret.usable
-    with pytest.raises(ConfigError, match=r"providers\[0\]\.keys\[0\]\.secret.*OPENAI_API_KEY is not set"):
-        secret.reveal()
-
-
-def test_a_provider_can_be_made_in_python() -> None:
-    provider = ProviderConfig(id="openai", keys=(KeyConfig(id="a", secret=Secret(CANARY), limit_req_per_min=3),))
-    assert (provider.type, provider.keys[0].secret.reveal()) == ("openai", CANARY)
