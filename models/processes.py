@@ -1,0 +1,229 @@
+"""Processes of this machine: who they are, a child kept running, a child tied to its parent's life.
+
+It does not know what any of them does. A pid alone names nobody: pids are used again, so a process is named by host, boot, pid
+and start time together.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+BACKOFF_SECONDS = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
+"""How long a child that died is let lie, by how often in a row it died young."""
+
+STEADY_SECONDS = 60.0
+"""A child that lived so long was no early death: its next restart is at once again."""
+
+_PR_SET_PDEATHSIG = 1
+_DEAD_STATES = frozenset("ZXx")
+_TAIL_BYTES = 4096
+
+
+def host() -> str:
+    """This machine's name."""
+    return socket.gethostname()
+
+
+@functools.cache
+def boot_id() -> str:
+    """A name of this boot of the machine; after a restart, pids mean nothing any more."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return _output(["sysctl", "-n", "kern.bootsessionuuid"]) or "unknown"
+
+
+def started(pid: int) -> float | None:
+    """When the process started: seconds on a clock of this boot, only good for comparing. None when it is dead or a zombie."""
+    if sys.platform == "linux":
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        except OSError:
+            return None
+        fields = stat.rpartition(")")[2].split()  # the name in parentheses may hold spaces
+        return None if fields[0] in _DEAD_STATES else int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    state, _, since = _output(["ps", "-o", "stat=,lstart=", "-p", str(pid)]).partition(" ")
+    if not since or state[0] in _DEAD_STATES:
+        return None
+    return time.mktime(time.strptime(since.strip(), "%a %b %d %H:%M:%S %Y"))
+
+
+def alive(pid: int, pid_started: float, boot: str) -> bool:
+    """Whether exactly this process still lives on this machine."""
+    return boot == boot_id() and started(pid) == pid_started
+
+
+def _output(command: list[str]) -> str:
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=5, env={**os.environ, "LC_ALL": "C"}
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()
+
+
+def die_with_parent() -> None:
+    """Asks Linux to kill this process when the thread that started it ends; elsewhere only the parent's pipe tells.
+
+    A process that hangs can't read a pipe, so on Linux both are used.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A child that ended by itself: `code` as of subprocess (negative = by that signal), `last_line` of its log."""
+
+    name: str
+    code: int
+    seconds: float
+    last_line: str
+
+    @property
+    def how(self) -> str:
+        """The way it ended, for people."""
+        if self.code < 0:
+            try:
+                return f"was killed by {signal.Signals(-self.code).name}"
+            except ValueError:
+                return f"was killed by signal {-self.code}"
+        return f"ended with exit code {self.code}"
+
+
+class Child:
+    """One child process, started again when it dies, in a session of its own so that a terminal's Ctrl-C doesn't reach it.
+
+    Its stdin is a pipe that only this process holds: when this process ends, however it ends, the child reads EOF.
+    Start it from the main thread: `die_with_parent` is about the thread that started the child.
+    """
+
+    def __init__(
+        self, name: str, command: Sequence[str], *, env: Mapping[str, str] | None = None, log: Path | None = None
+    ) -> None:
+        self.name = name
+        self.command = list(command)
+        self.env = env
+        self.log = log
+        self.process: subprocess.Popen[bytes] | None = None
+        self.early_deaths = 0
+        self._born = 0.0
+        self._due: float | None = None
+        self._log_start = 0
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id while it lives."""
+        return self.process.pid if self.process is not None and self.process.returncode is None else None
+
+    def start(self) -> None:
+        """Starts it now. Its output goes to the end of `log`, or where ours goes."""
+        self._due = None
+        self._born = time.monotonic()
+        if self.log is None:
+            self._spawn(None)
+            return
+        with open(os.open(self.log, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600), "ab") as output:
+            self._log_start = output.tell()
+            self._spawn(output)
+
+    def _spawn(self, output: IO[bytes] | None) -> None:
+        self.process = subprocess.Popen(
+            self.command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=self.env, start_new_session=True
+        )
+
+    def tick(self) -> Ended | None:
+        """Looks after it: tells once that it died, starts it again when its time has come."""
+        now = time.monotonic()
+        ended = None
+        if self._due is None and self.process is not None and self.process.poll() is not None:
+            lived = now - self._born
+            self.early_deaths = 1 if lived >= STEADY_SECONDS else self.early_deaths + 1
+            self._due = now + BACKOFF_SECONDS[min(self.early_deaths, len(BACKOFF_SECONDS)) - 1]
+            self._let_go()
+            ended = Ended(self.name, self.process.returncode, lived, self.last_line())
+        if self._due is not None and now >= self._due:
+            self.start()
+        return ended
+
+    def last_line(self) -> str:
+        """The last line that it wrote to its log, cut to 300 characters; empty when there is none."""
+        if self.log is None:
+            return ""
+        try:
+            with self.log.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(self._log_start, size - _TAIL_BYTES))
+                lines = file.read().decode(errors="replace").strip().splitlines()
+        except OSError:
+            return ""
+        return lines[-1].strip()[:300] if lines else ""
+
+    def signal(self, number: int) -> None:
+        """Sends it a signal, if it lives."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(number)
+
+    def wait(self, deadline: float) -> bool:
+        """Waits until it has ended, at most until `deadline` (time.monotonic). Whether it has."""
+        if self.process is None:
+            return True
+        try:
+            self.process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            return False
+        self._let_go()
+        return True
+
+    def kill(self) -> None:
+        """Ends it and everything in its process group at once."""
+        if self.process is None:
+            return
+        if self.process.poll() is None:
+            try:
+                os.killpg(self.process.pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                self.process.kill()
+        self.process.wait()
+        self._let_go()
+
+    def release(self, deadline: float) -> None:
+        """Closes its stdin, which tells it to end; kills it if it hasn't by `deadline` (time.monotonic)."""
+        self._let_go()
+        if not self.wait(deadline):
+            self.kill()
+
+    def _let_go(self) -> None:
+        if self.process is not None and self.process.stdin is not None:
+            self.process.stdin.close()
+
+
+def stop_all(children: Sequence[Child], grace_seconds: float) -> list[Child]:
+    """SIGTERM to all, then `grace_seconds` for all together, then SIGKILL. Which ones had to be killed.
+
+    A KeyboardInterrupt meanwhile (the second Ctrl-C) gives up waiting: they are killed, and it goes on to the caller.
+    """
+    for child in children:
+        child.signal(signal.SIGTERM)
+    deadline = time.monotonic() + grace_seconds
+    try:
+        late = [child for child in children if not child.wait(deadline)]
+    except KeyboardInterrupt:
+        for child in children:
+            child.kill()
+        raise
+    for child in late:
+        child.kill()
+    return late
