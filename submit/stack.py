@@ -11,24 +11,20 @@ import fcntl
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from models import processes
-from models.errors import StorageError, UsageError
-from models.processes import Child, Ended, stop_all
+from models.crew import Crew, Plan
+from models.errors import StorageError
+from models.processes import Child
 from submit import valkey
 
 LOCK = "stack.lock"
 RECORD = "stack.json"
 WORKER_LOG = "worker.log"
-LOG_BYTES = 8 * 1024 * 1024
-"""A longer log is put aside (as worker.log.1) when a stack starts."""
-
 JOIN_SECONDS = 15.0
 """How long a newcomer waits for an owner that is starting or ending."""
 
@@ -36,48 +32,20 @@ LOOK_SECONDS = 1.0
 """How often one that is attached looks whether the owner is still there."""
 
 VALKEY_STOP_SECONDS = 3.0
-FIX_FIRST = 2
-"""Exit code of a worker whose configuration is wrong: starting it again won't help."""
-
-
-@dataclass(frozen=True, slots=True)
-class Crew:
-    """The worker processes that belong to a stack: how many, for which providers (empty: all), and how to start one.
-
-    `always`: they run beside a stack that somebody else owns, too. `log`: None for our own stderr.
-    """
-
-    processes: int = 1
-    config_path: Path | None = None
-    providers: tuple[str, ...] = ()
-    grace_seconds: float = 60.0
-    always: bool = False
-    log: Path | None = None
-    command: tuple[str, ...] = field(default=(sys.executable, "-P", "-m", "truckllm", "worker"))
-
-    def children(self, home: Path, redis_url: str) -> list[Child]:
-        """The processes, not yet started."""
-        command = [*self.command, "--processes", "1", "--parent-pipe", "0"]
-        if self.config_path is not None:
-            command += ["-c", str(self.config_path)]
-        for provider in self.providers:
-            command += ["--provider", provider]
-        env = {**os.environ, "TRUCKLLM_HOME": str(home), "TRUCKLLM_REDIS_URL": redis_url}
-        return [Child(f"worker process {n}", command, env=env, log=self.log) for n in range(1, self.processes + 1)]
 
 
 class Stack:
     """A running local stack. `redis_url` may change when another owner takes over; `tick` says so."""
 
-    def __init__(self, home: Path, crew: Crew) -> None:
+    def __init__(self, home: Path, plan: Plan, *, always: bool = False) -> None:
         self.home = home.absolute()
-        self.crew = crew
+        self.crew = Crew(plan)
+        self.always = always
         self.redis_url = ""
         self.owner = False
         self._lock: int | None = None
         self._folder: Path | None = None
         self._valkey: Child | None = None
-        self._workers: list[Child] = []
         self._looked = 0.0
 
     def start(self) -> None:
@@ -104,29 +72,19 @@ class Stack:
         elif time.monotonic() - self._looked >= LOOK_SECONDS:
             self._looked = time.monotonic()
             told += self._look()
-        for worker in self._workers:
-            ended = worker.tick()
-            if ended is not None:
-                told.append(self._told(ended))
-        return told
+        return told + self.crew.tick()
 
     def stop(self, grace_seconds: float | None = None) -> None:
-        """Ends what is ours: workers finish their calls within the grace (the crew's by default), then Valkey goes."""
+        """Ends what is ours: workers finish their calls within the grace (the plan's by default), then Valkey goes."""
         try:
-            stop_all(self._workers, self.crew.grace_seconds if grace_seconds is None else grace_seconds)
+            self.crew.stop(grace_seconds)
         finally:
-            self._workers = []
             self._end_valkey()
             if self._lock is not None:
                 if self.owner:
                     (self.home / RECORD).unlink(missing_ok=True)
                 os.close(self._lock)
             self._lock, self.owner = None, False
-
-    @property
-    def worker_pids(self) -> list[int]:
-        """The process ids of our own workers that live."""
-        return [pid for worker in self._workers if (pid := worker.pid) is not None]
 
     def _take_lock(self) -> bool:
         path = self.home / LOCK
@@ -169,7 +127,7 @@ class Stack:
         url = f"unix://{valkey.socket_path(folder)}"
         if url != self.redis_url:
             self.redis_url = url
-            if self.crew.always:
+            if self.always:
                 self._start_workers()
         return True
 
@@ -183,19 +141,7 @@ class Stack:
         return []
 
     def _start_workers(self) -> None:
-        stop_all(self._workers, self.crew.grace_seconds)  # those of the old owner's Valkey can't go on
-        if self.crew.log is not None:
-            _put_aside(self.crew.log)
-        self._workers = self.crew.children(self.home, self.redis_url)
-        for worker in self._workers:
-            worker.start()
-
-    def _told(self, ended: Ended) -> str:
-        log = f" (see {self.crew.log})" if self.crew.log is not None else ""
-        if ended.code == FIX_FIRST:
-            raise UsageError(f"the worker can't start: {ended.last_line or ended.how}{log}")
-        said = f": {ended.last_line}" if ended.last_line and ended.code > 0 else ""
-        return f"{ended.name} {ended.how}{said}; it is started again{log}"
+        self.crew.start({"TRUCKLLM_HOME": str(self.home), "TRUCKLLM_REDIS_URL": self.redis_url})
 
     def _end_valkey(self) -> None:
         if self._valkey is not None and self._folder is not None:
@@ -234,20 +180,15 @@ class Stack:
         return f" (process {record['pid']} on {record.get('host')})" if "pid" in record else ""
 
 
-def _put_aside(log: Path) -> None:
-    with contextlib.suppress(OSError):
-        if log.stat().st_size > LOG_BYTES:
-            log.replace(log.with_name(log.name + ".1"))
-
-
 @contextlib.contextmanager
-def local_stack(home: Path, crew: Crew | None = None) -> Iterator[Stack]:
+def local_stack(home: Path, plan: Plan, *, always: bool = False) -> Iterator[Stack]:
     """The local stack of this home, ours or somebody else's, until the block ends; then what is ours ends too.
 
+    The plan's workers run when the stack is ours; with `always` also beside a stack that somebody else owns.
     Call it from the main thread, which has to outlive it. Raises StorageError (folders, Valkey, a lock that stays) or
     UsageError (no Valkey for this machine).
     """
-    stack = Stack(home, crew if crew is not None else Crew(log=home.absolute() / WORKER_LOG))
+    stack = Stack(home, plan, always=always)
     try:
         stack.start()
         yield stack

@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from models import processes
+from models.crew import Plan
 from models.errors import StorageError, UsageError
 from submit import valkey
-from submit.stack import Crew, Stack, local_stack
+from submit.stack import Stack, local_stack
 
 WORKER = """
 import os, signal, sys, time
@@ -33,9 +34,10 @@ while sys.stdin.buffer.read(1):
 OWNER = """
 import sys, time
 from pathlib import Path
-from submit.stack import Crew, local_stack
-with local_stack(Path(sys.argv[1]), Crew(command=(sys.executable, "-c", sys.argv[2]))) as stack:
-    print(stack.redis_url, *stack.worker_pids, flush=True)
+from models.crew import Plan
+from submit.stack import local_stack
+with local_stack(Path(sys.argv[1]), Plan(command=(sys.executable, "-c", sys.argv[2]))) as stack:
+    print(stack.redis_url, *stack.crew.pids, flush=True)
     while not Path(sys.argv[1], "end").exists():
         stack.tick()
         time.sleep(0.02)
@@ -55,8 +57,8 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def crew() -> Crew:
-    return Crew(command=(sys.executable, "-c", WORKER), grace_seconds=10.0)
+def plan() -> Plan:
+    return Plan(command=(sys.executable, "-c", WORKER), grace_seconds=10.0)
 
 
 @pytest.fixture
@@ -102,17 +104,17 @@ def valkey_pid(url: str) -> int:
         return int(client.info("server")["process_id"])
 
 
-def test_a_stack_serves_a_real_valkey_and_tells_its_workers_where_it_is(home: Path, crew: Crew) -> None:
-    with local_stack(home, crew) as stack:
+def test_a_stack_serves_a_real_valkey_and_tells_its_workers_where_it_is(home: Path, plan: Plan) -> None:
+    with local_stack(home, plan) as stack:
         assert stack.owner
         assert valkey.answers(socket_of(stack.redis_url))
-        [pid] = stack.worker_pids
+        [pid] = stack.crew.pids
         wait_until(lambda: worker_marks(home).get(pid, "").endswith("\n"), "the worker's mark")
         assert worker_marks(home)[pid].strip() == stack.redis_url
 
 
-def test_nobody_else_can_reach_the_socket_or_read_where_it_is(home: Path, crew: Crew) -> None:
-    with local_stack(home, crew) as stack:
+def test_nobody_else_can_reach_the_socket_or_read_where_it_is(home: Path, plan: Plan) -> None:
+    with local_stack(home, plan) as stack:
         path = socket_of(stack.redis_url)
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
         assert stat.S_IMODE(path.stat().st_mode) == 0o700
@@ -120,18 +122,18 @@ def test_nobody_else_can_reach_the_socket_or_read_where_it_is(home: Path, crew: 
         assert len(os.fsencode(path)) < 104
 
 
-def test_valkey_refuses_writes_rather_than_forgetting_limits(home: Path, crew: Crew) -> None:
+def test_valkey_refuses_writes_rather_than_forgetting_limits(home: Path, plan: Plan) -> None:
     import redis
 
-    with local_stack(home, crew) as stack, redis.Redis(unix_socket_path=str(socket_of(stack.redis_url))) as client:
+    with local_stack(home, plan) as stack, redis.Redis(unix_socket_path=str(socket_of(stack.redis_url))) as client:
         assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
         assert client.config_get("port") == {"port": "0"}
         assert client.config_get("save") == {"save": ""}
 
 
-def test_the_end_of_a_stack_leaves_nothing_running_and_no_folder(home: Path, crew: Crew) -> None:
-    with local_stack(home, crew) as stack:
-        [pid] = stack.worker_pids
+def test_the_end_of_a_stack_leaves_nothing_running_and_no_folder(home: Path, plan: Plan) -> None:
+    with local_stack(home, plan) as stack:
+        [pid] = stack.crew.pids
         server, folder = valkey_pid(stack.redis_url), socket_of(stack.redis_url).parent
         wait_until(lambda: pid in worker_marks(home), "the worker's mark")
     assert worker_marks(home)[pid].endswith("stopped\n"), "the worker got no chance to stop"
@@ -156,13 +158,13 @@ def test_kill_9_of_the_owner_ends_everything_within_two_seconds(
 
 
 def test_a_second_one_joins_and_starts_nothing_of_its_own(
-    home: Path, crew: Crew, owner: Callable[[], subprocess.Popen[str]]
+    home: Path, plan: Plan, owner: Callable[[], subprocess.Popen[str]]
 ) -> None:
     url, _ = first_line(owner())
-    with local_stack(home, crew) as stack:
+    with local_stack(home, plan) as stack:
         assert not stack.owner
         assert stack.redis_url == url
-        assert stack.worker_pids == []
+        assert stack.crew.pids == []
     assert valkey.answers(socket_of(url)), "the guest's end took the owner's server with it"
 
 
@@ -170,20 +172,20 @@ def test_a_worker_command_that_joins_brings_its_own_workers(
     home: Path, owner: Callable[[], subprocess.Popen[str]]
 ) -> None:
     url, _ = first_line(owner())
-    with local_stack(home, Crew(command=(sys.executable, "-c", WORKER), always=True, processes=2)) as stack:
+    with local_stack(home, Plan(command=(sys.executable, "-c", WORKER), processes=2), always=True) as stack:
         assert not stack.owner
-        wait_until(lambda: all(worker_marks(home).get(pid) for pid in stack.worker_pids), "the workers' marks")
-        assert {worker_marks(home)[pid].strip() for pid in stack.worker_pids} == {url}
-        assert len(stack.worker_pids) == 2
+        wait_until(lambda: all(worker_marks(home).get(pid) for pid in stack.crew.pids), "the workers' marks")
+        assert {worker_marks(home)[pid].strip() for pid in stack.crew.pids} == {url}
+        assert len(stack.crew.pids) == 2
 
 
 @pytest.mark.parametrize("how", ["ends", "is killed"])
 def test_a_guest_takes_over_when_the_owner(
-    how: str, home: Path, crew: Crew, owner: Callable[[], subprocess.Popen[str]]
+    how: str, home: Path, plan: Plan, owner: Callable[[], subprocess.Popen[str]]
 ) -> None:
     process = owner()
     url, _ = first_line(process)
-    with local_stack(home, crew) as stack:
+    with local_stack(home, plan) as stack:
         if how == "ends":
             (home / "end").touch()
         else:
@@ -193,7 +195,7 @@ def test_a_guest_takes_over_when_the_owner(
         assert told == ["the local stack's owner has ended; this process goes on with it"]
         assert stack.redis_url != url
         assert valkey.answers(socket_of(stack.redis_url))
-        assert len(stack.worker_pids) == 1
+        assert len(stack.crew.pids) == 1
         wait_until(lambda: not socket_of(url).parent.exists(), "the old folder gone")
 
 
@@ -204,25 +206,25 @@ def test_of_two_that_start_at_once_one_owns(home: Path, owner: Callable[[], subp
     assert sorted(len(line) for line in lines) == [1, 2], "exactly one has a worker"
 
 
-def test_a_record_left_by_a_crash_is_not_trusted(home: Path, crew: Crew) -> None:
+def test_a_record_left_by_a_crash_is_not_trusted(home: Path, plan: Plan) -> None:
     folder = Path(tempfile.mkdtemp(prefix=valkey.PREFIX))
     (home / "stack.json").write_text(
         json.dumps({"folder": str(folder), "pid": os.getpid(), "pid_started": 1.0, "boot_id": "another"})
     )
-    with local_stack(home, crew) as stack:
+    with local_stack(home, plan) as stack:
         assert stack.owner
         assert not folder.exists(), "the leftover stays"
 
 
-def test_a_record_cannot_make_a_start_remove_other_folders(home: Path, crew: Crew, tmp_path: Path) -> None:
+def test_a_record_cannot_make_a_start_remove_other_folders(home: Path, plan: Plan, tmp_path: Path) -> None:
     precious = tmp_path / "truckllm-abcdefgh"
     precious.mkdir()
     (home / "stack.json").write_text(json.dumps({"folder": str(precious)}))
-    with local_stack(home, crew):
+    with local_stack(home, plan):
         assert precious.is_dir()
 
 
-def test_a_server_that_lost_its_watcher_and_its_owner_is_ended_by_the_next_start(home: Path, crew: Crew) -> None:
+def test_a_server_that_lost_its_watcher_and_its_owner_is_ended_by_the_next_start(home: Path, plan: Plan) -> None:
     folder = valkey.new_folder()
     path = valkey.socket_path(folder)
     orphan = subprocess.Popen(
@@ -231,13 +233,13 @@ def test_a_server_that_lost_its_watcher_and_its_owner_is_ended_by_the_next_start
     )
     wait_until(lambda: valkey.answers(path), "the orphan's answer")
     (home / "stack.json").write_text(json.dumps({"folder": str(folder)}))
-    with local_stack(home, crew):
+    with local_stack(home, plan):
         assert orphan.wait(5) == 0
         assert not folder.exists()
 
 
-def test_a_valkey_that_dies_comes_back_on_the_same_socket(home: Path, crew: Crew) -> None:
-    with local_stack(home, crew) as stack:
+def test_a_valkey_that_dies_comes_back_on_the_same_socket(home: Path, plan: Plan) -> None:
+    with local_stack(home, plan) as stack:
         url, pid = stack.redis_url, valkey_pid(stack.redis_url)
         os.kill(pid, signal.SIGKILL)
         told: list[str] = []
@@ -248,18 +250,18 @@ def test_a_valkey_that_dies_comes_back_on_the_same_socket(home: Path, crew: Crew
         assert valkey_pid(url) != pid
 
 
-def test_a_worker_that_dies_is_reported_and_started_again(home: Path, crew: Crew) -> None:
-    with local_stack(home, crew) as stack:
-        [pid] = stack.worker_pids
+def test_a_worker_that_dies_is_reported_and_started_again(home: Path, plan: Plan) -> None:
+    with local_stack(home, plan) as stack:
+        [pid] = stack.crew.pids
         os.kill(pid, signal.SIGKILL)
         told: list[str] = []
-        wait_until(lambda: told.extend(stack.tick()) or stack.worker_pids not in ([pid], []), "another worker")
+        wait_until(lambda: told.extend(stack.tick()) or stack.crew.pids not in ([pid], []), "another worker")
         assert told == ["worker process 1 was killed by SIGKILL; it is started again"]
 
 
 def test_a_worker_that_keeps_dying_is_started_less_and_less_often(home: Path, tmp_path: Path) -> None:
-    crew = Crew(command=(sys.executable, "-S", "-c", "import sys; sys.exit('no luck')"), log=tmp_path / "worker.log")
-    with local_stack(home, crew) as stack:
+    plan = Plan(command=(sys.executable, "-S", "-c", "import sys; sys.exit('no luck')"), log=tmp_path / "worker.log")
+    with local_stack(home, plan) as stack:
         told: list[str] = []
         start = time.monotonic()
         wait_until(lambda: told.extend(stack.tick()) or len(told) >= 3, "three deaths")
@@ -269,36 +271,36 @@ def test_a_worker_that_keeps_dying_is_started_less_and_less_often(home: Path, tm
 
 def test_a_worker_that_refuses_its_configuration_ends_the_stack_with_its_reason(home: Path, tmp_path: Path) -> None:
     script = "import sys; print('error: providers[0].id is missing', file=sys.stderr); sys.exit(2)"
-    crew = Crew(command=(sys.executable, "-S", "-c", script), log=tmp_path / "worker.log")
-    with local_stack(home, crew) as stack, pytest.raises(UsageError, match=r"providers\[0\].id is missing"):
+    plan = Plan(command=(sys.executable, "-S", "-c", script), log=tmp_path / "worker.log")
+    with local_stack(home, plan) as stack, pytest.raises(UsageError, match=r"providers\[0\].id is missing"):
         wait_until(stack.tick, "the refusal")
 
 
 def test_a_worker_that_does_not_stop_in_time_is_killed(home: Path) -> None:
     script = f"import os, signal, time; signal.signal(15, signal.SIG_IGN); open('{home}/deaf', 'w'); time.sleep(99)"
-    with local_stack(home, Crew(command=(sys.executable, "-S", "-c", script), grace_seconds=0.2)) as stack:
-        [pid] = stack.worker_pids
+    with local_stack(home, Plan(command=(sys.executable, "-S", "-c", script), grace_seconds=0.2)) as stack:
+        [pid] = stack.crew.pids
         wait_until((home / "deaf").exists, "a worker deaf to SIGTERM")
     assert processes.started(pid) is None
 
 
-def test_workers_and_server_do_not_get_the_terminals_ctrl_c(home: Path, crew: Crew) -> None:
-    with local_stack(home, crew) as stack:
-        for pid in (*stack.worker_pids, valkey_pid(stack.redis_url)):
+def test_workers_and_server_do_not_get_the_terminals_ctrl_c(home: Path, plan: Plan) -> None:
+    with local_stack(home, plan) as stack:
+        for pid in (*stack.crew.pids, valkey_pid(stack.redis_url)):
             assert os.getsid(pid) != os.getsid(0)
 
 
-def test_valkey_gets_no_secrets(home: Path, crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_valkey_gets_no_secrets(home: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-canary")
-    with local_stack(home, crew) as stack:
+    with local_stack(home, plan) as stack:
         server = valkey_pid(stack.redis_url)
         if sys.platform == "linux":
             assert b"sk-canary" not in Path(f"/proc/{server}/environ").read_bytes()
-            assert b"sk-canary" in Path(f"/proc/{stack.worker_pids[0]}/environ").read_bytes()
+            assert b"sk-canary" in Path(f"/proc/{stack.crew.pids[0]}/environ").read_bytes()
 
 
 def test_a_lock_that_is_held_without_a_stack_is_reported(
-    home: Path, crew: Crew, monkeypatch: pytest.MonkeyPatch
+    home: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import fcntl
 
@@ -306,13 +308,13 @@ def test_a_lock_that_is_held_without_a_stack_is_reported(
     with (home / "stack.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(StorageError, match="stack.lock is held by another process"):
-            Stack(home, crew).start()
+            Stack(home, plan).start()
 
 
 def test_a_long_log_is_put_aside_at_the_next_start(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("submit.stack.LOG_BYTES", 10)
+    monkeypatch.setattr("models.crew.LOG_BYTES", 10)
     log = home / "worker.log"
     log.write_text("more than ten bytes")
-    with local_stack(home, Crew(command=(sys.executable, "-c", WORKER), log=log)):
+    with local_stack(home, Plan(command=(sys.executable, "-c", WORKER), log=log)):
         assert (home / "worker.log.1").read_text() == "more than ten bytes"
         assert log.stat().st_size == 0
