@@ -122,7 +122,10 @@ def _announce(box: Sandbox, ready_file: Path | None) -> None:
     typer.echo("\n".join(lines))
     sys.stdout.flush()
     if ready_file is not None:
-        ready_file.write_text(box.url + "\n", encoding="utf-8")
+        # whoever waits for the file must never see half of it
+        written = ready_file.with_name(f"{ready_file.name}.{os.getpid()}")
+        written.write_text(box.url + "\n", encoding="utf-8")
+        written.replace(ready_file)
 
 
 def yaml_block(box: Sandbox) -> str:

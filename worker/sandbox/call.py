@@ -16,6 +16,8 @@ from worker.sandbox.wire import LAST_CHUNK, SSE, Connection, Ending, Request, an
 _HTML = b"text/html; charset=utf-8"
 _RUBBISH = b"<!DOCTYPE html><html><body><h1>Welcome to the proxy</h1></body></html>"
 _NO_LIMITS = Standing()
+# Models that never answer, whatever the faults: a caller can rehearse a wrong name without setting up anything.
+_BY_NAME = {"missing-": Fault(kind="model_missing"), "forbidden-": Fault(kind="model_forbidden")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,22 +70,47 @@ class Call:
         except Refusal as refusal:
             row.model = refusal.model
             self._log.identify(row)
-            if holder is not None and dialect.refusals_count:
-                holder.pool.charge_refusal(refusal.model or "", request.mono)
-            self._send(self._plain(refusal.answer))
+            self._refuse(refusal.answer)
             return
         row.model = asked.model
         if isinstance(asked, Listing):
             self._log.identify(row)
-            self._send(self._plain(dialect.listing(self._house.model_names(dialect.name), asked.model)))
+            self._list(asked, secret)
         else:
             row.prompt_sha = asked.sha
             self._log.identify(row)
             self._work(asked, secret, holder)
 
+    def _list(self, asked: Listing, secret: str) -> None:
+        dialect = self._dialect
+        named = _named(asked.model or "")
+        if named is not None:
+            self._send(self._plain(dialect.failure(named, asked.model or "")))
+            return
+        good = self._plain(dialect.listing(self._house.model_names(dialect.name), asked.model))
+        fault = self._house.faults.for_models(dialect.name, secret, self._request.mono)
+        if fault is None:
+            self._send(good)
+            return
+        self._row.fault = fault.kind
+        match fault.kind:
+            case "slow":
+                delivery = good
+            case "hang":
+                delivery = Delivery(None, b"", Ending.SILENCE, whole=False)
+            case "reset":
+                delivery = Delivery(None, b"", Ending.RESET, whole=False)
+            case _:
+                delivery = self._plain(dialect.failure(fault, asked.model or ""))
+        self._later(fault.delay or 0.0, delivery)
+
     def _work(self, chat: Chat, secret: str, holder: Holder) -> None:
         request, dialect, row = self._request, self._dialect, self._row
         self._model = chat.model
+        named = _named(chat.model)
+        if named is not None:
+            self._refuse(dialect.failure(named, chat.model))
+            return
         reply = compose(
             chat.prompt,
             chat.sha,
@@ -98,9 +125,7 @@ class Call:
         denial = holder.pool.admit(chat.model, at_arrival, request.mono, request.at)
         if denial is not None:
             row.limited = True
-            if dialect.refusals_count:
-                holder.pool.charge_refusal(chat.model, request.mono)
-            self._send(self._plain(dialect.denied(denial, chat.model)))
+            self._refuse(dialect.denied(denial, chat.model))
             return
         fault = self._house.faults.for_chat(dialect.name, secret, chat, request.mono)
         if fault is None:
@@ -115,6 +140,12 @@ class Call:
         delivery, slow = self._faulty(chat, reply, fault)
         delay = fault.delay if fault.delay is not None and fault.kind != "stalled_stream" else 0.0
         self._later(delay + (self._house.latency() if slow else 0.0), delivery)
+
+    def _refuse(self, answer: Answer) -> None:
+        """Turn the call down at once; where refusals count, that costs quota."""
+        if self._holder is not None and self._dialect.refusals_count:
+            self._holder.pool.charge_refusal(self._model, self._request.mono)
+        self._send(self._plain(answer))
 
     def _bill(self, chat: Chat, usage: Usage) -> None:
         self._output = self._dialect.charge(chat, usage)[1]
@@ -249,6 +280,10 @@ class Call:
         output, self._output = self._output, 0
         if output and self._holder is not None:
             self._holder.pool.charge_output(self._model, output, self._house.monotonic())
+
+
+def _named(model: str) -> Fault | None:
+    return next((fault for prefix, fault in _BY_NAME.items() if model.startswith(prefix)), None)
 
 
 def reset_at_head(house: House, connection: Connection, request: Request, dialect: Dialect) -> bool:

@@ -5,6 +5,7 @@ It reads and writes bodies; limits, faults and delivery are decided elsewhere.
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import unquote
 
 import orjson
 
@@ -16,6 +17,7 @@ from worker.sandbox.dialect import (
     Refusal,
     bearer,
     chat,
+    exact_retry_after,
     names,
     pieces,
     request_id,
@@ -108,7 +110,7 @@ def _content(content: object, where: str) -> str:
         kind = block.get("type")
         if kind is None:
             raise _bad(f"{spot}.type: Field required")
-        if kind not in _BLOCKS:
+        if type(kind) is not str or kind not in _BLOCKS:
             raise _bad(f"{spot}: Input tag '{kind}' found using 'type' does not match any of the expected tags")
         if kind != "text":
             texts.append(stand_in(block))
@@ -167,7 +169,7 @@ class Claude:
         if version not in _VERSIONS:
             raise _bad(f'anthropic-version: "{version}" is not a valid version')
         if listing:
-            return Listing(path.removeprefix("/models").removeprefix("/") or None)
+            return Listing(unquote(path.removeprefix("/models").removeprefix("/")) or None)
         return self._chat(request.body, version)
 
     def _chat(self, raw: bytes, version: str) -> Chat:
@@ -195,10 +197,6 @@ class Claude:
             raise _bad("messages: Input should be a valid list")
         if not messages:
             raise _bad("messages: at least one message is required")
-        if model.startswith("missing-"):
-            raise Refusal(self._about_model(404, model), model)
-        if model.startswith("forbidden-"):
-            raise Refusal(self._forbidden(model), model)
         texts = [] if system is None else [_content(system, "system")]
         texts += [_message(message, at, at == len(messages) - 1) for at, message in enumerate(messages)]
         stream = body.get("stream")
@@ -239,24 +237,16 @@ class Claude:
         elif fault.kind == "content_filter":
             status, kind, message = 400, "invalid_request_error", "Output blocked by content filtering policy"
         elif fault.kind == "model_forbidden":
-            status, (kind, _), message = 403, _ERRORS[403], _no_access(model)
+            status, kind = 403, "permission_error"
+            message = f"Your API key does not have permission to use the specified model: {model}"
         else:
             status = fault.status or _FAULT_STATUS.get(fault.kind, 500)
             kind, message = _ERRORS.get(status, _ERRORS[500] if status >= 500 else _ERRORS[400])
         text = fault.message or message.replace("{model}", model)
         answer = _error(fault.status or status, kind, text, code)
-        return Answer(answer.status, answer.body, retry_after(fault.retry_after))
-
-    def _about_model(self, status: int, model: str) -> Answer:
-        kind, message = _ERRORS[status]
-        return _error(status, kind, message.replace("{model}", model))
-
-    def _forbidden(self, model: str) -> Answer:
-        return _error(403, _ERRORS[403][0], _no_access(model))
+        return Answer(answer.status, answer.body, exact_retry_after(fault.retry_after))
 
     def listing(self, names: list[str], model: str | None) -> Answer:
-        if model is not None and model.startswith("missing-"):
-            return self._about_model(404, model)
         entries = [
             {"type": "model", "id": name, "display_name": name, "created_at": "2026-01-01T00:00:00Z"}
             for name in ([model] if model else names)
@@ -332,10 +322,6 @@ class Claude:
 
 
 _UNLIMITED = Standing()
-
-
-def _no_access(model: str) -> str:
-    return f"Your API key does not have permission to use the specified model: {model}"
 
 
 def _details(stop: str | None) -> dict[str, str] | None:

@@ -4,6 +4,7 @@ They are for tests and rehearsals; nothing here is logged or limited.
 """
 
 import time
+from urllib.parse import parse_qs
 
 import orjson
 from pydantic import TypeAdapter, ValidationError
@@ -16,7 +17,7 @@ from worker.sandbox.wire import Request
 PREFIX = "/_sandbox/"
 _FAULTS = TypeAdapter(list[Fault])
 _ACCOUNTS = TypeAdapter(list[Account])
-_ROUTES = "GET log (?provider=), GET summary, GET health, POST faults, POST accounts, POST reset"
+_ROUTES = "GET log (?provider=NAME&since=N), GET summary, GET health, POST faults, POST accounts, POST reset"
 
 
 def answer(house: House, request: Request) -> Answer:
@@ -32,8 +33,10 @@ def answer(house: House, request: Request) -> Answer:
 def _answer(house: House, request: Request) -> Answer:
     match request.method, request.path.removeprefix(PREFIX):
         case "GET", "log":
-            name = request.query.decode("latin-1").removeprefix("provider=") or None
-            lines = (orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in house.log.rows(name))
+            asked = parse_qs(request.query.decode("latin-1"))
+            since = asked.get("since", ["0"])[0]
+            rows = house.log.rows(asked.get("provider", [None])[0], int(since) if since.isdecimal() else 0)
+            lines = (orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
             return Answer(200, b"".join(lines), content_type=b"application/x-ndjson")
         case "GET", "summary":
             return _json(200, house.log.summary())

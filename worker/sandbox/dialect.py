@@ -172,6 +172,11 @@ def retry_after(seconds: float | None) -> bytes:
     return b"" if seconds is None else b"retry-after: %d\r\n" % whole_seconds(seconds)
 
 
+def exact_retry_after(seconds: float | None) -> bytes:
+    """The retry-after header line of a fault, which may ask for fractions; or nothing."""
+    return b"" if seconds is None else f"retry-after: {seconds:g}\r\n".encode()
+
+
 def bearer(request: Request) -> str | None:
     """The token of an `Authorization: Bearer` header."""
     scheme, _, token = request.headers.get(b"authorization", b"").partition(b" ")

@@ -51,12 +51,13 @@ class FaultList:
         armed = [_Armed(fault, f"{seed}/{index}") for index, fault in enumerate(faults)]
         self._since = now
         self._by_head = [one for one in armed if one.fault.before_body]
-        self._by_body = [one for one in armed if not one.fault.before_body]
+        self._by_body = [one for one in armed if not one.fault.before_body and one.fault.calls != "models"]
+        self._for_models = [one for one in armed if one.fault.hits_models and not one.fault.before_body]
 
     def for_head(self, provider: ProviderName, secret: str | None, now: float) -> Fault | None:
         """The fault that hits a call of which only the head is read."""
         for armed in self._by_head:
-            if self._matches(armed.fault, provider, secret, now) and armed.fault.model is None and armed.fires(""):
+            if self._matches(armed.fault, provider, secret, now) and armed.fires(""):
                 return armed.fault
         return None
 
@@ -71,6 +72,15 @@ class FaultList:
                 and (chat.stream or fault.kind not in STREAM_ONLY)
                 and armed.fires(chat.sha)
             ):
+                return fault
+        return None
+
+    def for_models(self, provider: ProviderName, secret: str, now: float) -> Fault | None:
+        """The fault that hits a question for models."""
+        for armed in self._for_models:
+            fault = armed.fault
+            everywhere = fault.contains is None and fault.model is None
+            if everywhere and self._matches(fault, provider, secret, now) and armed.fires(""):
                 return fault
         return None
 

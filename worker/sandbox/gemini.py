@@ -3,6 +3,7 @@
 It reads and writes bodies; limits, faults and delivery are decided elsewhere.
 """
 
+import math
 import re
 from typing import Any
 from urllib.parse import parse_qs, unquote
@@ -41,7 +42,7 @@ _PARTS = names(
     "text inlineData fileData functionCall functionResponse executableCode codeExecutionResult thought thoughtSignature "
     "videoMetadata mediaResolution partMetadata"
 )
-_PATH = re.compile(r"/gemini/(v1|v1beta)/models(?:/([^/:]+)(?::(\w+))?)?")
+_PATH = re.compile(r"/gemini/(?:v1|v1beta)/models(?:/([^/:]+)(?::(\w+))?)?")
 _FINISH: dict[Finish, str] = {"stop": "STOP", "length": "MAX_TOKENS", "filter": "SAFETY"}
 _RPC = "type.googleapis.com/google.rpc."
 _METRIC = "generativelanguage.googleapis.com/"
@@ -122,7 +123,7 @@ def _object(value: object, where: str) -> dict[str, Any]:
     return value
 
 
-def _count(config: dict[str, Any], name: str) -> int | None:
+def _count(config: dict[str, Any], name: str, most: float = math.inf) -> int | None:
     """A positive integer; proto-JSON takes it as a string as well."""
     value = config.get(name)
     if value is None:
@@ -132,8 +133,8 @@ def _count(config: dict[str, Any], name: str) -> int | None:
         value = int(value)
     if type(value) is not int:
         raise _bad(f"Invalid value at '{where}' (TYPE_INT32), {orjson.dumps(value).decode()[:80]}", where)
-    if value < 1:
-        raise _bad(f"* GenerateContentRequest.{where}: must be positive.\n")
+    if not 1 <= value <= most:
+        raise _bad(f"* GenerateContentRequest.{where}: must be in the range [1, {most}].\n")
     return value
 
 
@@ -194,16 +195,12 @@ class Gemini:
         match = _PATH.fullmatch(request.path)
         if match is None:
             raise Refusal(_error(404, "NOT_FOUND", f"Requested entity was not found: {request.path[:200]}"))
-        version, quoted, action = match.groups()
+        quoted, action = match.groups()
         model = unquote(quoted) if quoted else None
         if request.method == "GET" and action is None:
             return Listing(model)
         if request.method != "POST" or model is None or action not in ("generateContent", "streamGenerateContent"):
             raise Refusal(_error(404, "NOT_FOUND", "The requested URL was not found on this server."))
-        if model.startswith("missing-"):
-            raise Refusal(self._missing(model, version), model)
-        if model.startswith("forbidden-"):
-            raise Refusal(self._forbidden(model), model)
         stream = action == "streamGenerateContent"
         try:
             return self._chat(model, request.body, stream, b"alt=sse" in request.query.split(b"&"))
@@ -242,7 +239,7 @@ class Gemini:
             texts,
             _count(config, "maxOutputTokens"),
             stream=stream,
-            copies=_count(config, "candidateCount") or 1,
+            copies=_count(config, "candidateCount", 8) or 1,
             framed=framed,
         )
 
@@ -283,7 +280,8 @@ class Gemini:
             status, name = 400, "INVALID_ARGUMENT"
             message = "The input token count (1048577) exceeds the maximum number of tokens allowed (1048576)."
         elif fault.kind == "model_forbidden":
-            status, name, message = 403, "PERMISSION_DENIED", _no_access(model)
+            status, name = 403, "PERMISSION_DENIED"
+            message = f"Permission denied on resource model {model}: the caller may not use models/{model}."
         else:
             status = fault.status or _FAULT_STATUS.get(fault.kind, 500)
             name, message = _ERRORS.get(status, _ERRORS[500] if status >= 500 else _ERRORS[400])
@@ -294,16 +292,7 @@ class Gemini:
             text += f" Please retry in {details[-1]['retryDelay']}."
         return _error(fault.status or status, name, text, details)
 
-    def _missing(self, model: str, version: str) -> Answer:
-        name, message = _ERRORS[404]
-        return _error(404, name, message.replace("{model}", model).replace("version v1,", f"version {version},"))
-
-    def _forbidden(self, model: str) -> Answer:
-        return _error(403, "PERMISSION_DENIED", _no_access(model))
-
     def listing(self, names: list[str], model: str | None) -> Answer:
-        if model is not None and model.startswith("missing-"):
-            return self._missing(model, "v1")
         entries = [
             {
                 "name": f"models/{name}",
@@ -354,10 +343,6 @@ class Gemini:
     def charge(self, chat: Chat, usage: Usage) -> tuple[int, int]:
         """Input at arrival, nothing for output."""
         return usage.input, 0
-
-
-def _no_access(model: str) -> str:
-    return f"Permission denied on resource model {model}: the caller may not use models/{model}."
 
 
 def _key_invalid(message: str) -> Answer:

@@ -38,6 +38,10 @@ FaultKind = Literal[
     "wrong_usage",  # a good answer whose usage block is `usage`: missing, null, text, negative or partial
 ]
 STREAM_ONLY = frozenset({"cut_stream", "stalled_stream", "no_done"})
+# What a question for the list of models can meet.
+MODELS_TOO = frozenset(
+    {"status", "rate_limit", "quota", "usage_limit", "overloaded", "key_invalid", "hang", "slow", "reset"}
+)
 # What the provider had already worked for when it went wrong, and so would bill.
 BILLED_FAULTS = frozenset(
     {"content_filter", "hang", "slow", "truncated", "cut_stream", "stalled_stream", "no_done", "wrong_usage"}
@@ -93,6 +97,8 @@ class Fault(_Strict):
     A call matches if provider, key, model (`*` is a wildcard), text and time window fit; of the matching calls every
     `every`-th and a seeded share `rate` fire, at most `times` times: per distinct prompt if `contains` is given, else
     in all. `after` and `until` are seconds since the list of faults was set. The first fault that fires is the one.
+    Faults hit calls for text; `calls: models` or `both` makes them hit the free list of models. A key_invalid without
+    `calls` hits both, as a revoked key would. `retry_after` is sent exactly as given.
     """
 
     kind: FaultKind
@@ -113,6 +119,7 @@ class Fault(_Strict):
     when: Literal["before", "after"] = "after"
     usage: Literal["missing", "null", "text", "negative", "partial"] = "missing"
     billed: bool | None = None
+    calls: Literal["chat", "models", "both"] | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -120,9 +127,15 @@ class Fault(_Strict):
             raise ValueError("a fault of kind 'status' needs a `status`, such as 500")
         if self.kind == "slow" and self.delay is None:
             raise ValueError("a fault of kind 'slow' needs a `delay` in seconds")
-        if self.before_body and self.contains is not None:
-            raise ValueError("`when: before` resets before the prompt is read, so `contains` can never match")
+        if self.before_body and (self.contains is not None or self.model is not None):
+            raise ValueError("`when: before` resets before the body is read, so `contains` and `model` can never match")
+        if self.calls in ("models", "both") and self.kind not in MODELS_TOO:
+            raise ValueError(f"a fault of kind '{self.kind}' can't hit the list of models; leave `calls` out")
         return self
+
+    @property
+    def hits_models(self) -> bool:
+        return self.calls in ("models", "both") or (self.calls is None and self.kind == "key_invalid")
 
     @property
     def before_body(self) -> bool:

@@ -136,6 +136,7 @@ class TruthLog:
         self._tallies: dict[tuple[str, str | None, str | None], tuple[Tally, Tally, Tally]] = {}
         self._by_provider: dict[str, Tally] = {}
         self._by_key: dict[tuple[str, str | None], Tally] = {}
+        self._names: dict[str, str] = {}  # one string for all rows that hold an equal one
         self._count = 0
         self._file = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) if file else None
 
@@ -145,12 +146,14 @@ class TruthLog:
     def arrive(self, at: float, mono: float, provider: ProviderName, path: str) -> Row:
         """Open the row of a call that has arrived."""
         self._count += 1
-        row = Row(self._count, at, mono, provider, path)
+        row = Row(self._count, at, mono, provider, self._names.setdefault(path, path))
         self._rows.append(row)
         return row
 
     def identify(self, row: Row) -> None:
         """Count the call in, once key and model are known (or known to be missing)."""
+        if row.model is not None:
+            row.model = self._names.setdefault(row.model, row.model)
         for tally in self._of(row):
             tally.arrive()
 
@@ -184,9 +187,9 @@ class TruthLog:
             )
         return found
 
-    def rows(self, provider: str | None = None) -> Iterator[dict[str, object]]:
-        """The kept rows in order of arrival, of one provider or all, unfinished ones included."""
-        return (row.as_dict() for row in self._rows if provider in (None, row.provider))
+    def rows(self, provider: str | None = None, since: int = 0) -> Iterator[dict[str, object]]:
+        """The kept rows with n > since, in order of arrival, of one provider or all, unfinished ones included."""
+        return (row.as_dict() for row in self._rows if row.n > since and provider in (None, row.provider))
 
     def summary(self) -> dict[str, object]:
         """Totals by provider, by key and by model: `{calls, kept_rows, providers, keys, models}`."""

@@ -122,8 +122,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        # low=0: `resume_writing` then means that everything is with the kernel.
-        self._transport.set_write_buffer_limits(high=65536, low=0)
+        # 0: unless writing is paused, everything is with the kernel
+        self._transport.set_write_buffer_limits(high=0)
         self._desk.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -139,6 +139,8 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self.abort(reset=False)
+        except httptools.HttpParserCallbackError:
+            raise  # a bug of ours: the loop reports it and drops the connection
         except httptools.HttpParserError:
             if self._transport is not None:
                 self._transport.write(_BAD_REQUEST)
