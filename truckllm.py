@@ -25,7 +25,17 @@ _PUBLIC = {
 __all__ = sorted([*_PUBLIC, "main"])  # noqa: PLE0605
 
 
+def _worker_command() -> Any:
+    # `worker` may start the local stack, which belongs to the other room: only here do they meet
+    from submit.stack import local_stack
+    from worker.cli.worker import command
+
+    return command(local_stack)
+
+
 def __getattr__(name: str) -> Any:
+    if name == "worker_command":
+        return _worker_command()
     module = _PUBLIC.get(name)
     if module is None:
         raise AttributeError(f"module 'truckllm' has no attribute {name!r}")
@@ -35,7 +45,7 @@ def __getattr__(name: str) -> Any:
 _COMMANDS = {
     "run": ("submit.cli.run:run", "Do the whole job: submit a file, work on it, write results and costs."),
     "submit": ("submit.cli.submit:submit", "Put a file into the queue and print the batch's number."),
-    "worker": ("worker.cli.worker:worker", "Work on what is queued."),
+    "worker": ("truckllm:worker_command", "Work on what is queued."),
     "status": ("submit.cli.status:status", "Show batches, or how far one is."),
     "jobs": ("submit.cli.jobs:jobs", "List a batch's jobs."),
     "results": ("submit.cli.results:results", "Write a batch's results, so far or final."),
