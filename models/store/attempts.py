@@ -75,10 +75,11 @@ def unsent(connection: Connection, attempt_ids: Sequence[int]) -> None:
 
 
 def history(connection: Connection, job_id: int) -> list[RowMapping]:
-    """The job's calls so far, oldest first: provider, key_id, requested_model, outcome, error_code, http_status, started_at."""
+    """The job's calls so far, oldest first: epoch, provider, key_id, requested_model, outcome, error_code, http_status, started_at."""
     query = (
         sa.select(
             attempts.c.id,
+            attempts.c.epoch,
             attempts.c.provider,
             attempts.c.key_id,
             attempts.c.requested_model,

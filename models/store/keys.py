@@ -71,3 +71,21 @@ def lift(connection: Connection, provider: str, key_id: str, mark: str, now: flo
         .values(state=ACTIVE, reason="", since=now, until=None, probes=0)
     )
     return done.rowcount == 1
+
+
+def postpone(
+    connection: Connection, provider: str, key_id: str, mark: str, until: float | None, later: float
+) -> bool:
+    """Moves a quarantine's end from `until` to `later` and counts a probe. True for exactly one of several that try."""
+    done = connection.execute(
+        key_states.update()
+        .where(
+            key_states.c.provider == provider,
+            key_states.c.key_id == key_id,
+            key_states.c.fingerprint == mark,
+            key_states.c.state == QUARANTINED,
+            key_states.c.until == until,
+        )
+        .values(until=later, probes=key_states.c.probes + 1)
+    )
+    return done.rowcount == 1

@@ -1,0 +1,186 @@
+"""What became of a batch's jobs, read for people: pages for exports, listings, the lanes that still wait.
+
+It changes nothing. Pages are taken by key, each in a short transaction, so that no reader holds the writers up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, RowMapping
+
+from models.request import SIMPLE
+from models.states import JobStatus
+from models.tables import attempts, job_inputs, jobs, results
+
+PAGE_ROWS = 1000
+PAGE_BYTES = 8 * 1024 * 1024
+
+
+def page(
+    connection: Connection, batch_id: int, after: int, *, most: int = PAGE_ROWS, most_bytes: int = PAGE_BYTES
+) -> list[RowMapping]:
+    """The next jobs of a batch in input order, with what the results tell of them; empty at the end.
+
+    `after` is the last position seen (-1 at the start). A page ends at `most_bytes` of stored texts; one bigger job comes
+    alone. `body` is only there for simple lines, `response` only for the other dialects (a simple result shows the text).
+    `response` and `text` are compressed. The attempt's columns are those of the call that made the result, for a failed job
+    those of its last call.
+    """
+    last = _last_position(connection, batch_id, after, most, most_bytes)
+    if last is None:
+        return []
+    last_call = (
+        sa.select(attempts.c.id)
+        .where(attempts.c.job_id == jobs.c.id)
+        .order_by(attempts.c.epoch.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    rows = (
+        sa.select(
+            jobs.c.position,
+            jobs.c.custom_id,
+            jobs.c.status,
+            jobs.c.provider,
+            jobs.c.attempts,
+            jobs.c.error_code,
+            jobs.c.error_message,
+            job_inputs.c.dialect,
+            sa.case((job_inputs.c.dialect == SIMPLE, job_inputs.c.body), else_=None).label("body"),
+            sa.case((job_inputs.c.dialect != SIMPLE, results.c.response), else_=None).label("response"),
+            results.c.text,
+            results.c.finish_reason,
+            results.c.request_id,
+            sa.func.coalesce(
+                results.c.attempt_id, sa.case((jobs.c.status == JobStatus.FAILED, last_call), else_=None)
+            ).label("call_id"),
+        )
+        .select_from(jobs)
+        .join(job_inputs, job_inputs.c.job_id == jobs.c.id)
+        .outerjoin(results, results.c.job_id == jobs.c.id)
+        .where(jobs.c.batch_id == batch_id, jobs.c.position > after, jobs.c.position <= last)
+        .order_by(jobs.c.position)
+        .limit(most)  # keeps the planner from weaving the two joins into one
+        .subquery()
+    )
+    query = (
+        sa.select(
+            *rows.c,
+            attempts.c.key_id,
+            attempts.c.requested_model,
+            attempts.c.served_model,
+            attempts.c.http_status,
+            attempts.c.input_tokens,
+            attempts.c.output_tokens,
+            attempts.c.cached_tokens,
+            attempts.c.cost_nanos,
+            attempts.c.currency,
+            attempts.c.latency_ms,
+        )
+        .select_from(rows.outerjoin(attempts, attempts.c.id == rows.c.call_id))
+        .order_by(rows.c.position)
+    )
+    return list(connection.execute(query).mappings())
+
+
+def _last_position(connection: Connection, batch_id: int, after: int, most: int, most_bytes: int) -> int | None:
+    """Where a page after `after` ends; None when there is nothing more."""
+    if connection.dialect.name == "sqlite":
+        size = sa.func.length(results.c.response) + sa.func.coalesce(sa.func.length(results.c.text), 0)
+    else:  # the stored size, without fetching the value
+        size = sa.func.pg_column_size(results.c.response) + sa.func.coalesce(sa.func.pg_column_size(results.c.text), 0)
+    query = (
+        sa.select(jobs.c.position, (jobs.c.input_bytes + sa.func.coalesce(size, 0)).label("bytes"))
+        .select_from(jobs.outerjoin(results, results.c.job_id == jobs.c.id))
+        .where(jobs.c.batch_id == batch_id, jobs.c.position > after)
+        .order_by(jobs.c.position)
+        .limit(most)
+    )
+    last: int | None = None
+    room = most_bytes
+    for position, taken in connection.execute(query).tuples():
+        room -= taken
+        if last is not None and room < 0:
+            break
+        last = position
+    return last
+
+
+def listing(
+    connection: Connection, batch_id: int, *, status: JobStatus | None = None, after: int = -1, most: int = PAGE_ROWS
+) -> list[RowMapping]:
+    """Jobs of a batch in input order, after position `after`, as one looks at them: no texts."""
+    query = (
+        sa.select(
+            jobs.c.id,
+            jobs.c.position,
+            jobs.c.custom_id,
+            jobs.c.status,
+            jobs.c.lane,
+            jobs.c.model,
+            jobs.c.provider,
+            jobs.c.attempts,
+            jobs.c.error_code,
+            jobs.c.error_message,
+            jobs.c.not_before,
+            jobs.c.finished_at,
+        )
+        .where(jobs.c.batch_id == batch_id, jobs.c.position > after)
+        .order_by(jobs.c.position)
+        .limit(most)
+    )
+    if status is not None:
+        query = query.where(jobs.c.status == _literal(status))
+    return list(connection.execute(query).mappings())
+
+
+def failed_by_provider(connection: Connection, batch_id: int) -> dict[str, int]:
+    """How many jobs of the batch have failed at each provider ("" where none was asked); reads every failed row."""
+    query = (
+        sa.select(sa.func.coalesce(jobs.c.provider, ""), sa.func.count())
+        .where(jobs.c.batch_id == batch_id, jobs.c.status == _literal(JobStatus.FAILED))
+        .group_by(sa.func.coalesce(jobs.c.provider, ""))
+    )
+    return {provider: int(number) for provider, number in connection.execute(query).tuples()}
+
+
+def queued_lanes(connection: Connection, batch_id: int) -> set[str]:
+    """The lanes in which jobs of the batch wait, snoozed ones included."""
+    lanes: set[str] = set()
+    queued = (jobs.c.batch_id == batch_id, jobs.c.status == _literal(JobStatus.QUEUED))
+    last = ""
+    while True:  # one index probe a lane: the smallest lane greater than the last one found
+        query = (
+            sa.select(jobs.c.lane)
+            .where(*queued, jobs.c.not_before.is_(None), jobs.c.lane > last)
+            .order_by(jobs.c.lane)
+            .limit(1)
+        )
+        found = connection.execute(query).scalar_one_or_none()
+        if found is None:
+            break
+        lanes.add(found)
+        last = found
+    snoozed = sa.select(jobs.c.lane).where(*queued, jobs.c.not_before.is_not(None)).distinct()
+    return lanes | set(connection.execute(snoozed).scalars())
+
+
+def waits_for_any(connection: Connection, batch_id: int, lane: str, providers: Sequence[str]) -> bool:
+    """Whether a queued job of this lane may still go to one of these providers: they haven't all failed it."""
+    query = (
+        sa.select(jobs.c.id)
+        .where(
+            jobs.c.batch_id == batch_id,
+            jobs.c.lane == lane,
+            jobs.c.status == _literal(JobStatus.QUEUED),
+            sa.or_(sa.false(), *(jobs.c.excluded.not_like(f"%,{provider},%") for provider in providers)),
+        )
+        .limit(1)
+    )
+    return connection.execute(query).first() is not None
+
+
+def _literal(status: JobStatus) -> sa.ColumnElement[str]:
+    return sa.literal_column(f"'{status}'")  # literal, or the partial index isn't used

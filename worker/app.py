@@ -1,0 +1,39 @@
+"""The Celery app and its settings; `celery-facts` of the design say why each is as it is.
+
+It starts nothing: `worker.process` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from celery import Celery
+from kombu import Queue  # type: ignore[attr-defined]
+
+from models.queues import TRANSPORT_OPTIONS, broker_url, queue_name
+
+
+def make_app(redis_url: str, providers: Sequence[str]) -> Celery:
+    """An app that takes the tickets of these providers. SQL is the truth, so it has no result backend."""
+    app = Celery("truckllm", broker=broker_url(redis_url), set_as_current=False)
+    app.conf.update(
+        task_acks_late=True,
+        task_acks_on_failure_or_timeout=True,
+        task_reject_on_worker_lost=True,
+        task_ignore_result=True,
+        task_serializer="json",
+        accept_content=["json"],
+        task_queues=[Queue(queue_name(provider)) for provider in providers],  # type: ignore[no-untyped-call]
+        task_create_missing_queues=False,
+        task_default_queue=queue_name(providers[0]),
+        worker_prefetch_multiplier=1,
+        worker_disable_rate_limits=True,
+        worker_send_task_events=False,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options=TRANSPORT_OPTIONS,
+    )
+    return app

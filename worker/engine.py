@@ -1,0 +1,276 @@
+"""ONE job, the main path: prepare → (reserved and announced by the runner) → send → read → judge → price → ending.
+
+It claims nothing, limits nothing and stores nothing itself; `worker.runner` does that, around it.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import orjson
+import redis.exceptions
+import zstandard
+
+from models.config import Config
+from models.errors import StorageError, Untranslatable
+from models.formats.simple import simple_input
+from models.prices import price
+from models.request import SIMPLE, Failure, FailureKind, Request, Response
+from models.states import JobStatus, Outcome
+from models.store import attempts as attempt_store
+from models.store.endings import Answer, AttemptEnd, Ending
+from models.store.jobs import Claimed
+from worker import routing
+from worker.estimates import Estimates
+from worker.failover import About, Past, Situation, Verdict, decide, outcome_of, provider_failed
+from worker.http import SendError
+from worker.keys import KeyRing
+from worker.limits.limiter import Charge, Grant, Limiter, Want
+from worker.providers.base import Provider
+from worker.recorder import Recorder
+
+log = logging.getLogger("truckllm.engine")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A claimed job that can be sent: for which model, with what bookings."""
+
+    job: Claimed
+    request: Request
+    want: Want
+    since: float
+    """When it was claimed, on the monotonic clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoKey:
+    """A claimed job that no key can serve at this moment."""
+
+    job: Claimed
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What a call came to: the job's ending, what the limits should have booked, and whether the provider was at fault."""
+
+    ending: Ending
+    actual: Charge | None
+    provider_failed: bool
+
+
+class Engine:
+    """The main path of one provider in one process."""
+
+    def __init__(self, config: Config, provider: Provider, ring: KeyRing, limiter: Limiter, recorder: Recorder) -> None:
+        self.config = config
+        self.provider = provider
+        self.ring = ring
+        self.estimates = Estimates(provider.config.default_output_tokens)
+        self._limiter = limiter
+        self._recorder = recorder
+        self._rng = random.Random()
+        self._compressor = zstandard.ZstdCompressor(level=3)
+        self._succeeded_at = float("-inf")
+
+    @property
+    def name(self) -> str:
+        return self.provider.name
+
+    # Before the call
+
+    def prepare(self, job: Claimed) -> Prepared | NoKey | Ending:
+        """What to ask the limiter for; or the job's ending, when what is known makes the call pointless."""
+        asked = routing.model_for(self.config, job.lane, self.name, job.model)
+        models = self.ring.models_to_try(asked)
+        if not models:
+            gone = self.ring.model_gone(asked)
+            return self._without_call(job, gone or Failure(FailureKind.MODEL, "model_not_found", f"no model {asked!r}"))
+        keys = self.ring.usable(models[0])
+        if not keys:
+            refused = self.ring.refused_for(models[0])
+            return self._without_call(job, refused) if refused and not self.ring.all_out else NoKey(job)
+        try:
+            source = simple_input(job.body) if job.dialect == SIMPLE else orjson.loads(job.body)
+        except ValueError as error:
+            return self._without_call(job, Failure(FailureKind.BAD_REQUEST, "unreadable_input", str(error)))
+        body = None if job.dialect == SIMPLE else job.body
+        request = Request(models[0], source, dialect=job.dialect, operation=job.operation, body=body)
+        charge = self._charge(request)
+        return Prepared(job, request, Want(f"{job.id}:{job.epoch}", charge, keys), time.monotonic())
+
+    def _charge(self, request: Request) -> Charge:
+        going_in = self.estimates.input_tokens(request.model, request.input)
+        coming_out = self.estimates.output_tokens(request.model, self.provider.max_output_tokens(request))
+        return self.provider.charge(request, going_in, coming_out)
+
+    def _without_call(self, job: Claimed, failure: Failure) -> Ending:
+        """The ending of a job that needn't be sent to know how it goes."""
+        situation = Situation(
+            provider=self.name,
+            others=routing.others(self.config, job.lane, self.name, job.excluded),
+            routed=bool(routing.candidates(self.config, job.lane)),
+        )
+        return self._ending(job, None, failure, decide(failure, situation, self._rng))
+
+    def too_large(self, job: Claimed, unit: str, amount: int, limit: int) -> Ending:
+        """The ending of a job bigger than a whole minute of every key."""
+        message = f"needs {amount} {unit.replace('_', ' ')}, more than a whole minute's limit ({limit}) of any key"
+        failure = Failure(FailureKind.TOO_LARGE, "too_large", message)
+        others = routing.others(self.config, job.lane, self.name, job.excluded)
+        verdict = Verdict(About.NOTHING, 0.0, exclude=(self.name,)) if others else Verdict(About.NOTHING, None)
+        return self._ending(job, None, failure, verdict)
+
+    # The call
+
+    async def perform(self, prepared: Prepared, grant: Grant, attempt_id: int) -> Finished:
+        """Sends one announced call and says what came of it; never raises for anything a server does."""
+        request = replace(prepared.request, api_key=self.ring.secret(grant.key.name))
+        started = time.monotonic()
+        try:
+            response = await self.provider.generate(request)
+        except SendError as error:
+            response = Response(b"", error.failure.http_status or 0, failure=error.failure)
+            if not error.sent:
+                return await self._judge(prepared, grant, attempt_id, request, response, started, left=False)
+        except Untranslatable as error:
+            failure = Failure(FailureKind.BAD_REQUEST, "untranslatable", str(error))
+            await self._forget(attempt_id)
+            return Finished(self._without_call(prepared.job, failure), None, False)
+        except Exception as error:
+            # a plugin's bug must not stop the others; its message may hold anything, so only its kind is told
+            log.exception("provider %s failed to handle a call", self.name)
+            failure = Failure(
+                FailureKind.NETWORK, "plugin_error", f"the provider's plugin raised {type(error).__name__}"
+            )
+            response = Response(b"", 0, failure=failure)
+        return await self._judge(prepared, grant, attempt_id, request, response, started, left=True)
+
+    async def _forget(self, attempt_id: int) -> None:
+        try:
+            await self._recorder.call(lambda connection: attempt_store.unsent(connection, [attempt_id]))
+        except StorageError as error:
+            log.warning("attempt %d could not be taken back: %s", attempt_id, error)
+
+    # After the call
+
+    async def _judge(
+        self,
+        prepared: Prepared,
+        grant: Grant,
+        attempt_id: int,
+        request: Request,
+        response: Response,
+        started: float,
+        *,
+        left: bool,
+    ) -> Finished:
+        job, failure, usage = prepared.job, response.failure, response.usage
+        latency = response.latency_ms or int((time.monotonic() - started) * 1000)
+        pricing = self.provider.config.pricing(self.ring.key(grant.key.name), request.model)
+        cost = price(usage, pricing) if usage else None
+        outcome = outcome_of(failure) if left else Outcome.FAILED
+        end = AttemptEnd(
+            attempt_id=attempt_id,
+            provider=self.name,
+            outcome=outcome,
+            http_status=response.http_code or None,
+            error_code=failure.code[:100] if failure else None,
+            served_model=(response.served_model or "")[:300] or None,
+            usage=usage,
+            cost_nanos=cost.nanos if cost else None,
+            currency=cost.currency if cost else None,
+            latency_ms=latency,
+            finished_at=self._recorder.now(),
+        )
+        actual = None
+        if usage:
+            self.estimates.learn(request.model, request.input, usage.input_tokens, usage.output_tokens)
+            actual = self.provider.settled(grant.charge, usage)
+        if failure is None:
+            self._succeeded_at = time.monotonic()
+            text = response.text
+            answer = Answer(
+                response=self._compressor.compress(response.raw_response),
+                text=None if text is None else self._compressor.compress(text.encode("utf-8", "replace")),
+                finish_reason=response.finish_reason[:64] if response.finish_reason else None,
+                request_id=response.request_id[:200] if response.request_id else None,
+            )
+            done = Ending(job.id, job.batch_id, job.epoch, JobStatus.SUCCEEDED, end, answer, excluded=job.excluded)
+            return Finished(done, actual, False)
+        verdict = await self._verdict(job, request, grant, failure)
+        return Finished(self._ending(job, end, failure, verdict), actual, verdict.about is About.PROVIDER)
+
+    async def _verdict(self, job: Claimed, request: Request, grant: Grant, failure: Failure) -> Verdict:
+        """Asks `failover` what is next, and tells keys and limits what the failure means for others."""
+        if failure.kind is FailureKind.KEY_MODEL:
+            self.ring.remember_key_model(grant.key.name, request.model, failure)
+        elif failure.kind is FailureKind.MODEL:
+            self.ring.remember_model(request.model, failure)
+        try:
+            past = await self._past(job)
+        except StorageError:
+            past = []
+        situation = self._situation(job, request, past)
+        verdict = decide(failure, situation, self._rng)
+        try:
+            if verdict.about is About.POOL:
+                await self._limiter.too_many(grant.key, failure.retry_after)
+            elif verdict.about is About.ACCOUNT:
+                await self.ring.quarantine_pool(grant.key.name, failure)
+            elif verdict.about is About.KEY and not await self.ring.confirm(grant.key.name, failure):
+                verdict = provider_failed(failure, situation, self._rng)
+        except (redis.exceptions.RedisError, OSError, StorageError) as error:
+            log.warning("%s: could not tell the other workers: %s", grant.key.name, type(error).__name__)
+        return verdict
+
+    async def _past(self, job: Claimed) -> list[Past]:
+        rows = await self._recorder.call(lambda connection: attempt_store.history(connection, job.id))
+        now = self._recorder.now()
+        return [
+            Past(
+                row["provider"],
+                row["requested_model"],
+                row["key_id"],
+                Outcome(row["outcome"]),
+                row["error_code"],
+                now - row["started_at"],
+            )
+            for row in rows
+            if row["epoch"] != job.epoch
+        ]
+
+    def _situation(self, job: Claimed, request: Request, past: Sequence[Past]) -> Situation:
+        asked = routing.model_for(self.config, job.lane, self.name, job.model)
+        oldest = max((one.age for one in past), default=0.0)
+        return Situation(
+            provider=self.name,
+            past=past,
+            others=routing.others(self.config, job.lane, self.name, job.excluded),
+            larger=routing.larger(self.config, job.lane, self.name, job.excluded),
+            routed=bool(routing.candidates(self.config, job.lane)),
+            another_key=bool(self.ring.usable(request.model)),
+            another_model=bool(self.ring.models_to_try(asked)),
+            others_succeed=self._succeeded_at > time.monotonic() - oldest,
+            retry_for=self.config.worker.retry_for,
+            max_attempts=self.config.worker.max_attempts,
+        )
+
+    def _ending(self, job: Claimed, end: AttemptEnd | None, failure: Failure, verdict: Verdict) -> Ending:
+        field = "" if verdict.forgive else routing.excluding(job.excluded, verdict.exclude)
+        snoozed = None if not verdict.delay else self._recorder.now() + verdict.delay
+        return Ending(
+            job_id=job.id,
+            batch_id=job.batch_id,
+            epoch=job.epoch,
+            status=JobStatus.FAILED if verdict.fails else JobStatus.QUEUED,
+            attempt=end,
+            error_code=(verdict.code or failure.code)[:100],
+            error_message=failure.message,
+            not_before=snoozed,
+            excluded=field,
+        )

@@ -1,0 +1,74 @@
+"""How many tokens a call will take, before it is made: learned per provider and model from the calls that came back.
+
+It counts characters, not tokens: no tokenizer is needed, and the ring corrects what was wrong as soon as the truth is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+COLD_CHARACTERS_PER_TOKEN = 3.5
+COLD_OUTPUT_TOKENS = 1000
+MEDIA_TOKENS = 1000
+"""What an inline image or file is taken for; base64 text says nothing about it."""
+TOKENS_A_MESSAGE = 4
+WARM_AFTER = 5
+WEIGHT = 0.05
+
+
+def characters(value: Any) -> tuple[int, int]:
+    """Characters of text in a request's input, and how many inline media it holds."""
+    if isinstance(value, str):
+        if len(value) > 512 and (value.startswith("data:") or " " not in value[:512]):
+            return 0, 1
+        return len(value), 0
+    parts: Sequence[Any]
+    if isinstance(value, Mapping):
+        parts = list(value.values())
+    elif isinstance(value, list):
+        parts = value
+    else:
+        return 0, 0
+    total, media = 0, 0
+    for part in parts:
+        text, more = characters(part)
+        total += text
+        media += more
+    return total, media
+
+
+class Estimates:
+    """One process's experience with one provider."""
+
+    def __init__(self, default_output_tokens: int | None = None) -> None:
+        self._cold_output = default_output_tokens or COLD_OUTPUT_TOKENS
+        self._ratio: dict[str, tuple[int, float]] = {}
+        self._output: dict[str, tuple[int, float]] = {}
+
+    def input_tokens(self, model: str, source: Mapping[str, Any]) -> int:
+        """What goes in."""
+        text, media = characters(source)
+        seen, ratio = self._ratio.get(model, (0, COLD_CHARACTERS_PER_TOKEN))
+        if seen < WARM_AFTER:
+            ratio = min(ratio, COLD_CHARACTERS_PER_TOKEN)
+        return int(text / ratio) + TOKENS_A_MESSAGE + media * MEDIA_TOKENS
+
+    def output_tokens(self, model: str, most: int | None) -> int:
+        """What will come out: the mean of what came, bounded by the request; its own bound while nothing is learned."""
+        seen, mean = self._output.get(model, (0, 0.0))
+        expected = int(mean) + 1 if seen >= WARM_AFTER else (most or self._cold_output)
+        return min(expected, most) if most else expected
+
+    def learn(self, model: str, source: Mapping[str, Any], input_tokens: int, output_tokens: int) -> None:
+        """Takes in what a call really took."""
+        text, media = characters(source)
+        if not media and input_tokens > TOKENS_A_MESSAGE and text > 0:
+            self._blend(self._ratio, model, text / max(1, input_tokens - TOKENS_A_MESSAGE))
+        self._blend(self._output, model, float(output_tokens))
+
+    @staticmethod
+    def _blend(table: dict[str, tuple[int, float]], model: str, value: float) -> None:
+        seen, mean = table.get(model, (0, 0.0))
+        weight = max(WEIGHT, 1.0 / (seen + 1))
+        table[model] = (seen + 1, mean + (value - mean) * weight)

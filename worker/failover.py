@@ -1,0 +1,166 @@
+"""What comes next for a job whose call failed: one pure function of the failure, the job's history and its lane.
+
+It does nothing itself: no clock, no network, no database. Sending again is the queue's business, so this is the only retry rule.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from models.request import Failure, FailureKind
+from models.states import Outcome
+
+LONGEST_SNOOZE = 60.0
+RATE_LIMITS_IN_A_ROW = 10
+FAILURES_WHILE_OTHERS_SUCCEED = 3
+
+
+class About(StrEnum):
+    """What a failure tells about more than this one job."""
+
+    NOTHING = "nothing"
+    POOL = "pool"
+    """A 429: the pool's pacing is emptied, several of them cool it."""
+    ACCOUNT = "account"
+    """The pool's money is used up: its keys are quarantined."""
+    KEY = "key"
+    """The key was refused: to be confirmed by the free model list."""
+    KEY_MODEL = "key_model"
+    """This key may not use this model; remembered for ten minutes."""
+    MODEL = "model"
+    """The provider doesn't have this model; remembered for ten minutes."""
+    PROVIDER = "provider"
+    """The provider is in trouble: counted by the breaker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """One earlier call of the job. `age` is seconds before now."""
+
+    provider: str
+    model: str
+    key_id: str
+    outcome: Outcome
+    error_code: str | None
+    age: float
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """Where the job stands.
+
+    `others` are the route's providers that it may still go to, `larger` those of them with a larger context than the one that
+    failed. `another_key` and `another_model` say whether this provider has an untried key for the model, or a fallback for it.
+    `others_succeed`: the provider answered other jobs since this one's first failure. `past` is oldest first, without this call.
+    """
+
+    provider: str
+    past: Sequence[Past] = ()
+    others: Sequence[str] = ()
+    larger: Sequence[str] = ()
+    routed: bool = False
+    another_key: bool = False
+    another_model: bool = False
+    others_succeed: bool = False
+    retry_for: float = 3600.0
+    max_attempts: int = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What to do. `delay` None: the job fails with the failure's code (or `code`); else it waits so many seconds in its lane.
+
+    `exclude` lists the providers of the route that it may not go to again; `forgive` starts the route anew.
+    """
+
+    about: About
+    delay: float | None
+    exclude: tuple[str, ...] = ()
+    forgive: bool = False
+    code: str | None = None
+
+    @property
+    def fails(self) -> bool:
+        return self.delay is None
+
+
+def decide(failure: Failure, situation: Situation, rng: random.Random) -> Verdict:
+    """The verdict of design §7 on one failed call."""
+    here = (situation.provider,)
+    match failure.kind:
+        case FailureKind.RATE_LIMIT:
+            return _rate_limited(failure, situation, rng)
+        case FailureKind.QUOTA:
+            return Verdict(About.ACCOUNT, 0.0)
+        case FailureKind.AUTH:
+            return Verdict(About.KEY, 0.0)
+        case FailureKind.KEY_MODEL:
+            if situation.another_key or situation.another_model:
+                return Verdict(About.KEY_MODEL, 0.0)
+            if situation.others:
+                return Verdict(About.KEY_MODEL, 0.0, exclude=here)
+            return Verdict(About.KEY_MODEL, None)
+        case FailureKind.MODEL:
+            if situation.another_model:
+                return Verdict(About.MODEL, 0.0)
+            if situation.others:
+                return Verdict(About.MODEL, 0.0, exclude=here)
+            return Verdict(About.MODEL, None)
+        case FailureKind.SERVER | FailureKind.NETWORK:
+            return provider_failed(failure, situation, rng)
+        case FailureKind.CONTEXT_LENGTH:
+            if situation.larger:
+                smaller = [name for name in situation.others if name not in situation.larger]
+                return Verdict(About.NOTHING, 0.0, exclude=(*here, *smaller))
+            return Verdict(About.NOTHING, None)
+        case _:
+            return Verdict(About.NOTHING, None)
+
+
+def _rate_limited(failure: Failure, situation: Situation, rng: random.Random) -> Verdict:
+    in_a_row = 0
+    for past in reversed(situation.past):
+        if past.outcome is not Outcome.RATE_LIMITED:
+            break
+        in_a_row += 1
+    if in_a_row + 1 >= RATE_LIMITS_IN_A_ROW and situation.others_succeed:
+        return Verdict(About.POOL, None)
+    if failure.retry_after is not None:
+        # never earlier than told; spread, so that those told the same don't come back together
+        delay = failure.retry_after + rng.uniform(0.0, max(0.5, failure.retry_after * 0.2))
+    else:
+        delay = rng.uniform(0.5, min(LONGEST_SNOOZE, 2.0 ** (in_a_row + 1)))
+    return Verdict(About.POOL, delay)
+
+
+def provider_failed(failure: Failure, situation: Situation, rng: random.Random) -> Verdict:
+    """The provider is in trouble: one retry, the next of the route, else a snooze until time or attempts are used up."""
+    broken = [past for past in situation.past if past.outcome in (Outcome.FAILED, Outcome.UNKNOWN)]
+    here = [past for past in broken if past.provider == situation.provider]
+    if not here:
+        return Verdict(About.PROVIDER, max(failure.retry_after or 0.0, rng.uniform(0.2, 1.0)))
+    if situation.others:
+        return Verdict(About.PROVIDER, 0.0, exclude=(situation.provider,))
+    if len(broken) + 1 >= situation.max_attempts or max(past.age for past in broken) >= situation.retry_for:
+        return Verdict(About.PROVIDER, None)
+    if len(here) + 1 >= FAILURES_WHILE_OTHERS_SUCCEED and situation.others_succeed and not situation.routed:
+        return Verdict(About.PROVIDER, None)
+    delay = rng.uniform(1.0, min(LONGEST_SNOOZE, 2.0 ** (len(broken) + 1)))
+    return Verdict(About.PROVIDER, max(failure.retry_after or 0.0, delay), forgive=situation.routed)
+
+
+OUTCOMES = {
+    FailureKind.RATE_LIMIT: Outcome.RATE_LIMITED,
+    FailureKind.SERVER: Outcome.FAILED,
+    FailureKind.NETWORK: Outcome.UNKNOWN,
+}
+
+
+def outcome_of(failure: Failure | None) -> Outcome:
+    """How the ledger names a call that ended so."""
+    if failure is None:
+        return Outcome.SUCCEEDED
+    return OUTCOMES.get(failure.kind, Outcome.REJECTED)

@@ -1,0 +1,303 @@
+"""A provider's keys: which may be used for which model, in what buckets, and which are out of use and why.
+
+Quarantines live in SQL and are enforced in Redis for all workers; this process's view is refreshed from SQL. What a key or a
+provider says about one model is remembered here for ten minutes. It sends nothing but the free model list.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.engine import Connection
+
+from models.config import Config, KeyConfig, ProviderConfig
+from models.request import Failure, FailureKind
+from models.store import keys as key_store
+from worker.limits.limiter import Bucket, LimitedKey, Limiter, Unit
+from worker.providers.base import Provider, ProviderRefused
+from worker.recorder import Recorder
+
+log = logging.getLogger("truckllm.keys")
+
+REMEMBER_SECONDS = 600.0
+QUOTA_SECONDS = 3600.0
+"""How long a pool without money or quota rests when the provider doesn't tell when it comes back."""
+PROBE_SECONDS = (60.0, 300.0, 900.0)
+"""A refused key is asked about again after 1, 5 and then every 15 minutes, by the free model list, never with a job."""
+
+_UNITS: dict[str, Unit] = {
+    "limit_req_per_min": "requests",
+    "limit_tokens_per_min": "tokens",
+    "limit_input_tokens_per_min": "input_tokens",
+    "limit_output_tokens_per_min": "output_tokens",
+}
+
+
+def pool_name(provider: ProviderConfig, key: KeyConfig) -> str:
+    """The quota that a key draws on: its own, unless it names one that it shares."""
+    return f"pool:{key.pool}" if key.pool else f"{provider.id}/{key.id}"
+
+
+def buckets(provider: ProviderConfig, key: KeyConfig, model: str) -> tuple[Bucket, ...]:
+    """All quotas that a call of this key and model draws on."""
+    pool = pool_name(provider, key)
+    whole = [Bucket(f"{pool}|{_UNITS[name]}", _UNITS[name], _share(key, n)) for name, n in key.limits().items()]
+    by_model = [
+        Bucket(f"{pool}|{model}|{_UNITS[name]}", _UNITS[name], _share(key, n))
+        for name, n in provider.model_limits(key, model).items()
+    ]
+    return (*whole, *by_model)
+
+
+def _share(key: KeyConfig, limit: int) -> int:
+    return max(1, int(limit * key.use + 1e-9))
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """Why a key is out of use; `until` in the database's unix seconds, None: until a person acts."""
+
+    reason: str
+    until: float | None
+    probes: int
+
+
+class KeyRing:
+    """The keys of one provider in one process."""
+
+    def __init__(
+        self,
+        config: Config,
+        provider: Provider,
+        limiter: Limiter,
+        recorder: Recorder,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.settings = provider.config
+        self._config = config
+        self._provider = provider
+        self._limiter = limiter
+        self._recorder = recorder
+        self._clock = clock
+        self._marks = {key.id: key_store.fingerprint(key.secret.reveal()) for key in self.settings.keys}
+        self._out: dict[str, Quarantine] = {}
+        self._models: dict[str, tuple[float, Failure]] = {}
+        self._key_models: dict[tuple[str, str], tuple[float, Failure]] = {}
+        self._limited: dict[str, tuple[LimitedKey, ...]] = {}
+        self._confirming: set[str] = set()
+
+    # What may be used
+
+    def usable(self, model: str) -> tuple[LimitedKey, ...]:
+        """The keys that a call of this model may go out on now, cheapest first."""
+        if model not in self._limited:
+            self._limited[model] = self._build(model)
+        limited = self._limited[model]
+        if not self._out and not self._key_models:
+            return limited
+        return tuple(
+            key
+            for key in limited
+            if key.name not in self._out and self._recall(self._key_models, (key.name, model)) is None
+        )
+
+    def _build(self, model: str) -> tuple[LimitedKey, ...]:
+        prices = {}
+        for key in self.settings.keys:
+            if pricing := self.settings.pricing(key, model):
+                prices[key.id] = pricing.input_token_cost + pricing.output_token_cost
+        order = sorted(set(prices.values()))
+        limited = [
+            LimitedKey(
+                name=f"{self.settings.id}/{key.id}",
+                pool=pool_name(self.settings, key),
+                buckets=buckets(self.settings, key, model),
+                rank=order.index(prices[key.id]) if key.id in prices else len(order),
+            )
+            for key in self.settings.keys
+        ]
+        return tuple(sorted(limited, key=lambda one: one.rank))
+
+    def secret(self, name: str) -> str:
+        """The secret of a key by its "provider/key_id"."""
+        return self.key(name).secret.reveal()
+
+    def key(self, name: str) -> KeyConfig:
+        return self.settings.key(name.removeprefix(f"{self.settings.id}/"))
+
+    @property
+    def all_out(self) -> str | None:
+        """Why no key can be used at all; None while one can."""
+        if len(self._out) < len(self.settings.keys):
+            return None
+        return "; ".join(f"{name}: {out.reason}" for name, out in sorted(self._out.items()))
+
+    @property
+    def by_model(self) -> bool:
+        """Whether some limits hold for single models only."""
+        return any(
+            one.limits() for key in self.settings.keys for one in (*key.models.values(), *self.settings.models.values())
+        )
+
+    def model_gone(self, model: str) -> Failure | None:
+        """The provider's word, of the last ten minutes, that it doesn't have this model."""
+        return self._recall(self._models, model)
+
+    def models_to_try(self, model: str) -> list[str]:
+        """The model and its fallbacks, without those known to be gone."""
+        wanted = [model, *self.settings.fallback_models.get(model, ())]
+        return [one for one in wanted if self.model_gone(one) is None]
+
+    # What was learned
+
+    def remember_model(self, model: str, failure: Failure) -> None:
+        self._models[model] = (self._clock() + REMEMBER_SECONDS, failure)
+
+    def remember_key_model(self, name: str, model: str, failure: Failure) -> None:
+        self._key_models[name, model] = (self._clock() + REMEMBER_SECONDS, failure)
+
+    def refused_for(self, model: str) -> Failure | None:
+        """Why the last key was refused for this model, if one was in the last ten minutes."""
+        for (_, refused), (until, failure) in self._key_models.items():
+            if refused == model and until > self._clock():
+                return failure
+        return None
+
+    def _recall(self, memory: dict[Any, tuple[float, Failure]], what: object) -> Failure | None:
+        found = memory.get(what)
+        if found is None:
+            return None
+        if found[0] <= self._clock():
+            del memory[what]
+            return None
+        return found[1]
+
+    # Quarantine
+
+    async def quarantine_pool(self, name: str, failure: Failure) -> None:
+        """The account of this key has no money or quota: all its keys rest, for all workers."""
+        pool = pool_name(self.settings, self.key(name))
+        seconds = failure.resets_in if failure.resets_in is not None else QUOTA_SECONDS
+        log.warning("%s: %s; its keys rest for %.0f s", pool, failure.message, seconds)
+        for provider in self._config.providers:
+            for key in provider.keys:
+                if pool_name(provider, key) == pool:
+                    await self._take_out(provider, key, f"quota: {failure.message}", seconds, 0)
+
+    async def confirm(self, name: str, failure: Failure) -> bool:
+        """Asks the free model list whether a refused key is really bad, and quarantines it if so. False: the key is good,
+        or nobody knows."""
+        if name in self._confirming or name in self._out:
+            return True
+        self._confirming.add(name)
+        try:
+            refused = await self._refused(name)
+            if refused is None:
+                return False
+            await self._take_out(self.settings, self.key(name), f"refused: {failure.message}", PROBE_SECONDS[0], 0)
+            log.warning(
+                "%s is refused (%s); quarantined, asked again in %.0f s", name, failure.message, PROBE_SECONDS[0]
+            )
+            return True
+        finally:
+            self._confirming.discard(name)
+
+    async def _refused(self, name: str) -> Failure | None:
+        """The refusal of a key by the free model list; None if it is accepted or can't be asked."""
+        try:
+            await self._provider.list_models(self.secret(name))
+        except ProviderRefused as error:
+            return error.failure if error.failure.kind in (FailureKind.AUTH, FailureKind.KEY_MODEL) else None
+        except Exception as error:
+            log.info("%s could not be checked: %s", name, type(error).__name__)
+        return None
+
+    async def _take_out(
+        self, provider: ProviderConfig, key: KeyConfig, reason: str, seconds: float, probes: int
+    ) -> None:
+        name = f"{provider.id}/{key.id}"
+        until = self._recorder.now() + seconds
+        if provider.id == self.settings.id:
+            self._out[name] = Quarantine(reason, until, probes)
+        await self._limiter.block(name, seconds)
+        mark = key_store.fingerprint(key.secret.reveal())
+
+        def write(connection: Connection) -> None:
+            key_store.quarantine(
+                connection,
+                provider=provider.id,
+                key_id=key.id,
+                mark=mark,
+                pool=pool_name(provider, key),
+                reason=reason,
+                now=self._recorder.now(),
+                until=until,
+                probes=probes,
+            )
+
+        await self._recorder.call(write)
+
+    async def refresh(self) -> None:
+        """Takes over what all workers know, and looks after quarantines whose time has come."""
+        rows = await self._recorder.call(key_store.everything)
+        now = self._recorder.now()
+        out: dict[str, Quarantine] = {}
+        for row in rows:
+            if row["provider"] != self.settings.id or self._marks.get(row["key_id"]) != row["fingerprint"]:
+                continue
+            if row["state"] == key_store.QUARANTINED:
+                out[f"{self.settings.id}/{row['key_id']}"] = Quarantine(row["reason"], row["until"], row["probes"])
+        lifted = [name for name in self._out if name not in out]
+        for name, held in out.items():
+            if name not in self._out:
+                # also after a Redis that came back empty
+                await self._limiter.block(name, None if held.until is None else max(1.0, held.until - now))
+        self._out = out
+        for name in lifted:
+            await self._limiter.unblock(name)
+        for name, held in list(out.items()):
+            if held.until is not None and held.until <= now:
+                await self._due(name, held)
+
+    async def _due(self, name: str, held: Quarantine) -> None:
+        key = self.key(name)
+        mark = self._marks[key.id]
+        if held.reason.startswith("refused"):
+            # only one worker probes: the one that moves `until` on
+            wait = PROBE_SECONDS[min(held.probes + 1, len(PROBE_SECONDS) - 1)]
+            until = self._recorder.now() + wait
+
+            def mine(connection: Connection) -> bool:
+                return key_store.postpone(connection, self.settings.id, key.id, mark, held.until, until)
+
+            if not await self._recorder.call(mine):
+                return
+            if await self._refused(name) is not None:
+                await self._limiter.block(name, wait)
+                self._out[name] = Quarantine(held.reason, until, held.probes + 1)
+                return
+        now = self._recorder.now()
+        await self._recorder.call(lambda connection: key_store.lift(connection, self.settings.id, key.id, mark, now))
+        await self._limiter.unblock(name)
+        self._out.pop(name, None)
+        log.warning("%s is back in use", name)
+
+
+def seed_rows(
+    rings: Sequence[KeyRing], rows: Sequence[tuple[str, str, str, int, float]]
+) -> dict[str, list[tuple[float, int]]]:
+    """What calls (provider, key_id, model, booked_tokens, age) mean for each bucket: bucket id → (age, amount)."""
+    by_provider = {ring.settings.id: ring.settings for ring in rings}
+    seeded: dict[str, list[tuple[float, int]]] = {}
+    for provider, key_id, model, tokens, age in rows:
+        settings = by_provider.get(provider)
+        key = next((one for one in settings.keys if one.id == key_id), None) if settings else None
+        if settings is None or key is None:
+            continue
+        for bucket in buckets(settings, key, model):
+            seeded.setdefault(bucket.id, []).append((age, 1 if bucket.unit == "requests" else tokens))
+    return seeded

@@ -1,0 +1,131 @@
+"""A worker's heartbeat, which is the lease of every job it runs: who it is, and whether it may still send.
+
+It judges nobody else; the janitor does.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from sqlalchemy.engine import Connection
+
+from models.errors import StorageError
+from models.store import workers as worker_store
+from worker.recorder import Recorder
+
+log = logging.getLogger("truckllm.lease")
+
+BEAT_SECONDS = 5.0
+FRESH_SECONDS = 20.0
+"""A worker whose last confirmed heartbeat is older sends nothing: others may be about to call it dead (after 45 s)."""
+
+
+def awake_clock() -> float:
+    """Seconds of a clock that also counts while the machine sleeps, where the system has one."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.clock_gettime(clock) if clock is not None else time.monotonic()
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which process this is. `boot_id` also tells process namespaces apart, where a pid means something else."""
+
+    host: str
+    boot_id: str
+    pid: int
+    pid_started: float
+
+
+def identity() -> Identity:
+    """This process's."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip() + "/" + os.readlink("/proc/self/ns/pid")
+    except OSError:
+        boot = f"{psutil.boot_time():.0f}"
+    process = psutil.Process()
+    return Identity(socket.gethostname(), boot[:64], process.pid, process.create_time())
+
+
+class Lease:
+    """This process's row in `workers`."""
+
+    def __init__(self, recorder: Recorder, queues: Sequence[str], config_hash: str, lost: Callable[[], None]) -> None:
+        self.identity = identity()
+        self.worker_id = 0
+        self.tickets = 0
+        self.beats = 0
+        """How many heartbeats in a row have gone through."""
+        self._recorder = recorder
+        self._queues = queues
+        self._config_hash = config_hash
+        self._lost = lost
+        self._calls = 0
+        self._confirmed = float("-inf")
+
+    @property
+    def fresh(self) -> bool:
+        """Whether calls may be sent."""
+        return awake_clock() - self._confirmed < FRESH_SECONDS
+
+    def attempt_id(self) -> int:
+        """A number for one call, used by no other, ever."""
+        self._calls += 1
+        return (self.worker_id << 32) + self._calls
+
+    async def take(self) -> None:
+        """Registers this process. Raises StorageError."""
+        at = awake_clock()
+        me = self.identity
+
+        def register(connection: Connection) -> int:
+            return worker_store.register(
+                connection,
+                host=me.host,
+                boot_id=me.boot_id,
+                pid=me.pid,
+                pid_started=me.pid_started,
+                queues=self._queues,
+                config_hash=self._config_hash,
+                now=self._recorder.database.now(connection),
+            )
+
+        self.worker_id = await self._recorder.call(register)
+        self._calls = 0
+        self._recorder.shard = self.worker_id
+        self._confirmed = at
+
+    async def beat(self) -> bool:
+        """One heartbeat. False when it didn't get through."""
+        at = awake_clock()
+        local = time.time()
+
+        def beat(connection: Connection) -> tuple[bool, float]:
+            now = self._recorder.database.now(connection)
+            return worker_store.beat(connection, self.worker_id, self.tickets, now), now
+
+        try:
+            alive, now = await self._recorder.call(beat)
+            self._recorder.clock_offset = now - (local + time.time()) / 2
+            if alive:
+                self._confirmed = at
+            else:
+                log.warning("worker %d was taken for dead; its jobs are others' now, it goes on anew", self.worker_id)
+                self._lost()
+                await self.take()
+        except StorageError as error:
+            self.beats = 0
+            log.warning("heartbeat failed: %s", str(error).splitlines()[0])
+            return False
+        self.beats += 1
+        return True
+
+    async def leave(self) -> None:
+        """Takes this process's row away; what it still ran is given back by the next janitor."""
+        await self._recorder.call(lambda connection: worker_store.remove(connection, [self.worker_id]))

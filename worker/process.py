@@ -1,0 +1,257 @@
+"""One worker process: an event loop, a database thread, a Celery consumer, and the way they start and end together.
+
+It does no job's work itself. SIGTERM or SIGINT: claim nothing more, finish what is under way within the grace, give the rest
+back, exit 0; a second signal gives up at once, and what was under way stays `unknown`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
+
+import celery.worker.state
+import redis.exceptions
+import sqlalchemy.exc
+from celery.signals import worker_ready
+from kombu.exceptions import OperationalError
+
+from models.config import Config
+from models.database import open_database
+from models.errors import StorageError
+from models.queues import DRAIN, MAX_HOPS, Ticket, queue_name
+from models.store import attempts as attempt_store
+from worker.app import make_app
+from worker.breaker import Breaker
+from worker.engine import Engine
+from worker.http import HttpSender
+from worker.janitor import Janitor
+from worker.keys import KeyRing, seed_rows
+from worker.lease import Lease
+from worker.limits.limiter import Limiter, connect
+from worker.providers.registry import make_provider
+from worker.recorder import Recorder
+from worker.runner import Runner
+from worker.tasks import register
+
+log = logging.getLogger("truckllm.worker")
+
+T = TypeVar("T")
+
+EXTRA_THREADS = 2
+"""Celery threads beyond one a provider, so that a ticket can always be taken and passed on."""
+
+
+def main(
+    config: Config,
+    database_url: str | None,
+    redis_url: str,
+    providers: Sequence[str] | None = None,
+    *,
+    parent_pipe: int | None = None,
+) -> int:
+    """Runs one worker process until it is told to end. The exit code: 0, or 4 when the database can't be reached.
+
+    `providers` are those it serves (None: all). `parent_pipe` is a file descriptor whose end of file means that the parent
+    has died.
+    """
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("celery").setLevel(logging.WARNING)
+    logging.getLogger("kombu").setLevel(logging.WARNING)
+    served = list(providers) if providers else [provider.id for provider in config.providers]
+    process = Process(config, database_url, redis_url, served)
+    if parent_pipe is not None:
+        threading.Thread(target=_die_with_parent, args=(parent_pipe,), daemon=True).start()
+    return process.run()
+
+
+def _die_with_parent(pipe: int) -> None:
+    with contextlib.suppress(OSError):
+        while os.read(pipe, 1):
+            pass
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Process:
+    """What a worker process is made of. `served` are provider ids."""
+
+    def __init__(self, config: Config, database_url: str | None, redis_url: str, served: Sequence[str]) -> None:
+        self.config = config
+        self.served = list(served)
+        self.stopping = False
+        self._database = open_database(database_url)
+        self._redis_url = redis_url
+        self._app = make_app(redis_url, self.served)
+        register(self._app, self.drain)
+        self._loop = _new_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="truckllm-loop", daemon=True)
+        self._runners: dict[str, Runner] = {}
+        self._grace = config.worker.grace_seconds
+        self._give_up = threading.Event()
+        self._janitor: asyncio.Task[None] | None = None
+
+    def run(self) -> int:
+        """Until told to end."""
+        self._thread.start()
+        self._recorder = Recorder(self._database, self._loop)
+        try:
+            self._on_loop(self._start())
+        except (StorageError, sqlalchemy.exc.SQLAlchemyError) as error:
+            log.error("%s: %s", self._database.shown, str(error).splitlines()[0])
+            return StorageError.exit_code
+        signal.signal(signal.SIGTERM, self._signalled)
+        signal.signal(signal.SIGINT, self._signalled)
+        log.info("worker %d serves %s", self._lease.worker_id, ", ".join(self.served))
+        self._consume()
+        self._end()
+        return 0
+
+    async def _start(self) -> None:
+        self._client = connect(self._redis_url)
+        self._limiter = Limiter(self._client, seed=self._seed)
+        self._breaker = Breaker(self._client)
+        self._sender = await HttpSender(max_response_bytes=self.config.worker.max_response_bytes).__aenter__()
+        self._lease = Lease(self._recorder, self.served, self.config.config_hash(), self._lost)
+        await self._lease.take()
+        for name in self.served:
+            settings = self.config.provider(name)
+            provider = make_provider(settings, self._sender.bind(settings))
+            ring = KeyRing(self.config, provider, self._limiter, self._recorder)
+            engine = Engine(self.config, provider, ring, self._limiter, self._recorder)
+            self._runners[name] = Runner(
+                engine,
+                self._limiter,
+                self._breaker,
+                self._recorder,
+                worker_id=lambda: self._lease.worker_id,
+                may_send=lambda: self._lease.fresh,
+                attempt_id=self._lease.attempt_id,
+            )
+        janitor = Janitor(self._lease, self._recorder, self._runners, self._ring)
+        self._janitor = asyncio.ensure_future(janitor.run())
+
+    def _consume(self) -> None:
+        """Takes tickets on this thread until Celery's consumer ends."""
+        worker = self._app.Worker(
+            hostname=f"truckllm-{self._lease.worker_id}@{self._lease.identity.host}",
+            pool_cls="threads",
+            concurrency=len(self.served) + EXTRA_THREADS,
+            queues=[queue_name(name) for name in self.served],
+            without_gossip=True,
+            without_mingle=True,
+            without_heartbeat=True,
+            loglevel="WARNING",
+            quiet=True,
+        )
+
+        def ready(**_: object) -> None:
+            # Celery sets handlers of its own while it starts; ours know of the second signal
+            signal.signal(signal.SIGTERM, self._signalled)
+            signal.signal(signal.SIGINT, self._signalled)
+            if self.stopping:
+                celery.worker.state.should_stop = 0
+
+        worker_ready.connect(ready, weak=False)
+        with contextlib.suppress(SystemExit):
+            worker.start()
+
+    def _signalled(self, number: int, _frame: object) -> None:
+        if self.stopping:
+            self._give_up.set()
+            return
+        self.stopping = True
+        celery.worker.state.should_stop = 0
+        self._loop.call_soon_threadsafe(self._stop_runners)
+
+    def _stop_runners(self) -> None:
+        for runner in self._runners.values():
+            runner.stop()
+
+    def _end(self) -> None:
+        """Lets calls under way finish within the grace, stores everything, leaves."""
+        self.stopping = True
+        self._loop.call_soon_threadsafe(self._stop_runners)
+        landing = [asyncio.run_coroutine_threadsafe(r.land(self._grace), self._loop) for r in self._runners.values()]
+        deadline = time.monotonic() + self._grace + 10
+        while not all(one.done() for one in landing) and time.monotonic() < deadline:
+            if self._give_up.wait(0.05):
+                log.warning("told twice to end: calls under way stay unknown")
+                break
+        if not self._give_up.is_set():
+            with contextlib.suppress(StorageError, TimeoutError):
+                self._on_loop(self._leave(), timeout=10)
+        self._recorder.stop(1.0 if self._give_up.is_set() else 25.0)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(2)
+        log.info("worker %d has ended", self._lease.worker_id)
+
+    async def _leave(self) -> None:
+        if self._janitor:
+            self._janitor.cancel()
+        await self._lease.leave()
+        await self._sender.close()
+        await self._client.aclose()
+
+    def _lost(self) -> None:
+        for runner in self._runners.values():
+            runner.abandon()
+
+    # Tickets
+
+    def drain(self, provider: str, hops: int) -> None:
+        """What a ticket asks for; runs on one of Celery's threads until the drain's budget is over."""
+        self._lease.tickets += 1
+        runner = self._runners.get(provider)
+        if runner is None or self.stopping:
+            return
+        if runner.draining:
+            if hops < MAX_HOPS:
+                self._send(provider, hops + 1)
+            return
+        try:
+            more = self._on_loop(runner.drain(self.config.worker.budget_seconds))
+        except Exception:
+            log.exception("the drain of %s ended early; the janitor rings again", provider)
+            return
+        if more:
+            self._send(provider, 0)
+
+    async def _ring(self, provider: str) -> None:
+        await asyncio.to_thread(self._send, provider, 0)
+
+    def _send(self, provider: str, hops: int) -> None:
+        ticket = Ticket(provider=provider, hops=hops)
+        try:
+            self._app.send_task(DRAIN, kwargs=ticket, queue=queue_name(provider), retry=False)
+        except (OperationalError, redis.exceptions.RedisError, OSError) as error:
+            log.info("could not ring for %s; the janitor does: %s", provider, type(error).__name__)
+
+    # Threads
+
+    def _on_loop(self, work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout)
+
+    async def _seed(self, _buckets: Sequence[str]) -> dict[str, list[tuple[float, int]]]:
+        """The last minute of the ledger, for a Redis that doesn't know it."""
+        now = self._recorder.now()
+        found = await self._recorder.call(lambda connection: attempt_store.started_since(connection, now - 61.0))
+        rows = [
+            (r["provider"], r["key_id"], r["requested_model"], r["booked_tokens"], max(0.0, now - r["started_at"]))
+            for r in found
+        ]
+        return seed_rows([runner.engine.ring for runner in self._runners.values()], rows)
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()

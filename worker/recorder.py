@@ -1,0 +1,259 @@
+"""The one database thread of a process: it commits whatever queued up while the last commit ran.
+
+Grouping needs no timer: the busier the disk, the bigger the groups. Endings are kept until they are stored, however long the
+database is away; everything else fails at once and is asked again by its caller. It decides nothing about jobs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
+
+from models.database import Database
+from models.errors import StorageError
+from models.states import JobStatus
+from models.store import batches
+from models.store.endings import Ending, record
+
+log = logging.getLogger("truckllm.recorder")
+
+T = TypeVar("T")
+
+MOST_BACKLOG_BYTES = 32 * 1024 * 1024
+"""More than this waiting to be stored: no new call starts."""
+MOST_GROUP_BYTES = 8 * 1024 * 1024
+RETRY_SECONDS = 0.5
+
+
+@dataclass(slots=True)
+class _Operation:
+    work: Callable[[Connection], Any]
+    future: asyncio.Future[Any]
+
+
+@dataclass(slots=True)
+class _Stored:
+    ending: Ending
+    size: int
+    future: asyncio.Future[None]
+
+
+class Recorder:
+    """Runs database work of the event loop on its own thread. `shard` is where this worker counts."""
+
+    def __init__(self, database: Database, loop: asyncio.AbstractEventLoop, shard: int = 0) -> None:
+        self.database = database
+        self.shard = shard
+        self.clock_offset = 0.0
+        """Seconds to add to this machine's clock for the database's."""
+        self._loop = loop
+        self._wake = threading.Condition()
+        self._operations: list[_Operation] = []
+        self._endings: deque[_Stored] = deque()
+        self._backlog = 0
+        self._failing_since: float | None = None
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="truckllm-recorder", daemon=True)
+        self._thread.start()
+
+    @property
+    def ready(self) -> bool:
+        """Whether a new call may start: commits go through, and not too much waits for them."""
+        return self._failing_since is None and self._backlog < MOST_BACKLOG_BYTES
+
+    def now(self) -> float:
+        """Unix seconds by the database's clock."""
+        return time.time() + self.clock_offset
+
+    async def call(self, work: Callable[[Connection], T]) -> T:
+        """Runs `work` in the next transaction. Raises StorageError when that didn't commit (or nobody knows whether it did)."""
+        future: asyncio.Future[T] = self._loop.create_future()
+        with self._wake:
+            if self._stopping:
+                raise StorageError("the recorder has stopped")
+            self._operations.append(_Operation(work, future))
+            self._wake.notify()
+        return await future
+
+    def record(self, ending: Ending) -> asyncio.Future[None]:
+        """Stores an ending; the future is done once it is committed."""
+        size = 512 + (len(ending.answer.response) + len(ending.answer.text or b"") if ending.answer else 0)
+        future: asyncio.Future[None] = self._loop.create_future()
+        with self._wake:
+            self._endings.append(_Stored(ending, size, future))
+            self._backlog += size
+            self._wake.notify()
+        return future
+
+    def stop(self, timeout: float = 30.0) -> bool:
+        """Stores what waits and ends the thread; call it from another thread than the loop's. False if something is left."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not self._operations and not self._endings and not self._stopping:
+                    self._wake.wait()
+                if self._stopping and not self._operations and not self._endings:
+                    return
+                operations, self._operations = self._operations, []
+                endings: list[_Stored] = []
+                size = 0
+                while self._endings and (not endings or size + self._endings[0].size <= MOST_GROUP_BYTES):
+                    endings.append(self._endings.popleft())
+                    size += endings[-1].size
+            self._commit(operations, endings)
+
+    def _commit(self, operations: Sequence[_Operation], endings: Sequence[_Stored]) -> None:
+        try:
+            answers, touched = self._transaction(operations, endings)
+        except (IntegrityError, DataError, StatementError) as error:
+            if isinstance(error, DBAPIError) and error.connection_invalidated:
+                self._unavailable(operations, endings, error)
+            else:
+                self._narrow(operations, endings, error)
+        except (SQLAlchemyError, OSError) as error:
+            if _lasting(error):
+                self._unavailable(operations, endings, error)
+            else:
+                self._narrow(operations, endings, error)
+        except Exception as error:  # a bug in one operation must not take the others with it
+            self._narrow(operations, endings, error)
+        else:
+            if self._failing_since is not None:
+                log.warning("the database is back after %.1f s", time.monotonic() - self._failing_since)
+                self._failing_since = None
+            self._settle(operations, answers, endings)
+            self._complete(touched)
+
+    def _transaction(self, operations: Sequence[_Operation], endings: Sequence[_Stored]) -> tuple[list[Any], set[int]]:
+        touched: set[int] = set()
+        with self.database.write() as connection:
+            if endings:
+                touched = record(connection, [stored.ending for stored in endings], self.shard, self.now())
+            answers = [operation.work(connection) for operation in operations]
+        return answers, touched
+
+    def _complete(self, touched: set[int]) -> None:
+        """Completes batches whose last job has just ended; the janitor catches what is missed here."""
+        try:
+            for batch_id in sorted(touched):
+                with self.database.read() as connection:
+                    left = batches.counts(connection, batch_id).left
+                if left <= 0:
+                    with self.database.write() as connection:
+                        batches.finish_if_done(connection, batch_id, self.now())
+        except SQLAlchemyError as error:
+            log.warning("could not look whether a batch is done: %s", error)
+
+    def _settle(self, operations: Sequence[_Operation], answers: Sequence[Any], endings: Sequence[_Stored]) -> None:
+        def resolve() -> None:
+            for operation, answer in zip(operations, answers, strict=True):
+                if not operation.future.done():
+                    operation.future.set_result(answer)
+            for stored in endings:
+                if not stored.future.done():
+                    stored.future.set_result(None)
+
+        with self._wake:
+            self._backlog -= sum(stored.size for stored in endings)
+        self._later(resolve)
+
+    def _narrow(self, operations: Sequence[_Operation], endings: Sequence[_Stored], error: Exception) -> None:
+        """A group failed for what is in it: halve it until the offender is alone, so that the rest is stored."""
+        if operations and endings:
+            self._commit((), endings)
+            self._commit(operations, ())
+        elif len(operations) > 1 or len(endings) > 1:
+            half = (len(operations) + 1) // 2, (len(endings) + 1) // 2
+            self._commit(operations[: half[0]], endings[: half[1]])
+            self._commit(operations[half[0] :], endings[half[1] :])
+        elif operations:
+            self._refuse(operations, error)
+        else:
+            (stored,) = endings
+            if stored.ending.error_code == "unstorable":
+                log.error("job %d: not even its failure could be stored: %s", stored.ending.job_id, error)
+                self._settle((), (), endings)
+                return
+            log.error("job %d: its result could not be stored: %s", stored.ending.job_id, error)
+            stored.ending = replace(
+                stored.ending,
+                status=JobStatus.FAILED,
+                answer=None,
+                error_code="unstorable",
+                error_message="the database refused this reply; its cost is in the ledger",
+            )
+            self._commit((), (stored,))
+
+    def _unavailable(self, operations: Sequence[_Operation], endings: Sequence[_Stored], error: Exception) -> None:
+        """The database is away: endings wait, nothing new starts, the rest is refused."""
+        if self._failing_since is None:
+            self._failing_since = time.monotonic()
+            log.warning("the database is away, no new call starts: %s", str(error).splitlines()[0])
+        self._refuse(operations, error)
+        with self._wake:
+            self._endings.extendleft(reversed(endings))
+            stopping = self._stopping
+        if stopping and time.monotonic() - self._failing_since > 20:
+            log.error("%d results could not be stored before the end; their calls stay unknown", len(endings))
+            with self._wake:
+                self._endings.clear()
+            return
+        time.sleep(RETRY_SECONDS)
+        if not endings and not operations:
+            return
+        with self._wake:
+            waiting = bool(self._operations or self._endings)
+        if not waiting:
+            self._probe()
+
+    def _probe(self) -> None:
+        """With nothing left to store, finds out whether the database is back."""
+        while not self._stopping:
+            try:
+                with self.database.write() as connection:
+                    connection.execute(sa.text("SELECT 1"))
+            except SQLAlchemyError:
+                time.sleep(RETRY_SECONDS)
+                with self._wake:
+                    if self._operations or self._endings:
+                        return
+            else:
+                self._failing_since = None
+                return
+
+    def _refuse(self, operations: Sequence[_Operation], error: Exception) -> None:
+        def resolve() -> None:
+            for operation in operations:
+                if not operation.future.done():
+                    failed = StorageError(str(error)) if isinstance(error, SQLAlchemyError) else error
+                    operation.future.set_exception(failed)
+
+        if operations:
+            self._later(resolve)
+
+    def _later(self, resolve: Callable[[], None]) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(resolve)
+
+
+def _lasting(error: Exception) -> bool:
+    """Whether an error is about the database rather than about what was asked of it."""
+    return isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError, OSError)) or (
+        isinstance(error, DBAPIError) and error.connection_invalidated
+    )
