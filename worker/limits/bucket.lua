@@ -10,11 +10,11 @@
 --   sum     of all slots in the ring
 --   oldest  no slot below this one is in the hash any more
 --   born    slot in which this hash was made: what was granted before is not in it by its own slot
--- `h` packs the hold: want id, amount, expiry. A field named by a number is that slot's booked amount.
+-- `h` packs who may keep others out, see `guard` below. A field named by a number is that slot's booked amount.
 local SLOT = 0.5        -- seconds
 local SPAN = 120        -- a 60 s window ending in slot k touches slots k-120 .. k: 121 of them
 local KEEP = 3600       -- seconds an untouched bucket is remembered; only its ring's last minute matters
-local HOLD = 2          -- seconds a hold stands unless it is renewed
+local HOLD = 2          -- seconds a hold, a turn or a place in the line stands unless it is renewed
 local PREFIX = KEYS[1] .. ':'
 
 local args = cmsgpack.unpack(ARGV[1])
@@ -37,7 +37,7 @@ local function rebase(key, b)
   redis.call('DEL', key)
   if b.sum > 0 then redis.call('HSET', key, current, b.sum) end
   b.time, b.credit, b.oldest, b.born = now, math.min(b.credit, 0), current - SPAN, current
-  b.hold = nil
+  b.hold, b.turn, b.line = nil, nil, nil
   save(key, b)
 end
 
@@ -47,7 +47,7 @@ local function expire(key, b)
   if b.oldest >= first then return end
   if first - b.oldest > 2 * SPAN then
     redis.call('DEL', key)
-    b.sum, b.hold = 0, nil
+    b.sum, b.hold, b.turn, b.line = 0, nil, nil, nil
   elseif b.sum ~= 0 then
     local names, gone = {}, {}
     for slot = b.oldest, first - 1 do names[#names + 1] = slot end
@@ -64,17 +64,53 @@ local function expire(key, b)
   save(key, b)
 end
 
--- The bucket as stored, its ring swept, a hold that has run out left away; nil if Redis has never seen it.
+local function stands(till) return till > now and till <= now + HOLD + 1 end
+
+-- Who keeps others out of a bucket: a want that holds it until it fits, or a worker whose turn it is after a hold; and the
+-- line of workers that were kept out, for the next turn. What has run out is left away. A turn is never renewed, and a hold
+-- is placed only where nobody else keeps the want out of any of its buckets: so no two ever wait for each other.
+local function guard(b, packed)
+  local g = cmsgpack.unpack(packed)
+  if g.hold and stands(g.till) then b.hold, b.amount, b.till, b.owner = g.hold, g.amount, g.till, g.owner end
+  if g.turn and stands(g.turn_till) then b.turn, b.turn_till = g.turn, g.turn_till end
+  if g.line then
+    for n = 1, #g.line, 2 do
+      if stands(g.line[n + 1]) then
+        b.line = b.line or {}
+        table.insert(b.line, g.line[n])
+        table.insert(b.line, g.line[n + 1])
+      end
+    end
+  end
+end
+
+local function save_guard(key, b)
+  if b.hold or b.turn or b.line then
+    local g = {hold = b.hold, amount = b.amount, till = b.till, owner = b.owner, turn = b.turn, turn_till = b.turn_till, line = b.line}
+    redis.call('HSET', key, 'h', cmsgpack.pack(g))
+  else
+    redis.call('HDEL', key, 'h')
+  end
+end
+
+-- The hold is over: the turn goes to the worker that was kept out longest, if there is one.
+local function release(b)
+  b.hold, b.amount, b.till, b.owner = nil, nil, nil, nil
+  if b.line then
+    b.turn, b.turn_till = table.remove(b.line, 1), now + HOLD
+    table.remove(b.line, 1)
+    if #b.line == 0 then b.line = nil end
+  end
+end
+
+-- The bucket as stored, its ring swept; nil if Redis has never seen it.
 local function load(id)
   local key = bucket_key(id)
   local got = redis.call('HMGET', key, 's', 'h')
   if not got[1] then return nil end
   local b = {}
   b.time, b.credit, b.sum, b.oldest, b.born = struct.unpack('<ddddd', got[1])
-  if got[2] then
-    local id_, amount, till = cmsgpack.unpack(got[2])
-    if till > now and till <= now + HOLD + 1 then b.hold, b.hold_amount = id_, amount end
-  end
+  if got[2] then guard(b, got[2]) end
   if b.oldest - (current - SPAN) > 2 then rebase(key, b) else expire(key, b) end
   return b
 end

@@ -2,8 +2,11 @@
 --
 -- args: now, want id, bucket ids
 local id = args[2]
-for _, bucket in ipairs(args[3]) do
-  local b = load(bucket)
-  if b and b.hold == id then redis.call('HDEL', bucket_key(bucket), 'h') end
+for _, name in ipairs(args[3]) do
+  local b = load(name)
+  if b and b.hold == id then
+    release(b)
+    save_guard(bucket_key(name), b)
+  end
 end
 return 1

@@ -8,7 +8,8 @@ keeps what was booked in the last 60 s, in slots of half a second, at the slot t
 no 60 s ever get more than the limit. Settling corrects that slot, so real usage counts as soon as it is known.
 
 A call too big for what is left of its bucket within the horizon *holds* it: nobody else is let in there, credit is saved up
-to its amount, and it goes as soon as both gates let it. A hold lapses 2 s after its want last asked.
+to its amount, and it goes as soon as both gates let it. A hold lapses 2 s after its want last asked. Then the worker that
+was kept out longest has its turn, so that neither big calls nor one worker can shut out the others.
 """
 
 from __future__ import annotations
@@ -103,6 +104,7 @@ class Limiter:
         self._clock = clock
         self._server_time = server_time
         self._rng = rng or random.Random()
+        self._worker = secrets.token_hex(6)
 
     async def reserve(self, wants: Sequence[Want]) -> list[Grant | Wait | TooLarge]:
         """Books what can start within the horizon, in the order of `wants` (at most 64): one answer each, same order.
@@ -194,7 +196,9 @@ class Limiter:
         return answers
 
     async def _run(self, question: _Question, *, create: bool) -> list[Any]:
-        packed = await _RESERVE.run(self._client, self._now(), self._horizon, self._pace, create, *question.args())
+        packed = await _RESERVE.run(
+            self._client, self._now(), self._horizon, self._pace, create, self._worker, *question.args()
+        )
         reply: list[Any] = msgspec.msgpack.decode(packed)
         return reply
 
@@ -207,7 +211,7 @@ class Limiter:
         if state == 1:
             pause = min(max(seconds - self._horizon / 2, 0.05), 1.0)
         elif state == 2:
-            pause = min(max(seconds - self._horizon / 2, 0.2), 1.5)
+            pause = min(max(seconds - self._horizon / 2, 0.2), 1.0)
         else:
             pause = max((seconds - self._horizon / 4) / 1.2, 0.05)
         return Wait(want.id, pause * spread, state == 1, "cooling" if kind == -1 else "limit")

@@ -1,15 +1,15 @@
 -- Grants wants their start times and keys, or says how long until it makes sense to ask again. See limiter.py.
 --
--- args: now, horizon, pace, create, bucket ids, bucket units, bucket limits,
+-- args: now, horizon, pace, create, worker, bucket ids, bucket units, bucket limits,
 --       key names, key pools, key ranks, buckets of each key, key sets (cheapest first), want ids, want sets, charges (4 a want)
 -- reply: {1, indexes of buckets never seen}: nothing was booked; or
 --        {0, a, b, c, a, b, c, ...}, three numbers a want:
 --          key index, start in seconds from now, slot         granted
---          0 limit | -1 cooling | -2 blocked, seconds, 0 | 1 holds | 2 behind a hold
-local horizon, pace, create = args[2], args[3], args[4]
-local ids, units, limits = args[5], args[6], args[7]
-local names, pools, ranks, members, sets = args[8], args[9], args[10], args[11], args[12]
-local want_ids, want_sets, charges = args[13], args[14], args[15]
+--          0 limit | -1 cooling | -2 blocked, seconds, 0 | 1 holds | 2 kept out by another
+local horizon, pace, create, worker = args[2], args[3], args[4], args[5]
+local ids, units, limits = args[6], args[7], args[8]
+local names, pools, ranks, members, sets = args[9], args[10], args[11], args[12], args[13]
+local want_ids, want_sets, charges = args[14], args[15], args[16]
 local latest = now + horizon
 local OVERSIZE = 0.25   -- of the burst: smaller ones always find a gap under saturation, bigger ones need a hold to
 
@@ -21,34 +21,45 @@ end
 if #unknown > 0 then
   if not create then return cmsgpack.pack({1, unknown}) end
   for _, i in ipairs(unknown) do
-    local b = {time = now, credit = limits[i], sum = 0, oldest = current - SPAN, born = current}
+    local b = {time = now, credit = 1e15, sum = 0, oldest = current - SPAN, born = current}
     save(bucket_key(ids[i]), b)
     stored[i] = b
   end
 end
 
 -- Bucket state in parallel arrays, credit brought up to now (or to the latest booked start, if that lies ahead).
-local rate, burst, base, credit, sum, hold, hold_amount, touched, booked, older = {}, {}, {}, {}, {}, {}, {}, {}, {}, {}
+local rate, burst, base, credit, sum = {}, {}, {}, {}, {}
+local keeper, saving = {}, {}              -- who keeps others out: a want id, or true for another's turn; what is saved for
+local changed, guarded, refused, booked, older = {}, {}, {}, {}, {}
+local holders, any_hold = {}, false        -- wants that hold something
 for i = 1, #ids do
   local b = stored[i]
   local r = pace * limits[i] / 60
   local size = burst_of(limits[i], r)
   local cap, c, t = size, b.credit, b.time
-  if b.hold then cap = math.max(cap, b.hold_amount) end
+  if b.hold then
+    keeper[i], saving[i] = b.hold, b.amount
+    holders[b.hold], any_hold = true, true
+    cap = math.max(cap, b.amount)
+  elseif b.turn == worker then
+    b.turn, b.turn_till, guarded[i] = nil, nil, true
+  elseif b.turn then
+    keeper[i], saving[i] = true, 0
+  end
   if t < now then
     c = c + r * (now - t)
     t = now
   end
   rate[i], burst[i], base[i], credit[i], sum[i] = r, size, t, math.min(c, cap), b.sum
-  hold[i], hold_amount[i] = b.hold, b.hold_amount
 end
 
 local marks = {}
 for k = 1, #names do
-  marks[3 * k - 2], marks[3 * k - 1], marks[3 * k] = PREFIX .. 'x:' .. names[k], PREFIX .. 'x:' .. pools[k], PREFIX .. 'c:' .. pools[k]
+  local x, c = PREFIX .. 'x:', PREFIX .. 'c:'
+  marks[3 * k - 2], marks[3 * k - 1], marks[3 * k] = x .. names[k], x .. pools[k], c .. pools[k]
 end
 if #marks > 0 then marks = redis.call('MGET', unpack(marks)) end
-local blocked, open = {}, {}   -- by key: blocked until, or nil; earliest time its pool lets it start
+local blocked, open = {}, {}               -- by key: blocked until, or nil; the earliest its pool lets it start
 for k = 1, #names do
   local a, b, c = tonumber(marks[3 * k - 2] or 0), tonumber(marks[3 * k - 1] or 0), tonumber(marks[3 * k] or 0)
   local till = math.max(a, b)
@@ -81,6 +92,14 @@ local function ring_time(i, amount)
   return (first + low - 1 + SPAN + 1) * SLOT
 end
 
+-- Earliest start both gates of one bucket allow once `missing` units of credit have come.
+local function ready(i, amount, missing)
+  local at = base[i]
+  if missing > 0 then at = at + missing / rate[i] end
+  if sum[i] + amount > limits[i] then at = math.max(at, ring_time(i, amount)) end
+  return at
+end
+
 local function book(k, start, charge)
   local slot = math.floor(start / SLOT)
   for _, i in ipairs(members[k]) do
@@ -91,132 +110,165 @@ local function book(k, start, charge)
       local slots = booked[i]
       if not slots then slots = {}; booked[i] = slots end
       slots[slot] = (slots[slot] or 0) + amount
-      touched[i] = true
+      changed[i] = true
     end
   end
   return slot
 end
 
-local function drop_holds(id, set, except)
+local function let_go(id, set, except)
+  local kept = {}
+  for _, i in ipairs(except and members[except] or {}) do kept[i] = true end
   for _, k in ipairs(set) do
-    if k ~= except then
-      for _, i in ipairs(members[k]) do
-        if hold[i] == id then
-          local shared = false
-          if except then
-            for _, j in ipairs(members[except]) do shared = shared or j == i end
-          end
-          if not shared then
-            hold[i], touched[i] = nil, true
-            credit[i] = math.min(credit[i], burst[i])
-          end
+    for _, i in ipairs(members[k]) do
+      local b = stored[i]
+      if b.hold == id and not kept[i] then
+        release(b)
+        keeper[i], saving[i] = nil, nil
+        if b.turn == worker then
+          b.turn, b.turn_till = nil, nil
+        elseif b.turn then
+          keeper[i], saving[i] = true, 0
         end
+        credit[i] = math.min(credit[i], burst[i])
+        changed[i], guarded[i] = true, true
       end
     end
   end
 end
 
--- A want that does not fit keeps what blocks it on one key free of others. Only a key none of whose buckets is held by
--- another takes a new hold, so two holders never wait for each other.
-local function place_holds(id, k, denied, charge)
+-- A want that does not fit keeps others out of what delays it on key `k`, whose earliest start is `start`. What is ready
+-- long before stays open to others until it becomes the delay itself.
+local function place_holds(id, k, start, kept_out, charge)
   for _, i in ipairs(members[k]) do
     local amount = charge[units[i]]
     if amount > 0 then
-      local start = base[i] + math.max(0, amount - credit[i]) / rate[i]
-      local mine = hold[i] == id
-      if not mine and not denied then
-        mine = start > latest or (sum[i] + amount > limits[i] and ring_time(i, amount) > latest)
+      local b = stored[i]
+      if b.hold ~= id and not kept_out then
+        local at = ready(i, amount, amount - credit[i])
+        if at > latest and at >= start - SLOT then
+          b.hold, b.owner, b.turn, b.turn_till = id, worker, nil, nil
+          keeper[i], any_hold = id, true
+        end
       end
-      if mine then hold[i], hold_amount[i], touched[i] = id, amount, true end
+      if b.hold == id then
+        b.amount, b.till = amount, now + HOLD
+        saving[i], changed[i], guarded[i] = amount, true, true
+      end
     end
   end
 end
 
 local granted, reply, charge = {}, {0}, {}
-for w = 1, #want_ids do
+local function decide(w)
   local id, set = want_ids[w], sets[want_sets[w]]
   local at = 4 * w - 4
   charge[1], charge[2], charge[3], charge[4] = charges[at + 1], charges[at + 2], charges[at + 3], charges[at + 4]
-  local key, start, room = nil, nil, nil          -- the best that can go
-  local late, late_key, late_big = nil, nil, nil  -- the best that can't yet, of the keys nobody else holds
-  local soon, behind, freed, holder, holder_denied = nil, false, nil, nil, false
+  local key, start, room                   -- the best that can go
+  local late, late_key, late_big           -- the best that can't yet, of the keys it is not kept out of
+  local soon, behind, freed                -- the earliest hope of all, whether it is kept out there, the first block's end
+  local holder, holder_start, holder_out   -- the key it holds something on
   for n = 1, #set do
     local k = set[n]
     if key and ranks[k] > ranks[key] then break end
     if blocked[k] then
       if not freed or blocked[k] < freed then freed = blocked[k] end
     else
-      local s, space, denied, big, mine = open[k], 1, false, false, false
+      local s, space, out, big, mine = open[k], 1, false, false, false
       local list = members[k]
       for j = 1, #list do
         local i = list[j]
         local amount = charge[units[i]]
         if amount > 0 then
-          local held, missing = hold[i], amount - credit[i]
-          if held then
-            if held == id then
+          local missing, by = amount - credit[i], keeper[i]
+          if by then
+            if by == id then
               mine = true
             else
-              denied = true
-              missing = missing + hold_amount[i]
+              out, missing = true, missing + saving[i]
+              refused[i] = refused[i] or by == true or stored[i].owner ~= worker
             end
           end
           local b = base[i]
           if missing > 0 then b = b + missing / rate[i] end
           local after = sum[i] + amount
-          if after > limits[i] then
-            local r = ring_time(i, amount)
-            if r > b then b = r end
-          end
+          if after > limits[i] then b = math.max(b, ring_time(i, amount)) end
           if b > s then s = b end
           if b > latest and units[i] > 1 and amount > OVERSIZE * burst[i] then big = true end
           local left = 1 - after / limits[i]
           if left < space then space = left end
         end
       end
-      if mine then holder, holder_denied = k, denied end
-      if s <= latest and not denied then
+      if mine then holder, holder_start, holder_out = k, s, out end
+      if s <= latest and not out then
         if not key or s < start - 1e-6 or (s < start + 1e-6 and space > room) then key, start, room = k, s, space end
       else
-        if not soon or s < soon then soon, behind = s, denied end
-        if not denied and (not late or s < late) then late, late_key, late_big = s, k, big end
+        if not soon or s < soon then soon, behind = s, out end
+        if not out and (not late or s < late) then late, late_key, late_big = s, k, big end
       end
     end
   end
+  at = 3 * w - 1
   if key then
     local slot = book(key, start, charge)
-    if next(hold) then drop_holds(id, set) end
+    if any_hold then let_go(id, set) end
     granted[pools[key]] = (granted[pools[key]] or 0) + 1
-    reply[#reply + 1], reply[#reply + 2], reply[#reply + 3] = key, start - now, slot
+    reply[at], reply[at + 1], reply[at + 2] = key, start - now, slot
   elseif not soon then
-    reply[#reply + 1], reply[#reply + 2], reply[#reply + 3] = -2, (freed or now) - now, 0
+    reply[at], reply[at + 1], reply[at + 2] = -2, (freed or now) - now, 0
   else
     local kind, state = 0, 0
-    if not holder and late_big then holder = late_key end
+    if not holder and late_big then holder, holder_start, holder_out = late_key, late, false end
     if holder then
-      place_holds(id, holder, holder_denied, charge)
-      drop_holds(id, set, holder)
+      place_holds(id, holder, holder_start, holder_out, charge)
+      let_go(id, set, holder)
       state = 1
     elseif behind then
       state = 2
     end
     if late_key and late == soon and open[late_key] >= late then kind = -1 end
-    reply[#reply + 1], reply[#reply + 2], reply[#reply + 3] = kind, soon - now, state
+    reply[at], reply[at + 1], reply[at + 2] = kind, soon - now, state
   end
 end
 
-for i in pairs(touched) do
+-- Those that hold go first: what they keep others out of is theirs, whatever their place among the wants.
+for w = 1, #want_ids do
+  if holders[want_ids[w]] then decide(w) end
+end
+for w = 1, #want_ids do
+  if not holders[want_ids[w]] then decide(w) end
+end
+
+-- A worker that was kept out keeps its place in the line, or takes one; one that was not leaves it.
+local function stand_in_line(i)
+  local b, place = stored[i], nil
+  for n = 1, b.line and #b.line or 0, 2 do
+    if b.line[n] == worker then place = n end
+  end
+  if refused[i] then
+    b.line = b.line or {}
+    place = place or #b.line + 1
+    b.line[place], b.line[place + 1] = worker, now + HOLD
+    guarded[i] = true
+  elseif place then
+    table.remove(b.line, place)
+    table.remove(b.line, place)
+    if #b.line == 0 then b.line = nil end
+    guarded[i] = true
+  end
+end
+
+for i = 1, #ids do
+  if refused[i] or stored[i].line then stand_in_line(i) end
   local key, b = bucket_key(ids[i]), stored[i]
-  b.time, b.credit, b.sum = base[i], credit[i], sum[i]
-  save(key, b)
-  for slot, amount in pairs(booked[i] or {}) do redis.call('HINCRBY', key, slot, amount) end
-  if hold[i] ~= b.hold or hold[i] then
-    if hold[i] then
-      redis.call('HSET', key, 'h', cmsgpack.pack(hold[i], hold_amount[i], now + HOLD))
-    else
-      redis.call('HDEL', key, 'h')
+  if changed[i] then
+    b.time, b.credit, b.sum = base[i], credit[i], sum[i]
+    save(key, b)
+    if booked[i] then
+      for slot, amount in pairs(booked[i]) do redis.call('HINCRBY', key, slot, amount) end
     end
   end
+  if guarded[i] then save_guard(key, b) end
 end
 for pool, count in pairs(granted) do
   local key = PREFIX .. 'g:' .. pool .. ':' .. math.floor(now)

@@ -1,0 +1,109 @@
+"""Buckets a fresh Redis has never seen: they begin with what the ledger says of the last minute."""
+
+from __future__ import annotations
+
+import asyncio
+
+from worker.limits.limiter import Charge, Grant, Settlement, Wait
+
+
+class Ledger:
+    """A seed function that counts how often it is asked."""
+
+    def __init__(self, past=None, error: Exception | None = None) -> None:
+        self.past, self.error, self.asked = past or {}, error, []
+
+    async def __call__(self, ids):
+        self.asked.append(sorted(ids))
+        if self.error:
+            raise self.error
+        return {id_: self.past[id_] for id_ in ids if id_ in self.past}
+
+
+def test_a_fresh_redis_knows_the_last_minute_from_the_ledger(virtual):
+    async def story(world):
+        one = virtual.key("p/k", requests=10)
+        ledger = Ledger({"p/k|requests": [(n * 5.0, 1) for n in range(10)] + [(200.0, 1)]})
+        limiter = await world.limiter(seed=ledger)
+        (wait,) = await world.ask(limiter, world.want([one]))
+        assert isinstance(wait, Wait)
+        assert (await limiter.room([one]))[0].buckets[0].booked == 10
+        began = world.now
+        grant = await world.until_granted(limiter, world.want([one]))
+        assert grant.start_at - began >= 15  # when the oldest of the ten is a minute old
+
+    virtual.run(story)
+
+
+def test_two_workers_on_a_fresh_redis_ask_the_ledger_once(virtual):
+    async def story(world):
+        one, ledger = virtual.key("p/k", requests=600, tokens=60_000), Ledger()
+        limiters = [await world.limiter(seed=ledger) for _ in range(4)]
+        for _ in range(2):
+            await asyncio.gather(*[world.ask(limiter, world.want([one], tokens=1)) for limiter in limiters])
+        assert ledger.asked == [["p/k|requests", "p/k|tokens"]]
+        assert len(world.granted) >= 5
+
+    virtual.run(story)
+
+
+def test_nothing_is_granted_on_a_bucket_while_another_worker_seeds_it(virtual):
+    async def story(world):
+        one = virtual.key("p/k", requests=600)
+        telling, told = asyncio.Event(), asyncio.Event()
+
+        async def slow(ids):
+            telling.set()
+            await told.wait()
+            return {}
+
+        first, second = await world.limiter(seed=slow), await world.limiter(seed=Ledger())
+        asking = asyncio.create_task(world.ask(first, world.want([one])))
+        await telling.wait()
+        (wait,) = await world.ask(second, world.want([one]))
+        assert isinstance(wait, Wait)
+        assert wait.seconds < 1
+        told.set()
+        (grant,) = await asking
+        assert isinstance(grant, Grant)
+
+    virtual.run(story)
+
+
+def test_a_ledger_that_fails_leaves_buckets_empty_but_known(virtual, caplog):
+    async def story(world):
+        one, ledger = virtual.key("p/k", requests=600), Ledger(error=RuntimeError("password=hunter2"))
+        limiter = await world.limiter(seed=ledger)
+        for _ in range(3):
+            (grant,) = await world.ask(limiter, world.want([one]))
+            assert isinstance(grant, Grant)
+        assert len(ledger.asked) == 1
+
+    virtual.run(story)
+    assert "RuntimeError" in caplog.text
+    assert "hunter2" not in caplog.text
+
+
+def test_a_key_that_is_never_used_costs_no_question_after_the_first(virtual):
+    async def story(world):
+        ledger = Ledger()
+        cheap, spare = virtual.key("p/cheap", requests=6_000), virtual.key("p/spare", rank=9, requests=6_000)
+        limiter = await world.limiter(seed=ledger)
+        for _ in range(30):
+            await world.ask(limiter, world.want([cheap, spare]))
+            world.now += 60
+        assert len(ledger.asked) == 1
+
+    virtual.run(story)
+
+
+def test_what_was_granted_before_a_restart_is_not_settled_into_what_the_ledger_told(virtual):
+    async def story(world):
+        one = virtual.key("p/k", tokens=60_000)
+        limiter = await world.limiter(seed=Ledger({"p/k|tokens": [(3.0, 500)]}))
+        before = int(world.now / 0.5) - 6  # the slot of three seconds ago
+        await world.ask(limiter, world.want([one], tokens=100))
+        await limiter.settle([Settlement(one.buckets, before, Charge(1, 500), Charge(1, 5))])
+        assert (await limiter.room([one]))[0].buckets[0].booked == 600
+
+    virtual.run(story)

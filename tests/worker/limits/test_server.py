@@ -1,0 +1,133 @@
+"""The limiter on the server's own clock and over a real connection: real time, no repeats, nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+import redis
+
+from worker.limits.limiter import Grant, Limiter, Wait, connect
+
+
+def test_three_seconds_of_real_time_with_two_limiters_keep_to_the_pace(virtual):
+    async def story(world):
+        one = virtual.key("p/real", requests=1_200, tokens=10_000_000)
+        started: list[float] = []
+
+        async def worker() -> None:
+            client = connect(world.url)
+            limiter = Limiter(client)
+            ends = time.monotonic() + 3
+            wants: list = []
+            while time.monotonic() < ends:
+                wants += [world.want([one], tokens=10) for _ in range(16 - len(wants))]
+                answers = await limiter.reserve(wants)
+                waits = [answer for answer in answers if isinstance(answer, Wait)]
+                started.extend(answer.start_at for answer in answers if isinstance(answer, Grant))
+                left = {wait.want_id for wait in waits}
+                wants = [want for want in wants if want.id in left]
+                await asyncio.sleep(min((wait.seconds for wait in waits), default=0.05))
+            await client.aclose()
+
+        began = time.monotonic()
+        await asyncio.gather(worker(), worker())
+        in_time = [start - began for start in started if start < began + 3]
+        # 19.7 a second and a burst of 18.
+        assert 0.9 * (3 * 19.7 + 18) <= len(in_time) <= 3 * 19.7 + 18 + 2
+        assert max(started) <= time.monotonic() + 1.1
+
+    virtual.run(story)
+
+
+def test_a_call_that_fails_is_never_repeated(virtual):
+    """A server that reads commands and hangs up counts how often a reservation arrives."""
+
+    async def story(world):
+        folder = Path(tempfile.mkdtemp(prefix="vk"))
+        arrived: list[bytes] = []
+
+        async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while data := await reader.read(65536):
+                if b"EVAL" in data:
+                    arrived.append(data)
+                    break
+                writer.write(b"+OK\r\n" * data.count(b"CLIENT"))
+                await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_unix_server(hang_up, str(folder / "s"))
+        client = connect(f"unix://{folder}/s")
+        with pytest.raises(redis.ConnectionError):
+            await Limiter(client).reserve([world.want([virtual.key("p/k", requests=6)])])
+        assert len(arrived) == 1
+        await client.aclose()
+        server.close()
+        shutil.rmtree(folder)
+
+    virtual.run(story)
+
+
+def test_no_answer_within_the_timeout_is_an_error(virtual):
+    async def story(world):
+        one, admin = virtual.key("p/k", requests=6), connect(world.url)
+        client = connect(world.url, timeout=0.1)
+        await client.ping()
+        await admin.execute_command("CLIENT", "PAUSE", "400", "ALL")
+        with pytest.raises(redis.TimeoutError):
+            await Limiter(client).reserve([world.want([one])])
+        await client.aclose()
+        await admin.ping()
+        await admin.aclose()
+
+    virtual.run(story)
+
+
+def test_a_server_that_lost_its_scripts_is_told_them_again(virtual):
+    async def story(world):
+        limiter, one, client = await world.limiter(), virtual.key("p/k", requests=600), connect(world.url)
+        for _ in range(2):
+            await client.script_flush()
+            (grant,) = await world.ask(limiter, world.want([one]))
+            assert isinstance(grant, Grant)
+        await client.aclose()
+
+    virtual.run(story)
+
+
+def test_everything_carries_the_hash_tag_and_an_expiry(virtual):
+    async def story(world):
+        limiter, client = await world.limiter(), connect(world.url)
+        one = virtual.key("p/k", requests=600, tokens=60_000)
+        (grant,) = await world.ask(limiter, world.want([one], tokens=5))
+        await world.settle(limiter, grant, tokens=7)
+        await world.ask(limiter, world.want([one], tokens=40_000))
+        await limiter.too_many(one, 30)
+        await limiter.block("p/k", 30)
+        names = await client.keys("*")
+        assert len(names) >= 6
+        for name in names:
+            assert name.startswith(b"{truckllm}:")
+            assert await client.ttl(name) > 0, name
+        await client.aclose()
+
+    virtual.run(story)
+
+
+def test_old_slots_leave_redis(virtual):
+    async def story(world):
+        limiter, client, one = await world.limiter(), connect(world.url), virtual.key("p/k", requests=6_000)
+        for _ in range(400):
+            await world.ask(limiter, world.want([one]))
+            world.now += 0.5
+        assert await client.hlen("{truckllm}:b:p/k|requests") <= 123
+        world.now += 500
+        await world.ask(limiter, world.want([one]))
+        assert await client.hlen("{truckllm}:b:p/k|requests") == 2
+        await client.aclose()
+
+    virtual.run(story)

@@ -1,0 +1,61 @@
+"""The circuit breaker of each provider, shared by all workers through Redis.
+
+It judges no reply and sends no probe: the engine says what was good and bad, and asks before it sends.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import redis.asyncio
+
+from worker.limits.server import Script
+
+_SCRIPT = Script("breaker.lua", folder=Path(__file__).parent)
+
+State = Literal["closed", "open"]
+
+
+class Breaker:
+    """Opens for a provider when, within `window` seconds, at least `least_bad` calls went bad and they are at least `share`
+    of all. While it is open one probe may go every `probe_every` seconds, of all workers together; the first good answer
+    after a probe closes it.
+
+    `server_time` replaces the server's clock, for tests in virtual time: production passes none.
+    """
+
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        *,
+        window: float = 10.0,
+        least_bad: int = 5,
+        share: float = 0.5,
+        probe_every: float = 5.0,
+        server_time: Callable[[], float] | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._client = client
+        self._settings = (window, least_bad, share, probe_every)
+        self._server_time = server_time
+        self._rng = rng or random.Random()
+
+    async def record(self, provider: str, ok: int, bad: int) -> State:
+        """Counts calls of `provider` that were answered (`ok`; a refusal of the request is an answer) and that failed for
+        the provider's sake (`bad`). Returns how the breaker stands now. Raises redis errors."""
+        if ok <= 0 and bad <= 0:
+            raise ValueError("nothing to record")
+        reply = await _SCRIPT.run(self._client, self._now(), provider, *self._settings, "record", ok, bad)
+        return "open" if reply == b"open" else "closed"
+
+    async def admit(self, provider: str, count: int) -> tuple[int, float]:
+        """How many of `count` calls may go now, and in how many seconds (jittered upwards) to ask for the others: all and
+        0.0 while closed, at most one probe while open. Raises redis errors."""
+        allowed, seconds = await _SCRIPT.run(self._client, self._now(), provider, *self._settings, "admit", count)
+        return int(allowed), float(seconds) * self._rng.uniform(1.0, 1.2)
+
+    def _now(self) -> float | bool:
+        return False if self._server_time is None else self._server_time()
