@@ -1,0 +1,210 @@
+"""Loading an input as a batch: found or made, filled in chunks under status `loading`, published when it is whole.
+
+It does not judge lines: they have been read once before (`submit.producer.check`), and must be the same now.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from sqlalchemy.engine import RowMapping
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from models import processes
+from models.database import Database
+from models.errors import BadLine, ConflictError, InputError
+from models.formats.lines import Line, read_lines
+from models.lanes import Lanes
+from models.states import UNFINISHED, BatchStatus
+from models.store import batches, loads
+from models.store.batches import NewJob
+from submit.source import Source
+
+CHUNK_ROWS = 2000
+CHUNK_BYTES = 8 * 1024 * 1024
+"""One write holds SQLite's only writer: so many rows take 0.1 to 0.2 s."""
+
+_WAIT_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A checked submission. `options` is the JSON of what changes calls; `total` how many jobs it makes."""
+
+    sha256: str
+    options: str
+    name: str
+    input_name: str
+    priority: int
+    total: int
+    new: bool
+    model: str | None
+    limit: int | None
+
+    @property
+    def options_hash(self) -> str:
+        return hashlib.sha256(self.options.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A batch that is ours to load under this mark; `done` jobs are in it already."""
+
+    batch_id: int
+    loader: str
+    done: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A batch of the same input and options that is loaded and unfinished."""
+
+    batch_id: int
+    total: int
+    paused: bool
+
+
+def begin(database: Database, order: Order) -> Load | Found | None:
+    """The batch for this order: found, taken over from a loader that died, or made.
+
+    None, after a short wait, while another process loads it or has just made it: ask again. Raises ConflictError.
+    """
+    loader = _mark()
+    try:
+        with database.write() as connection:
+            now = database.now(connection)
+            same = batches.same_file(connection, order.sha256)
+            unfinished = [row for row in same if row["status"] in UNFINISHED]
+            if not order.new:
+                mine = next((row for row in unfinished if row["options_hash"] == order.options_hash), None)
+                if mine is None and unfinished:
+                    raise _conflict(order, unfinished[0])
+                if mine is not None and mine["status"] != BatchStatus.LOADING:
+                    return Found(mine["id"], mine["total"], mine["status"] == BatchStatus.PAUSED)
+                if mine is not None:
+                    if _has_died(mine["loader"] or ""):
+                        batches.release(connection, mine["id"], mine["loader"])
+                    done = batches.take_over(connection, mine["id"], loader, now)
+                    if done is not None:
+                        return Load(mine["id"], loader, done)
+            if order.new or mine is None:
+                batch_id = batches.create(
+                    connection,
+                    name=order.name,
+                    input_name=order.input_name,
+                    sha256=order.sha256,
+                    options_hash=order.options_hash,
+                    defaults=order.options,
+                    priority=order.priority,
+                    again=same[0]["id"] if order.new and same else 0,
+                    loader=loader,
+                    now=now,
+                )
+                return Load(batch_id, loader, 0)
+    except IntegrityError:
+        return None  # two made it at once, and the index has decided
+    time.sleep(_WAIT_SECONDS)
+    return None
+
+
+def fill(
+    database: Database,
+    order: Order,
+    load: Load,
+    source: Source,
+    lanes: Lanes,
+    progress: Callable[[str, int], None] | None,
+) -> bool:
+    """Stores the jobs that aren't there yet and publishes the batch. False when it isn't ours any more.
+
+    Raises InputError, and leaves nothing behind, when the input isn't what was checked; whatever else stops it leaves a load
+    that the next submission of the same input goes on with.
+    """
+    position = 0
+    try:
+        with source.open() as (stream, hashed):
+            for chunk in _chunks(read_lines(stream, lanes, model=order.model, limit=order.limit), load.done):
+                position = chunk[-1].position + 1
+                with database.write() as connection:
+                    if not batches.add_jobs(connection, load.batch_id, load.loader, chunk, database.now(connection)):
+                        return False
+                if progress:
+                    progress("loading", position)
+            same = hashed.sha256() == order.sha256
+        if not same or (position or load.done) != order.total:
+            raise _Changed
+        with database.write() as connection:
+            return batches.publish(connection, load.batch_id, load.loader)
+    except _Changed:
+        _discard(database, load)
+        raise InputError(
+            f"{source.name} changed while it was being read: nothing was enqueued; submit it again"
+        ) from None
+    except BaseException:
+        with contextlib.suppress(SQLAlchemyError), database.write() as connection:
+            batches.release(connection, load.batch_id, load.loader)
+        raise
+
+
+class _Changed(Exception):
+    """The input isn't what was checked."""
+
+
+def _chunks(lines: Iterator[Line | BadLine], done: int) -> Iterator[list[NewJob]]:
+    chunk: list[NewJob] = []
+    room = CHUNK_BYTES
+    for position, line in enumerate(lines):
+        if isinstance(line, BadLine):
+            raise _Changed
+        if position < done:
+            continue
+        if chunk and (len(chunk) >= CHUNK_ROWS or len(line.body) > room):
+            yield chunk
+            chunk, room = [], CHUNK_BYTES
+        room -= len(line.body)
+        chunk.append(NewJob(position, line.custom_id, line.lane, line.model, line.body, line.dialect, line.operation))
+    if chunk:
+        yield chunk
+
+
+def _discard(database: Database, load: Load) -> None:
+    with database.write() as connection:
+        batches.cancel(connection, load.batch_id)
+    gone = False
+    while not gone:
+        with database.write() as connection:
+            gone = loads.discard(connection, load.batch_id, load.loader)
+
+
+def _mark() -> str:
+    """Who loads: machine and boot, process, its start, and something unique; so that others can see that it has died."""
+    pid = os.getpid()
+    return f"{_machine()} {pid} {processes.started(pid)} {secrets.token_hex(4)}"
+
+
+def _has_died(loader: str) -> bool:
+    """Whether that process was one of this machine and is gone. What can't be known is no."""
+    machine, _, rest = loader.partition(" ")
+    pid, _, rest = rest.partition(" ")
+    if machine != _machine() or not pid.isdigit():
+        return False
+    return str(processes.started(int(pid))) != rest.partition(" ")[0]
+
+
+def _machine() -> str:
+    return hashlib.sha256(f"{processes.host()} {processes.boot_id()}".encode()).hexdigest()[:12]
+
+
+def _conflict(order: Order, old: RowMapping) -> ConflictError:
+    there = old["defaults"] if old["defaults"] != "{}" else "no options"
+    here = order.options if order.options != "{}" else "no options"
+    return ConflictError(
+        f"batch {old['id']} ({old['status']}) works on the same input with other options ({there}; now {here}). Go on with it by "
+        f"giving the same options, stop it with `truckllm cancel {old['id']}`, or pay for both with --new"
+    )

@@ -1,0 +1,232 @@
+"""submit_batch: reads and checks an input, loads it as a batch that appears all at once, and wakes the workers.
+
+It is the one way in, for the command line, the HTTP API and Python. It makes no call to any provider.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from models.config import Config
+from models.config_file import load_config
+from models.database import Database, open_database, storage_errors
+from models.errors import BadLine, ConflictError, InputError, UsageError
+from models.formats.lines import read_lines
+from models.lanes import Lanes
+from models.money import format_money
+from models.states import BatchStatus
+from models.store import batches
+from submit import bell
+from submit.loading import Load, Order, begin, fill
+from submit.source import Input, Source, opened
+
+SHOWN_BAD_LINES = 20
+_TICK_LINES = 5000
+
+Progress = Callable[[str, int], None]
+"""Called now and then with "checking" or "loading" and the number of lines so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What became of a submission.
+
+    `found` is "new", "resumed" (an unfinished batch of the same file and options was there, and goes on) or "joined" (another
+    process was submitting the very same at this moment). `warnings` are sentences for people.
+    """
+
+    batch_id: int
+    total: int
+    found: Literal["new", "resumed", "joined"]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What reading an input once has shown: its hash and how many jobs go to each lane."""
+
+    sha256: str
+    lanes: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.lanes.values())
+
+
+def submit_batch(
+    source: Input,
+    *,
+    config: Config | str | Path | None = None,
+    database: Database | str | None = None,
+    model: str | None = None,
+    limit: int | None = None,
+    name: str | None = None,
+    priority: int = 0,
+    new: bool = False,
+    ring: bool = True,
+    progress: Progress | None = None,
+) -> Submitted:
+    """Puts an input into the queue: a path ("-" is stdin), an open binary file, or an iterable of dicts, one a line.
+
+    All lines are read and checked before anything is stored, and nothing is visible before all of them are stored. The same
+    input with the same options finds its batch as long as that is unfinished, also a load that was interrupted. `model` is
+    asked for instead of every line's own, `limit` takes only so many lines; these two make it another batch, `name` and
+    `priority` (higher goes first) don't. `new` makes a new batch in any case. `ring` wakes workers where a Redis URL is
+    configured.
+
+    `config` and `database` are read and opened as the command line does when they are None or a path or URL.
+    Raises InputError (bad lines, an empty or unreadable input, one that changed meanwhile), ConflictError (the same input is
+    unfinished with other options), ConfigError, StorageError.
+    """
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit is {limit}: it must be 1 or more")
+    settings = config if isinstance(config, Config) else load_config(config, secrets=False)
+    lanes = Lanes(settings)
+    with opened(source) as given:
+        checked = check(given, lanes, model=model, limit=limit, progress=progress)
+        order = Order(
+            sha256=checked.sha256,
+            options=_options(model, limit),
+            name=(name or _short(given.name))[:200],
+            input_name=given.name.replace("\0", "")[:4000],
+            priority=priority,
+            total=checked.total,
+            new=new,
+            model=model,
+            limit=limit,
+        )
+        store = database if isinstance(database, Database) else open_database(database or settings.database_url)
+        try:
+            with storage_errors(store):
+                return _submit(store, settings, lanes, given, order, checked, ring, progress)
+        finally:
+            if store is not database:
+                store.close()
+
+
+def check(
+    source: Source,
+    lanes: Lanes,
+    *,
+    model: str | None = None,
+    limit: int | None = None,
+    progress: Progress | None = None,
+) -> Checked:
+    """Reads an input once; needs no server. Raises InputError with the first bad lines and their number."""
+    good: Counter[str] = Counter()
+    shown: list[BadLine] = []
+    bad = 0
+    with source.open() as (stream, hashed):
+        for number, line in enumerate(read_lines(stream, lanes, model=model, limit=limit), 1):
+            if isinstance(line, BadLine):
+                bad += 1
+                if len(shown) < SHOWN_BAD_LINES:
+                    shown.append(line)
+            else:
+                good[line.lane] += 1
+            if progress and number % _TICK_LINES == 0:
+                progress("checking", number)
+        sha256 = hashed.sha256()
+    if bad:
+        raise InputError(
+            f"{source.name}: {bad:,} of {bad + good.total():,} lines can't become jobs; nothing was enqueued",
+            shown,
+            bad,
+        )
+    if not good:
+        raise InputError(f"{source.name} is empty: it needs at least one line that isn't blank")
+    return Checked(sha256, dict(good))
+
+
+def _submit(
+    database: Database,
+    settings: Config,
+    lanes: Lanes,
+    source: Source,
+    order: Order,
+    checked: Checked,
+    ring: bool,
+    progress: Progress | None,
+) -> Submitted:
+    warnings: list[str] = []
+    joined = False
+    while True:
+        found = begin(database, order)
+        if found is None:
+            joined = True  # somebody else loads it; `begin` has waited a little
+            continue
+        if not isinstance(found, Load):
+            break
+        if found.done == 0 and not order.new:
+            warnings = _paid_before(database, order, found.batch_id)
+        if fill(database, order, found, source, lanes, progress):
+            break
+        _say_if_cancelled(database, found.batch_id)
+    warnings += settings.warnings
+    if ring and settings.redis_url:
+        warnings += call_workers(database, settings, checked.lanes, settings.redis_url)
+    if isinstance(found, Load):
+        return Submitted(found.batch_id, order.total, "new" if found.done == 0 else "resumed", tuple(warnings))
+    if found.paused:
+        warnings.append(f"batch {found.batch_id} is paused")
+    return Submitted(found.batch_id, found.total, "joined" if joined else "resumed", tuple(warnings))
+
+
+def call_workers(database: Database, config: Config, rows: Mapping[str, int], redis_url: str) -> list[str]:
+    """Wakes the workers for so many queued jobs by lane. Warnings: which providers no live worker serves, what failed."""
+    with storage_errors(database), database.read() as connection:
+        serving = bell.live_workers(connection, database.now(connection))
+    numbers = bell.tickets(config, rows, serving)
+    warnings = [
+        f"no live worker serves {provider}: start one with `truckllm worker`"
+        for provider in numbers
+        if provider not in serving
+    ]
+    failed = bell.ring(redis_url, numbers)
+    return warnings + ([failed] if failed else [])
+
+
+def _options(model: str | None, limit: int | None) -> str:
+    """The options that change calls, as JSON in one spelling; those that aren't given leave no trace."""
+    given = {"model": model, "limit": limit}
+    return json.dumps({name: value for name, value in given.items() if value is not None}, sort_keys=True)
+
+
+def _short(name: str) -> str:
+    return "stdin" if name == "-" else Path(name).name.replace("\0", "") or "stdin"
+
+
+def _paid_before(database: Database, order: Order, batch_id: int) -> list[str]:
+    """A sentence on the newest finished batch of the same input and options: this one pays for all of it again."""
+    ended = (BatchStatus.COMPLETED, BatchStatus.CANCELLED)
+    with database.read() as connection:
+        for row in batches.same_file(connection, order.sha256):
+            if row["id"] == batch_id or row["options_hash"] != order.options_hash or row["status"] not in ended:
+                continue
+            counts = batches.counts(connection, row["id"])
+            spend = batches.spend(connection, row["id"])
+            if not spend:
+                return []
+            nanos: Counter[str] = Counter()
+            for part in spend:
+                if part["currency"]:
+                    nanos[part["currency"]] += int(part["cost_nanos"])
+            cost = " + ".join(format_money(value, currency) for currency, value in sorted(nanos.items())) or "unpriced"
+            old = row["id"]
+            return [
+                f"batch {old} did this input already ({counts.succeeded:,} succeeded, {counts.failed:,} failed, {cost}), and "
+                f"batch {batch_id} pays for all of it again. `truckllm results {old}` writes its results, "
+                f"`truckllm rerun {old}` repeats only what failed, `truckllm cancel {batch_id}` stops this one"
+            ]
+    return []
+
+
+def _say_if_cancelled(database: Database, batch_id: int) -> None:
+    with database.read() as connection:
+        if batches.get(connection, batch_id)["status"] == BatchStatus.CANCELLED:
+            raise ConflictError(f"batch {batch_id} was cancelled while it was being loaded")
