@@ -23,9 +23,11 @@ from yarl import URL
 
 from models.config import ProviderConfig
 from models.request import Failure, FailureKind
-from worker.providers.base import Call, Reply
+from worker.providers.base import Call, Reply, SendError
 from worker.providers.events import is_idle
 from worker.read_budget import ReadBudget, Reading
+
+__all__ = ["BoundSender", "Clocks", "HttpSender", "SendError"]
 
 MAX_RESPONSE_BYTES = 128 * 2**20
 READ_BUDGET_BYTES = 64 * 2**20
@@ -45,20 +47,6 @@ class Clocks:
     silence: float = 60.0
     pings: float = PING_SECONDS
     total: float = 600.0
-
-
-class SendError(Exception):
-    """No whole reply came.
-
-    `sent` is False only if nothing of the request can have left this machine; else it may have been billed. `partial` is
-    what was read of a stream: it may tell tokens that were used, or even hold the whole answer.
-    """
-
-    def __init__(self, failure: Failure, *, sent: bool, partial: Reply | None = None) -> None:
-        super().__init__(failure.message)
-        self.failure = failure
-        self.sent = sent
-        self.partial = partial
 
 
 class HttpSender:

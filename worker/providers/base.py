@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
 import orjson
 
 from models.config import ProviderConfig
 from models.request import Failure, FailureKind, ModelInfo, Request, Response, Usage
-from worker.limits.limiter import Charge
+from worker.limits.shapes import Charge
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,22 @@ class Reply:
         return orjson.loads(self.body)
 
 
+class SendError(Exception):
+    """No whole reply came.
+
+    `sent` is False only if nothing of the request can have left this machine; else it may have been billed. `partial` is
+    what was read of a stream: it may tell tokens that were used, or even hold the whole answer.
+    """
+
+    def __init__(self, failure: Failure, *, sent: bool, partial: Reply | None = None) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+        self.sent = sent
+        self.partial = partial
+
+
 class Sender(Protocol):
-    """Sends one call and returns the whole reply; raises `worker.http.SendError` when no whole reply came."""
+    """Sends one call and returns the whole reply; raises SendError when no whole reply came."""
 
     async def send(self, call: Call) -> Reply: ...
 
@@ -98,8 +112,20 @@ class Provider(abc.ABC):
         return None
 
     async def generate(self, request: Request) -> Response:
-        """Builds, sends and reads one request. Override it only for a provider that isn't one HTTP call."""
-        return self.read(request, await self.sender.send(self.build(request)))
+        """Builds, sends and reads one request. Override it only for a provider that isn't one HTTP call.
+
+        Raises SendError when nothing came that can be read, Untranslatable as `build` does.
+        """
+        call = self.build(request)
+        try:
+            return self.read(request, await self.sender.send(call))
+        except SendError as error:
+            if error.partial is None:
+                raise
+            # What came of a broken stream may be the whole answer, or a refusal, or tell what is billed in any case.
+            response = self.read(request, error.partial)
+            unclear = response.failure is not None and response.failure.kind is FailureKind.NETWORK
+            return replace(response, failure=error.failure) if unclear else response
 
     async def list_models(self, api_key: str) -> list[ModelInfo]:
         """The models this key may use. Raises `ProviderRefused` with the provider's reason on any status but 200."""

@@ -29,7 +29,7 @@ from worker.providers.failures import (
     until_timestamp,
 )
 from worker.providers.neutral import ImagePart, Settings, TextPart, conversation, refuse
-from worker.providers.replies import at, count, decode, name, objects, storable, table
+from worker.providers.replies import at, count, decode, name, objects, storable, table, told_count
 
 _WITHOUT_SAMPLING = "2026-10-21"
 """From this API version on, temperature, top_p and top_k are refused even at their defaults."""
@@ -207,13 +207,14 @@ class Claude(ChatProvider):
 
 
 def read_usage(usage: Any) -> Usage | None:
-    """`input_tokens` on the wire leaves out what was written to or read from the cache; ours is all of it."""
-    if not isinstance(usage, dict) or not ("input_tokens" in usage or "output_tokens" in usage):
+    """On the wire `input_tokens` leaves out what was written to or read from the cache; ours is all of it. None if a count is missing."""
+    fresh, made = told_count(at(usage, "input_tokens")), told_count(at(usage, "output_tokens"))
+    if fresh is None or made is None:
         return None
     written, cached = count(usage.get("cache_creation_input_tokens")), count(usage.get("cache_read_input_tokens"))
     return Usage(
-        input_tokens=count(usage.get("input_tokens")) + written + cached,
-        output_tokens=count(usage.get("output_tokens")),
+        input_tokens=fresh + written + cached,
+        output_tokens=made,
         cached_tokens=cached,
         cache_write_tokens=written,
         reasoning_tokens=count(at(usage, "output_tokens_details", "thinking_tokens")),

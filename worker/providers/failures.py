@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -76,7 +77,8 @@ def plain_failure(reply: Reply, secrets: Iterable[str]) -> Failure:
     """A failure from a status and a body that isn't the dialect's error form, such as a proxy's page."""
     text = clean(re.sub(r"<[^>]{0,500}>", " ", reply.body[:4000].decode("utf-8", "replace")), secrets)[:300]
     kind = FailureKind.BAD_REQUEST if reply.status == 404 else None
-    return http_failure(reply, kind, f"HTTP {reply.status}: {text}" if text else None)
+    failure = http_failure(reply, kind, f"HTTP {reply.status}: {text}" if text else None)
+    return replace(failure, retry_after=retry_after(reply))
 
 
 def message_in(body: Any) -> str | None:

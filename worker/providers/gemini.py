@@ -27,7 +27,7 @@ from worker.providers.failures import (
     until_pacific_midnight,
 )
 from worker.providers.neutral import ImagePart, Settings, TextPart, conversation, refuse
-from worker.providers.replies import at, count, decode, encode, name, objects, storable, table
+from worker.providers.replies import at, count, decode, encode, name, objects, storable, table, told_count
 
 _DIALECT = "Gemini"
 _PREFIXES = ("models/", "tunedModels/")
@@ -41,7 +41,7 @@ _MONEY = re.compile(r"billing|credits?|prepay", re.IGNORECASE)
 _NO_CREDIT = re.compile(r"credits? (?:are|is|have been) depleted|prepayment|out of credits?", re.IGNORECASE)
 _TOO_LONG = re.compile(r"token count.{0,40}exceeds|exceeds the maximum number of tokens", re.IGNORECASE)
 _TOO_LARGE = re.compile(r"payload size exceeds|request too large", re.IGNORECASE)
-_LIMIT_ZERO = re.compile(r"\blimit: 0\b")
+_LIMIT_ZERO = re.compile(r"\blimit: 0(?!\.?\d)")
 _RETRY_IN = re.compile(r"retry in ([0-9hms.]+s)\b")
 _BY_STATUS = {
     "INVALID_ARGUMENT": 400,
@@ -237,13 +237,23 @@ class Gemini(ChatProvider):
 
 
 def read_usage(usage: Any) -> Usage | None:
-    """Thoughts are billed as output but stand beside candidatesTokenCount; cached tokens are part of promptTokenCount."""
-    if not isinstance(usage, dict) or not ("promptTokenCount" in usage or "totalTokenCount" in usage):
+    """Thoughts are billed as output but stand beside candidatesTokenCount; cached tokens are part of promptTokenCount.
+
+    A count of zero is left out on the wire. So what a missing candidatesTokenCount means is told by the total: without
+    that too, the usage is unknown (None).
+    """
+    prompt, made = told_count(at(usage, "promptTokenCount")), told_count(at(usage, "candidatesTokenCount"))
+    total = told_count(at(usage, "totalTokenCount"))
+    if prompt is None or (made is None and total is None):
         return None
+    given = prompt + count(usage.get("toolUsePromptTokenCount"))
     thoughts = count(usage.get("thoughtsTokenCount"))
+    output = (made or 0) + thoughts
+    if made is None and total is not None:
+        output = max(thoughts, total - given)
     return Usage(
-        input_tokens=count(usage.get("promptTokenCount")) + count(usage.get("toolUsePromptTokenCount")),
-        output_tokens=count(usage.get("candidatesTokenCount")) + thoughts,
+        input_tokens=given,
+        output_tokens=output,
         cached_tokens=count(usage.get("cachedContentTokenCount")),
         reasoning_tokens=thoughts,
     )

@@ -25,7 +25,7 @@ from worker.providers.failures import (
     request_id,
     retry_after,
 )
-from worker.providers.replies import at, count, decode, name, objects, storable, table
+from worker.providers.replies import at, count, decode, name, objects, storable, table, told_count
 
 _BY_CODE = {
     "insufficient_quota": FailureKind.QUOTA,
@@ -105,7 +105,7 @@ class OpenAI(ChatProvider):
         error = body.get("error")
         message = clean(message_in(body), self.secrets(request))
         kind = self._kind(request, reply, error, message)
-        code = code_name(at(error, "code"), at(error, "type"), body.get("code")) or f"http_{reply.status}"
+        code = code_name(at(error, "code"), at(error, "type")) or f"http_{_status(reply, error)}"
         wait = retry_after(reply)
         if wait is None and kind is FailureKind.RATE_LIMIT:
             wait = exhausted_reset(reply.headers, duration, _LIMITS)
@@ -113,10 +113,7 @@ class OpenAI(ChatProvider):
 
     def _kind(self, request: Request, reply: Reply, error: Any, message: str) -> FailureKind:
         codes = [value for key in ("code", "type") if isinstance(value := at(error, key), str)]
-        status = reply.status
-        if status < 300:
-            told = at(error, "code")  # gateways put the status that they got into the body
-            status = told if isinstance(told, int) and 400 <= told < 600 else 200
+        status = _status(reply, error)
         kind = next((_BY_CODE[code] for code in codes if code in _BY_CODE), None)
         if kind is FailureKind.MODEL and status == 403:
             return FailureKind.KEY_MODEL
@@ -130,11 +127,11 @@ class OpenAI(ChatProvider):
             return forbidden_kind(message, request.model)
         if status == 404:
             return missing_kind(message, request.model)
-        if status in (200, 400, 422) and _TOO_LONG.search(message):
+        if (status < 300 or status in (400, 422)) and _TOO_LONG.search(message):
             return FailureKind.CONTEXT_LENGTH
-        if status in (200, 400) and _FLAGGED.search(message):
+        if (status < 300 or status == 400) and _FLAGGED.search(message):
             return FailureKind.CONTENT_FILTER
-        if status == 200:
+        if status < 300:
             return next((_BY_CODE_IN_200[code] for code in codes if code in _BY_CODE_IN_200), FailureKind.SERVER)
         return http_failure(Reply(status, {}, b"")).kind
 
@@ -188,13 +185,13 @@ class OpenAI(ChatProvider):
 
 
 def read_usage(usage: Any) -> Usage | None:
-    """Cached and written tokens are part of prompt_tokens, reasoning is part of completion_tokens.
+    """Cached and written tokens are part of prompt_tokens, reasoning is part of completion_tokens. None if a count is missing.
 
     One family of compatible servers counts reasoning apart from completion_tokens; its total_tokens tells.
     """
-    if not isinstance(usage, dict) or not ("prompt_tokens" in usage or "completion_tokens" in usage):
+    given, made = told_count(at(usage, "prompt_tokens")), told_count(at(usage, "completion_tokens"))
+    if given is None or made is None:
         return None
-    given, made = count(usage.get("prompt_tokens")), count(usage.get("completion_tokens"))
     reasoning = count(at(usage, "completion_tokens_details", "reasoning_tokens"))
     if reasoning and count(usage.get("total_tokens")) == given + made + reasoning:
         made += reasoning
@@ -205,6 +202,12 @@ def read_usage(usage: Any) -> Usage | None:
         cache_write_tokens=count(at(usage, "prompt_tokens_details", "cache_write_tokens")),
         reasoning_tokens=reasoning,
     )
+
+
+def _status(reply: Reply, error: Any) -> int:
+    """The status of an error: inside a 200, gateways put the one that they got into the body."""
+    told = at(error, "code")
+    return told if reply.status < 300 and isinstance(told, int) and 400 <= told < 600 else reply.status
 
 
 def _no_choice(reply: Reply) -> Failure:

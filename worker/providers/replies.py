@@ -70,15 +70,20 @@ def objects(value: Any) -> Iterator[dict[str, Any]]:
         yield from (item for item in value if isinstance(item, dict))
 
 
-def count(value: Any) -> int:
-    """A token count; 0 for what can't be one. Gemini's 64-bit integers may come as text."""
+def told_count(value: Any) -> int | None:
+    """A token count; None for what can't be one. Gemini's 64-bit integers may come as text."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 16:
         value = int(value)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST_COUNT:
         return value
-    return 0
+    return None
+
+
+def count(value: Any) -> int:
+    """A token count; 0 for what can't be one."""
+    return told_count(value) or 0
 
 
 def storable(text: str) -> str:

@@ -1,0 +1,341 @@
+"""What every provider must keep to, built in or a stranger's: subclass `ProviderContract`, fill in the four members, run pytest.
+
+It does not know any dialect; what a provider makes of its own error codes is its own tests' business.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any, ClassVar
+
+import orjson
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from models.config import ProviderConfig
+from models.errors import Untranslatable
+from models.request import SIMPLE, FailureKind, Request, Response
+from worker.providers.base import Call, Provider, Reply
+
+KEY = "sk-contract-0123456789abcdef"
+MODEL = "the-model"
+SIMPLE_INPUT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
+# Fields of the neutral shape beside messages, each with a value that can be found again.
+FIELDS: dict[str, Any] = {
+    "max_tokens": 123457,
+    "max_completion_tokens": 123458,
+    "temperature": 0.123459,
+    "top_p": 0.12346,
+    "top_k": 123461,
+    "stop": ["stop-123462"],
+    "seed": 123463,
+    "n": 3,
+    "presence_penalty": 0.123464,
+    "frequency_penalty": 0.123465,
+    "logit_bias": {"123466": 1},
+    "logprobs": True,
+    "top_logprobs": 4,
+    "user": "user-123467",
+    "tools": [{"type": "function", "function": {"name": "tool_123468"}}],
+    "tool_choice": "choice-123469",
+    "reasoning_effort": "effort-123470",
+    "service_tier": "tier-123471",
+    "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"title": "schema-123472"}}},
+    "something_new": "new-123473",
+}
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+many = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def dumped(value: Any) -> bytes:
+    """JSON bytes, of lone surrogates and huge integers too."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        return json.dumps(value).encode()
+
+
+class NoSender:
+    """A sender for providers that are only asked to build and read."""
+
+    async def send(self, call: Call) -> Reply:
+        raise AssertionError("nothing should be sent here")
+
+
+def values_in(value: Any) -> list[Any]:
+    """Every leaf and key of decoded JSON."""
+    if isinstance(value, dict):
+        return [leaf for key, inner in value.items() for leaf in [key, *values_in(inner)]]
+    if isinstance(value, list):
+        return [leaf for inner in value for leaf in values_in(inner)]
+    return [value]
+
+
+def places_in(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The path of every value inside decoded JSON."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, one in inner for place in places_in(one, (*path, key)))]
+
+
+def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    """A copy of decoded JSON with another value at a path."""
+    if not path:
+        return new
+    changed = copy.copy(value)
+    changed[path[0]] = replaced(value[path[0]], path[1:], new)
+    return changed
+
+
+class ProviderContract:
+    """Members to fill in, and the tests. `own_body` is a small body in the provider's own dialect, `good` a reply's body to it."""
+
+    provider_class: ClassVar[type[Provider]]
+    own_body: ClassVar[bytes]
+    good: ClassVar[dict[str, Any]]
+    expected: ClassVar[Response]
+    """What `read` must make of `good`: text, usage, finish_reason and served_model are compared."""
+    model_list: ClassVar[dict[str, Any]]
+    """A reply's body to the call that lists models; `the-model` must be in it."""
+
+    @pytest.fixture
+    def provider(self) -> Provider:
+        return self.make_provider()
+
+    def make_provider(self, **changes: Any) -> Provider:
+        values = {
+            "id": "mine",
+            "type": self.provider_class.dialect,
+            "base_url": "https://api.example.com/v1",
+            "keys": [{"id": "k", "secret": KEY}],
+            **changes,
+        }
+        return self.provider_class(ProviderConfig.model_validate(values), NoSender())
+
+    def simple(self, **fields: Any) -> Request:
+        return Request(MODEL, {**SIMPLE_INPUT, **fields}, KEY)
+
+    def own(self) -> Request:
+        dialect = self.provider_class.dialect
+        return Request(MODEL, orjson.loads(self.own_body), KEY, dialect=dialect, body=self.own_body)
+
+    def reply(self, body: Any, status: int = 200, **headers: str) -> Reply:
+        data = body if isinstance(body, bytes) else orjson.dumps(body)
+        return Reply(status, {"content-type": "application/json", **headers}, data, 7)
+
+    # Identity
+
+    def test_its_name_is_its_id(self, provider: Provider) -> None:
+        assert provider.name == "mine"
+
+    # Building
+
+    def test_a_call_goes_to_the_base_url_and_carries_the_key_in_a_header_only(self, provider: Provider) -> None:
+        for call in (provider.build(self.simple()), provider.build(self.own()), provider.build_list_models(KEY)):
+            assert call.url.startswith("https://api.example.com/v1/")
+            assert KEY not in call.url
+            assert KEY not in (call.body or b"").decode()
+            assert any(KEY in value for value in call.headers.values())
+            assert all(name == name.lower() for name in call.headers)
+            assert KEY not in repr(call)
+
+    def test_headers_of_the_configuration_are_added_whatever_their_case(self) -> None:
+        provider = self.make_provider(headers={"X-Gateway": "yes", "Content-Type": "application/json; v=1"})
+        for call in (provider.build(self.simple()), provider.build_list_models(KEY)):
+            assert call.headers["x-gateway"] == "yes"
+        assert provider.build(self.simple()).headers["content-type"] == "application/json; v=1"
+
+    def test_building_changes_nothing_and_gives_the_same_call_again(self, provider: Provider) -> None:
+        for request in (self.simple(max_tokens=5), self.own()):
+            before = copy.deepcopy(dict(request.input))
+            first, second = provider.build(request), provider.build(request)
+            assert first == second
+            assert dict(request.input) == before
+
+    def test_a_body_of_its_own_dialect_goes_out_byte_by_byte(self, provider: Provider) -> None:
+        assert provider.build(self.own()).body == self.own_body
+
+    def test_a_body_of_another_dialect_is_refused_by_name(self, provider: Provider) -> None:
+        with pytest.raises(Untranslatable) as refused:
+            provider.build(Request(MODEL, {}, KEY, dialect="klingon", body=b"{}"))
+        assert "klingon" in str(refused.value)
+
+    def test_an_unknown_operation_is_refused(self, provider: Provider) -> None:
+        with pytest.raises(Untranslatable):
+            provider.build(Request(MODEL, SIMPLE_INPUT, KEY, operation="levitate"))
+
+    @pytest.mark.parametrize("field", FIELDS)
+    def test_a_field_is_sent_or_refused_but_never_dropped(self, provider: Provider, field: str) -> None:
+        try:
+            call = provider.build(self.simple(**{field: FIELDS[field]}))
+        except Untranslatable as error:
+            refused = error
+        else:
+            refused = None
+        if refused is not None:
+            assert refused.field.startswith(field)
+            assert field in str(refused)
+            return
+        found = values_in(orjson.loads(call.body or b"null"))
+        wanted = [value for value in values_in(FIELDS[field]) if value not in ("n", "name", "schema")]
+        marks = [value for value in wanted if "1234" in str(value) or field in ("n", "logprobs", "top_logprobs")]
+        assert marks
+        assert all(mark in found for mark in marks)
+
+    def test_a_stream_is_asked_for_when_the_request_says_so(self, provider: Provider) -> None:
+        assert provider.build(self.simple(stream=True)).stream is True
+        assert provider.build(self.simple()).stream is False
+
+    # Reading
+
+    def test_a_good_reply_becomes_an_answer(self, provider: Provider) -> None:
+        reply = self.reply(self.good)
+        response = provider.read(self.simple(), reply)
+        assert response.failure is None
+        assert response.raw_response == reply.body
+        assert (response.http_code, response.latency_ms) == (200, 7)
+        expected = self.expected
+        assert (response.text, response.usage) == (expected.text, expected.usage)
+        assert (response.finish_reason, response.served_model) == (expected.finish_reason, expected.served_model)
+        assert response.usage is not None
+        assert response.tokens_used == response.usage.input_tokens + response.usage.output_tokens
+
+    @pytest.mark.parametrize(
+        ("status", "kind"),
+        [
+            (400, FailureKind.BAD_REQUEST),
+            (401, FailureKind.AUTH),
+            (402, FailureKind.QUOTA),
+            (403, FailureKind.KEY_MODEL),
+            (404, FailureKind.BAD_REQUEST),
+            (408, FailureKind.SERVER),
+            (409, FailureKind.SERVER),
+            (413, FailureKind.TOO_LARGE),
+            (422, FailureKind.BAD_REQUEST),
+            (429, FailureKind.RATE_LIMIT),
+            (500, FailureKind.SERVER),
+            (502, FailureKind.SERVER),
+            (503, FailureKind.SERVER),
+            (504, FailureKind.SERVER),
+            (529, FailureKind.SERVER),
+        ],
+    )
+    @pytest.mark.parametrize("body", [b"", b"<html>Oops</html>", b"{}", b"[]", b'"no"'])
+    def test_a_status_alone_tells_the_kind(
+        self, provider: Provider, status: int, kind: FailureKind, body: bytes
+    ) -> None:
+        failure = provider.read(self.simple(), self.reply(body, status)).failure
+        assert failure is not None
+        assert (failure.kind, failure.http_status) == (kind, status)
+        assert failure.message
+        assert failure.code
+
+    @pytest.mark.parametrize("body", [b"", b"<html>Oops</html>", b"{}", b"[]", b"null", b'{"ok": tru', b"\xff\xfe\x00"])
+    def test_a_200_that_is_no_answer_is_unreadable_and_maybe_billed(self, provider: Provider, body: bytes) -> None:
+        failure = provider.read(self.simple(), self.reply(body)).failure
+        assert failure is not None
+        assert (failure.kind, failure.code) == (FailureKind.NETWORK, "unreadable_reply")
+
+    def test_the_wait_that_a_server_tells_is_read_in_every_form(self, provider: Provider) -> None:
+        for headers, wait in (
+            ({"retry-after": "2"}, 2.0),
+            ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5),
+            ({"retry-after": "Sun, 22 Nov 2026 20:00:30 GMT", "date": "Sun, 22 Nov 2026 20:00:00 GMT"}, 30.0),
+            ({"retry-after": "soon"}, None),
+            ({"retry-after": "nan"}, None),
+            ({}, None),
+        ):
+            for status in (429, 503):
+                failure = provider.read(self.simple(), self.reply(b"", status, **headers)).failure
+                assert failure is not None
+                if failure.kind is FailureKind.RATE_LIMIT or wait is not None:
+                    assert failure.retry_after == wait, headers
+
+    def test_messages_hold_no_secret_no_control_characters_and_not_too_much(self, provider: Provider) -> None:
+        text = f"bad key {KEY}\0\x1b[31m Bearer {KEY} {'long ' * 1000}"
+        for body in ({"error": {"message": text, "type": KEY, "code": KEY}}, {"error": text}, {"message": text}):
+            for status in (400, 401, 403, 404, 429, 500):
+                failure = provider.read(self.simple(), self.reply(body, status)).failure
+                assert failure is not None
+                assert "sk-contract" not in failure.message + failure.code
+                assert failure.message.isprintable()
+                assert len(failure.message) <= 1000
+                assert len(failure.code) <= 64
+
+    @many
+    @given(
+        st.sampled_from([200, 200, 200, 201, 204, 302, 400, 401, 403, 404, 429, 500, 529, 599]),
+        st.binary(max_size=200) | json_values.map(dumped),
+        st.dictionaries(
+            st.sampled_from(["content-type", "retry-after", "retry-after-ms", "date", "x-request-id", "request-id"]),
+            st.sampled_from(["text/event-stream", "application/json", "1e999", "-1", "Mon, 99 Foo"]) | st.text(),
+        ),
+        st.booleans(),
+    )
+    def test_no_reply_makes_reading_raise(
+        self, status: int, body: bytes, headers: dict[str, str], streamed: bool
+    ) -> None:
+        response = self.make_provider().read(self.simple(stream=streamed), Reply(status, headers, body))
+        _check(response, status)
+
+    @many
+    @given(st.data())
+    def test_no_change_of_a_good_reply_makes_reading_raise(self, data: st.DataObject) -> None:
+        body: Any = self.good
+        for _ in range(data.draw(st.integers(1, 3))):
+            body = replaced(body, data.draw(st.sampled_from(places_in(body))), data.draw(json_values))
+        _check(self.make_provider().read(self.simple(), self.reply(dumped(body))), 200)
+
+    # Listing models
+
+    def test_the_model_list_is_read(self, provider: Provider) -> None:
+        call = provider.build_list_models(KEY)
+        assert (call.method, call.body) == ("GET", None)
+        models = provider.read_list_models(self.reply(self.model_list))
+        assert MODEL in [model.id for model in models]
+
+    @many
+    @given(st.binary(max_size=100) | json_values.map(dumped))
+    def test_no_model_list_makes_reading_raise(self, body: bytes) -> None:
+        assert isinstance(self.make_provider().read_list_models(self.reply(body)), list)
+
+    # Limits
+
+    @pytest.mark.parametrize("fields", [{}, {"max_tokens": 50}, {"max_tokens": 5000}])
+    def test_what_is_booked_is_never_negative_and_holds_one_request(
+        self, provider: Provider, fields: dict[str, Any]
+    ) -> None:
+        booked = provider.charge(self.simple(**fields), 100, 20)
+        assert booked.requests == 1
+        assert min(booked.tokens, booked.input_tokens, booked.output_tokens) >= 0
+        usage = self.expected.usage
+        assert usage is not None
+        settled = provider.settled(booked, usage)
+        assert settled.requests == 1
+        assert min(settled.tokens, settled.input_tokens, settled.output_tokens) >= 0
+
+    def test_the_requests_own_bound_on_output_is_known(self, provider: Provider) -> None:
+        assert provider.max_output_tokens(self.simple(max_tokens=50)) == 50
+        assert provider.max_output_tokens(Request(MODEL, {"max_tokens": "many"}, KEY, dialect=SIMPLE)) != "many"
+
+
+def _check(response: Response, status: int) -> None:
+    """What must hold for every response, whatever came."""
+    assert response.http_code == status
+    if status >= 300:
+        assert response.failure is not None
+    for text in (response.text, response.finish_reason, response.served_model, response.request_id):
+        assert text is None or text.encode() is not None
+    if response.failure is not None:
+        assert response.failure.message.isprintable()
+        assert response.failure.code
+        for wait in (response.failure.retry_after, response.failure.resets_in):
+            assert wait is None or 0 <= wait < float("inf")
+    if response.usage is not None:
+        assert min(response.usage.input_tokens, response.usage.output_tokens) >= 0

@@ -1,0 +1,72 @@
+"""Every row of the providers' error tables and every shape of usage, from golden/*.yaml.
+
+The arithmetic of each usage stands beside it there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import yaml
+
+from models.config import ProviderConfig
+from models.request import Request, Usage
+from tests.worker.providers.contract import KEY, MODEL, SIMPLE_INPUT, NoSender
+from worker.providers.base import Provider, Reply
+from worker.providers.claude import Claude
+from worker.providers.gemini import Gemini
+from worker.providers.openai import OpenAI
+
+DATE = "Sun, 22 Nov 2026 20:00:00 GMT"
+CLASSES: dict[str, type[Provider]] = {"openai": OpenAI, "gemini": Gemini, "claude": Claude}
+FIELDS = ("kind", "code", "retry_after", "resets_in")
+
+
+def rows(section: str) -> list[Any]:
+    found = []
+    for dialect in CLASSES:
+        golden = yaml.safe_load((Path(__file__).parent / "golden" / f"{dialect}.yaml").read_text())
+        found += [pytest.param(dialect, row, id=f"{dialect}: {row['name']}") for row in golden[section]]
+    return found
+
+
+def read(dialect: str, row: dict[str, Any]) -> Any:
+    config = ProviderConfig.model_validate(
+        {"id": dialect, "base_url": "https://api.example.com/v1", "keys": [{"id": "k", "secret": KEY}]}
+    )
+    if "text_body" in row:
+        body = row["text_body"].encode()
+    elif "error" in row:
+        body = orjson.dumps({"type": "error", "error": row["error"]})
+    else:
+        body = orjson.dumps(row["body"])
+    reply = Reply(row.get("status", 200), {"date": DATE, **row.get("headers", {})}, body)
+    return CLASSES[dialect](config, NoSender()).read(Request(MODEL, SIMPLE_INPUT, KEY), reply)
+
+
+@pytest.mark.parametrize(("dialect", "row"), rows("errors"))
+def test_an_error_is_what_its_row_says(dialect: str, row: dict[str, Any]) -> None:
+    response = read(dialect, row)
+    failure = response.failure
+    assert failure is not None
+    assert {field: getattr(failure, field) for field in FIELDS} == {field: row.get(field) for field in FIELDS}
+    assert row.get("message", "") in failure.message
+    assert failure.http_status == response.http_code == row["status"]
+    assert response.text is None
+
+
+@pytest.mark.parametrize(("dialect", "row"), rows("answers"))
+def test_an_answer_is_what_its_row_says(dialect: str, row: dict[str, Any]) -> None:
+    response = read(dialect, row)
+    if "kind" in row:
+        assert response.failure is not None
+        assert (response.failure.kind, response.failure.code) == (row["kind"], row["code"])
+        assert row.get("message", "") in response.failure.message
+    else:
+        assert response.failure is None
+    assert response.usage == (Usage(**row["usage"]) if row["usage"] else None)
+    for field in ("text", "finish_reason", "served_model", "request_id"):
+        assert getattr(response, field) == row.get(field), field
