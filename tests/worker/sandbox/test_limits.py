@@ -1,0 +1,162 @@
+"""Each provider's own limit rules, over the wire."""
+
+import re
+
+import httpx
+import pytest
+
+from tests.worker.sandbox.conftest import KEY, PROVIDERS, Play
+
+OTHER = "sk-other-key-987654321"
+
+
+def account(provider: str, **limits: object) -> dict[str, object]:
+    return {"provider": provider, "key": KEY, **limits}
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_request_over_rpm_is_a_429_in_its_own_words(play: Play, provider: str) -> None:
+    played = play(accounts=[account(provider, rpm=6)])
+    assert played.ask(provider).status_code == 200
+    answer = played.ask(provider)
+    assert answer.status_code == 429
+    error = answer.json()["error"]
+    if provider == "openai":
+        assert (error["type"], error["code"]) == ("requests", "rate_limit_exceeded")
+        assert 1 <= int(answer.headers["retry-after"]) <= 10
+        assert 9000 < int(answer.headers["retry-after-ms"]) <= 10_000
+    elif provider == "claude":
+        assert error["type"] == "rate_limit_error"
+        assert 1 <= int(answer.headers["retry-after"]) <= 10
+    else:
+        assert error["status"] == "RESOURCE_EXHAUSTED"
+        details = {detail["@type"].rpartition(".")[2]: detail for detail in error["details"]}
+        assert 9 < float(details["RetryInfo"]["retryDelay"].removesuffix("s")) <= 10
+        assert "PerMinute" in details["QuotaFailure"]["violations"][0]["quotaId"]
+        assert "retry-after" not in answer.headers
+    row = played.row()
+    assert (row["status"], row["limited"], row["billed"], row["output_tokens"]) == (429, True, False, 0)
+
+
+def test_openai_charges_max_tokens_or_the_estimate_whichever_is_more(play: Play) -> None:
+    played = play(accounts=[account("openai", tpm=60_000)])  # holds 1,000 tokens
+    played.ask("openai", "x", max_tokens=600)
+    first = int(played.ask("openai", "x" * 800, max_tokens=1).headers["x-ratelimit-remaining-tokens"])
+    assert 200 <= first <= 1000 - 600 - 200 + 500  # 600 and 200 taken, and a little time passed
+    assert played.ask("openai", max_tokens=1000).status_code == 429
+
+
+def test_openai_sends_its_gauges_with_every_answer_to_a_known_key(play: Play) -> None:
+    played = play(accounts=[account("openai", rpm=600, tpm=6000)])
+    for answer in (played.ask("openai"), played.ask("openai", foo=1), played.ask("openai", model="missing-x")):
+        assert answer.headers["x-ratelimit-limit-requests"] == "600"
+        assert answer.headers["x-ratelimit-limit-tokens"] == "6000"
+        assert re.fullmatch(r"\d+ms|[\d.]+s", answer.headers["x-ratelimit-reset-requests"])
+
+
+def test_openai_counts_requests_that_fail(play: Play) -> None:
+    played = play(accounts=[account("openai", rpm=60)])
+    assert played.ask("openai", foo=1).status_code == 400
+    assert played.ask("openai").status_code == 429
+
+
+@pytest.mark.parametrize("provider", ["gemini", "claude"])
+def test_the_others_do_not_count_requests_that_are_wrong(play: Play, provider: str) -> None:
+    played = play(accounts=[account(provider, rpm=60)])
+    assert played.ask(provider, foo=1).status_code == 400
+    assert played.ask(provider).status_code == 200
+
+
+def test_gemini_counts_input_only(play: Play) -> None:
+    played = play(accounts=[account("gemini", tpm=6000)], output_tokens=5000)  # holds 100 tokens
+    config = {"maxOutputTokens": 8000}
+    assert played.ask("gemini", "x" * 200, generationConfig=config).status_code == 200  # 54 tokens
+    assert played.ask("gemini", "x" * 100, generationConfig=config).status_code == 200  # 29
+    answer = played.ask("gemini", "x" * 200, generationConfig=config)
+    assert answer.status_code == 429
+    assert "InputTokens" in answer.json()["error"]["details"][0]["violations"][0]["quotaId"]
+
+
+def test_claude_books_output_as_produced_and_not_max_tokens(play: Play) -> None:
+    played = play(accounts=[account("claude", tpm=60_000)], output_tokens=2000)  # holds 1,000 tokens
+    answer = played.ask("claude", max_tokens=50_000)
+    assert answer.status_code == 200
+    assert played.ask("claude", max_tokens=1).status_code == 429  # 2,000 produced: in debt by about 1,000
+
+
+def test_claude_shows_its_gauges(play: Play) -> None:
+    answer = play(accounts=[account("claude", rpm=60, tpm=600_000)]).ask("claude")
+    assert answer.headers["anthropic-ratelimit-requests-limit"] == "60"
+    assert answer.headers["anthropic-ratelimit-requests-remaining"] == "0"
+    assert answer.headers["anthropic-ratelimit-input-tokens-remaining"] == "9000"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", answer.headers["anthropic-ratelimit-tokens-reset"])
+
+
+def test_claude_does_not_count_cache_reads(play: Play) -> None:
+    with_cache = play(accounts=[account("claude", tpm=6_000_000)], usage_extras=True)
+    for number in range(8):
+        with_cache.ask("claude", f"{number}" * 4000)
+    rows = with_cache.rows()
+    cached = next(row for row in rows if row["cached_tokens"])
+    played = play(
+        accounts=[account("claude", tpm=60 * (cached["input_tokens"] - cached["cached_tokens"]))], usage_extras=True
+    )
+    # what is charged fits the bucket exactly; with the cache reads it would be taken on credit
+    text = str(rows.index(cached)) * 4000
+    limits = httpx.Headers(played.ask("claude", text).headers)
+    assert limits["anthropic-ratelimit-tokens-remaining"] == "0"
+    assert played.row()["status"] == 200
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_request_over_a_whole_minutes_tokens_never_gets_in_and_no_wait_is_promised(play: Play, provider: str) -> None:
+    played = play(accounts=[account(provider, tpm=100)])
+    answer = played.ask(provider, "x" * 4000)
+    assert answer.status_code == 429
+    assert "retry-after" not in answer.headers
+    assert "RetryInfo" not in answer.text
+    if provider == "openai":
+        assert answer.json()["error"]["message"].startswith("Request too large for m-1")
+        assert answer.json()["error"]["type"] == "tokens"
+
+
+def test_a_request_larger_than_the_burst_gets_in_on_credit(play: Play) -> None:
+    played = play(accounts=[account("openai", tpm=6000)])  # holds 100 tokens
+    assert played.ask("openai", max_tokens=5000).status_code == 200
+    assert played.ask("openai", max_tokens=1).status_code == 429
+
+
+def test_two_keys_of_a_pool_share_its_limit_and_a_third_does_not(play: Play) -> None:
+    played = play(
+        accounts=[
+            account("openai", pool="org", rpm=60),
+            {"provider": "openai", "key": OTHER, "pool": "org"},
+            {"provider": "openai", "key": OTHER + "-3", "rpm": 60},
+        ]
+    )
+    assert [played.ask("openai", key=key).status_code for key in (KEY, OTHER, OTHER + "-3")] == [200, 429, 200]
+
+
+def test_any_key_is_accepted_without_accounts_and_has_limits_of_its_own(play: Play) -> None:
+    played = play(limits={"rpm": 60})
+    assert [played.ask("openai", key=key).status_code for key in (KEY, KEY, OTHER)] == [200, 429, 200]
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_the_day_has_a_limit_too(play: Play, provider: str) -> None:
+    played = play(accounts=[account(provider, rpd=2)])
+    answers = [played.ask(provider) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert {"openai": "per day (RPD)", "gemini": "PerDay", "claude": "per day"}[provider] in answers[-1].text
+
+
+def test_a_model_can_have_limits_of_its_own(play: Play) -> None:
+    played = play(accounts=[account("openai", rpm=6000, models={"slow": {"rpm": 60}})])
+    assert [played.ask("openai", model=model).status_code for model in ("slow", "slow", "m-1")] == [200, 429, 200]
+
+
+def test_models_are_listed_even_at_the_limit(play: Play) -> None:
+    played = play(accounts=[account("openai", rpm=6)])
+    played.ask("openai")
+    headers = {"authorization": f"Bearer {KEY}"}
+    assert played.client.get(f"{played.box.url}/openai/v1/models", headers=headers).status_code == 200
