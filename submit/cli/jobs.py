@@ -1,0 +1,81 @@
+"""`truckllm jobs`: lists a batch's jobs in input order."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from sqlalchemy.engine import RowMapping
+
+from models.states import JobStatus
+from models.store import batches, outcomes
+from submit.cli.options import BatchArgument, ConfigOption, JsonOption, found_config, stored
+from submit.cli.output import iso, note, print_json, print_table
+
+_LONGEST_MESSAGE = 100
+
+
+def jobs(
+    batch: BatchArgument,
+    status: Annotated[JobStatus | None, typer.Option(help="Only jobs in this state.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 100,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """List a batch's jobs, in the order of the input.
+
+    --json: {"jobs": [{id, position (from 0), status, lane, provider, model, attempts, error {code, message} or null, not_before,
+    finished_at}]}; `id` is the line's own.
+    """
+    with stored(found_config(config)) as database, database.read() as connection:
+        batches.get(connection, batch)
+        rows = outcomes.listing(connection, batch, status=status, most=limit + 1)
+    more, rows = len(rows) > limit, rows[:limit]
+    if json:
+        print_json({"jobs": [_job(row) for row in rows]})
+    elif rows:
+        print_table(
+            ("position", "id", "status", "lane", "provider", "model", "attempts", "error"),
+            [
+                (
+                    row["position"],
+                    row["custom_id"],
+                    "snoozed" if row["not_before"] is not None else row["status"],
+                    row["lane"],
+                    row["provider"],
+                    row["model"],
+                    row["attempts"],
+                    _error(row),
+                )
+                for row in rows
+            ],
+            numbers=("position", "attempts"),
+        )
+    else:
+        note(f"batch {batch} has no {f'{status} ' if status else ''}jobs")
+    if more:
+        note(f"… and more; --limit shows more than {limit}")
+
+
+def _error(row: RowMapping) -> str:
+    if row["error_code"] is None:
+        return ""
+    message = " ".join((row["error_message"] or "").split())
+    cut = message if len(message) <= _LONGEST_MESSAGE else message[: _LONGEST_MESSAGE - 1] + "…"
+    return f"{row['error_code']}: {cut}"
+
+
+def _job(row: RowMapping) -> dict[str, Any]:
+    failed = row["error_code"] is not None or row["error_message"] is not None
+    return {
+        "id": row["custom_id"],
+        "position": row["position"],
+        "status": row["status"],
+        "lane": row["lane"],
+        "provider": row["provider"],
+        "model": row["model"],
+        "attempts": row["attempts"],
+        "error": {"code": row["error_code"], "message": row["error_message"]} if failed else None,
+        "not_before": iso(row["not_before"]),
+        "finished_at": iso(row["finished_at"]),
+    }

@@ -1,0 +1,51 @@
+"""What commands have in common: the options that each takes, and the configuration and database that they name.
+
+It does not print; `submit.cli.output` does.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from models.config import Config
+from models.config_file import FILE_NAMES, STORAGE_VARIABLES, load_config
+from models.database import Database, open_database, storage_errors
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", "-c", help="The configuration; else $TRUCKLLM_CONFIG, else ./truckllm.yaml.", metavar="FILE"
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON, for programs.")]
+BatchArgument = Annotated[int, typer.Argument(help="The batch's number.", metavar="BATCH")]
+
+
+def found_config(path: Path | None) -> Config | None:
+    """The configuration, None where there is none: what has been stored can be looked at without. Raises ConfigError."""
+    named = path or os.environ.get("TRUCKLLM_CONFIG")
+    if not named and not any(Path(name).is_file() for name in FILE_NAMES):
+        return None
+    return load_config(path, secrets=False)
+
+
+def database_url(config: Config | None) -> str | None:
+    """The database that the configuration names, else the variable; None is the one in the state folder."""
+    return config.database_url if config else os.environ.get(STORAGE_VARIABLES["database_url"]) or None
+
+
+@contextmanager
+def stored(config: Config | None) -> Iterator[Database]:
+    """The database, for as long as the block lasts. Raises StorageError."""
+    database = open_database(database_url(config))
+    try:
+        with storage_errors(database):
+            yield database
+    finally:
+        database.close()

@@ -1,0 +1,53 @@
+"""`truckllm results`: writes a batch's results, so far or final."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from submit.cli.options import BatchArgument, ConfigOption, JsonOption, found_config, stored
+from submit.cli.output import note, print_json
+from submit.exports import export
+
+
+def results(
+    batch: BatchArgument,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="OUT",
+            help="Where to; - is stdout. Else beside the input: prompts.jsonl gives prompts.results.jsonl.",
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Write a batch's results: one line a job, in the order and the dialect of the input.
+
+    While the batch is unfinished, its open jobs get lines with status queued or running. --json says on stdout what was written:
+    {path, lines, succeeded, failed, cancelled, unfinished}.
+    """
+    if json and str(out) == "-":
+        raise typer.BadParameter("--json and -o - would write into each other")
+    with stored(found_config(config)) as database:
+        done = export(database, batch, out, partial=True)
+    if json:
+        print_json(
+            {
+                "path": str(done.path),
+                "lines": done.lines,
+                "succeeded": done.succeeded,
+                "failed": done.failed,
+                "cancelled": done.cancelled,
+                "unfinished": done.unfinished,
+            }
+        )
+        return
+    parts = [f"{done.succeeded:,} succeeded", f"{done.failed:,} failed"]
+    parts += [f"{done.cancelled:,} cancelled"] if done.cancelled else []
+    parts += [f"{done.unfinished:,} not done yet"] if done.unfinished else []
+    note(f"{done.path or 'stdout'}: {done.lines:,} lines ({', '.join(parts)})")

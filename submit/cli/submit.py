@@ -1,0 +1,43 @@
+"""`truckllm submit`: puts a file into the queue and prints the batch's number. It doesn't wait for anything."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from models.config_file import load_config
+from submit.cli.options import ConfigOption, JsonOption
+from submit.cli.output import note, print_json, say
+from submit.producer import submit_batch
+
+
+def submit(
+    file: Annotated[str, typer.Argument(help="JSONL, one request a line; - is stdin.", metavar="FILE")],
+    config: ConfigOption = None,
+    model: Annotated[str | None, typer.Option(help="Ask for this model instead of every line's own.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Take only so many lines.")] = None,
+    name: Annotated[str | None, typer.Option(help="What people call the batch; else the file's name.")] = None,
+    priority: Annotated[int, typer.Option(help="Higher goes first.")] = 0,
+    new: Annotated[bool, typer.Option("--new", help="Make a new batch even if one works on the same file.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Put a file into the queue and print the batch's number.
+
+    Every line is checked first; if one is bad, nothing is enqueued. The same file with the same options finds its batch while
+    that is unfinished. --json: {batch_id, total, found ("new", "resumed" or "joined"), warnings}.
+    """
+    settings = load_config(config, secrets=False)
+    done = submit_batch(file, config=settings, model=model, limit=limit, name=name, priority=priority, new=new)
+    for warning in done.warnings:
+        note(f"warning: {warning}")
+    if json:
+        print_json(
+            {"batch_id": done.batch_id, "total": done.total, "found": done.found, "warnings": list(done.warnings)}
+        )
+        return
+    how = {"new": "enqueued", "resumed": "found, and goes on", "joined": "found, just submitted by another process"}
+    note(f"batch {done.batch_id}: {done.total:,} jobs, {how[done.found]}")
+    if not settings.redis_url:
+        note("`truckllm worker` works on it, here; `truckllm run FILE` submits and works in one go")
+    say(str(done.batch_id))

@@ -1,0 +1,291 @@
+"""How far a batch is: snapshots read in constant time, and watching one until it is done.
+
+It does not draw; `submit.live` does. `blocked` is derived here, never stored: it ends by itself when a key comes back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy.engine import Connection, RowMapping
+
+from models.config import Config, KeyConfig, ProviderConfig
+from models.database import Database, storage_errors
+from models.states import RUNNABLE
+from models.store import batches, jobs, keys, ledger, outcomes
+from submit.bell import providers_of
+
+BLOCKED = "blocked"
+BLOCKED_SECONDS = 5.0
+"""A batch that has been blocked for so long is given up by those who wait for it."""
+
+_RATE_SECONDS = 10.0
+_SLOW_RATE_SECONDS = 60.0
+_COUNTED_FAILURES = 20_000
+"""Failed jobs are told apart by provider up to so many: that read grows with them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One provider's part of a batch so far. `failed` is None where it would cost too much to know.
+
+    `costs` are nano-units by currency, never added up across them; `unpriced_tokens` were used without a configured price.
+    """
+
+    provider: str
+    succeeded: int
+    failed: int | None
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    costs: tuple[tuple[str, int], ...]
+    unpriced_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A batch at one moment. `status` is models.states.BatchStatus, or "blocked" with its reason in `blocked`.
+
+    `rate` is jobs a second of late, `eta_seconds` what is left at that rate; None: not known. `blocked_seconds` counts only
+    while somebody watches.
+    """
+
+    batch_id: int
+    name: str
+    input_name: str
+    status: str
+    total: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    running: int
+    providers: tuple[Part, ...]
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    now: float
+    rate: float | None = None
+    eta_seconds: float | None = None
+    blocked: str | None = None
+    blocked_seconds: float = 0.0
+
+    @property
+    def ended(self) -> int:
+        return self.succeeded + self.failed + self.cancelled
+
+    @property
+    def queued(self) -> int:
+        return max(0, self.total - self.ended - self.running)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every job has ended and been counted."""
+        return self.finished_at is not None
+
+    @property
+    def costs(self) -> tuple[tuple[str, int], ...]:
+        """Nano-units by currency, over all providers."""
+        sums: dict[str, int] = {}
+        for part in self.providers:
+            for currency, nanos in part.costs:
+                sums[currency] = sums.get(currency, 0) + nanos
+        return tuple(sorted(sums.items()))
+
+    @property
+    def unpriced_tokens(self) -> int:
+        return sum(part.unpriced_tokens for part in self.providers)
+
+    @property
+    def exit_code(self) -> int:
+        """0 all succeeded, 1 some did not, 3 blocked."""
+        if self.status == BLOCKED:
+            return 3
+        return 0 if self.finished and self.succeeded == self.total else 1
+
+
+def snapshot(connection: Connection, batch_id: int, config: Config | None, now: float) -> Snapshot:
+    """The batch as it stands; the same few reads at any size. Without `config` nobody can say whether it is blocked.
+
+    `now` is the database's. Raises NotFoundError.
+    """
+    row = batches.get(connection, batch_id)
+    counts = batches.counts(connection, batch_id)
+    running = jobs.in_flight(connection, batch_id)
+    rate = None
+    if row["status"] in RUNNABLE and row["started_at"] is not None:
+        seconds = max(1.0, min(_SLOW_RATE_SECONDS, now - row["started_at"]))
+        rate = ledger.calls_since(connection, batch_id, now - seconds) / seconds
+    status, blocked = str(row["status"]), None
+    if config is not None and status in RUNNABLE and running == 0 and counts.left > 0:
+        blocked = _blocked(connection, batch_id, config)
+        status = BLOCKED if blocked else status
+    return Snapshot(
+        batch_id=batch_id,
+        name=row["name"],
+        input_name=row["input_name"],
+        status=status,
+        total=counts.total,
+        succeeded=counts.succeeded,
+        failed=counts.failed,
+        cancelled=counts.cancelled,
+        running=running,
+        providers=_parts(connection, batch_id, counts.failed),
+        created_at=row["created_at"],
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+        now=now,
+        rate=rate,
+        eta_seconds=_eta(counts.left, rate),
+        blocked=blocked,
+    )
+
+
+def watch(
+    database: Database,
+    batch_id: int,
+    *,
+    config: Config | None = None,
+    until_done: Callable[[Snapshot], bool] | None = None,
+    on_tick: Callable[[Snapshot], None] | None = None,
+    interval: float = 0.5,
+) -> Snapshot:
+    """Looks at a batch every `interval` seconds until `until_done` says so, by default `done`; the last snapshot.
+
+    Raises NotFoundError, StorageError.
+    """
+    pace = Pace()
+    while True:
+        with storage_errors(database), database.read() as connection:
+            seen = snapshot(connection, batch_id, config, database.now(connection))
+        seen = pace.of(seen, time.monotonic())
+        if on_tick is not None:
+            on_tick(seen)
+        if (until_done or done)(seen):
+            return seen
+        time.sleep(interval)
+
+
+def done(seen: Snapshot) -> bool:
+    """Whether there is nothing to wait for: finished, or blocked for some seconds."""
+    return seen.finished or seen.blocked_seconds >= BLOCKED_SECONDS
+
+
+class Pace:
+    """What a single snapshot can't know: how fast jobs have ended of late, and for how long the batch has been blocked."""
+
+    def __init__(self) -> None:
+        self._ended: deque[tuple[float, int]] = deque()
+        self._blocked_since: float | None = None
+
+    def of(self, seen: Snapshot, clock: float) -> Snapshot:
+        """The snapshot with rate, ETA and seconds of being blocked. `clock` is monotonic seconds."""
+        if seen.blocked is None:
+            self._blocked_since = None
+        elif self._blocked_since is None:
+            self._blocked_since = clock
+        if self._ended and seen.ended < self._ended[-1][1]:
+            self._ended.clear()  # a rerun has put failed jobs back
+        self._ended.append((clock, seen.ended))
+        while self._ended[0][0] < clock - _SLOW_RATE_SECONDS:
+            self._ended.popleft()
+        rate = self._rate(clock)
+        if rate is None:
+            rate = seen.rate
+        return dataclasses.replace(
+            seen,
+            rate=rate,
+            eta_seconds=_eta(seen.total - seen.ended, rate),
+            blocked_seconds=0.0 if self._blocked_since is None else clock - self._blocked_since,
+        )
+
+    def _rate(self, clock: float) -> float | None:
+        """Over the last 10 s; over up to 60 s while few jobs end; None before a second has passed."""
+        newest = self._ended[-1][1]
+        for seconds in (_RATE_SECONDS, _SLOW_RATE_SECONDS):
+            then, ended = next(entry for entry in self._ended if entry[0] >= clock - seconds)
+            if newest - ended >= 20:
+                break
+        return (newest - ended) / (clock - then) if clock - then >= 1.0 else None
+
+
+def _eta(left: int, rate: float | None) -> float | None:
+    return left / rate if rate and left > 0 else None
+
+
+def _parts(connection: Connection, batch_id: int, failed: int) -> tuple[Part, ...]:
+    spend = batches.spend(connection, batch_id)
+    by_provider: dict[str, int] | None = {}
+    if failed > 0:
+        by_provider = outcomes.failed_by_provider(connection, batch_id) if failed <= _COUNTED_FAILURES else None
+    rows: dict[str, list[RowMapping]] = {}
+    for row in spend:
+        rows.setdefault(row["provider"], []).append(row)
+    names = sorted({*rows, *(name for name in by_provider or {} if name)})
+    return tuple(
+        _part(name, rows.get(name, []), None if by_provider is None else by_provider.get(name, 0)) for name in names
+    )
+
+
+def _part(provider: str, rows: Sequence[RowMapping], failed: int | None) -> Part:
+    def total(column: str, priced: bool | None = None) -> int:
+        return sum(int(row[column]) for row in rows if priced is None or bool(row["currency"]) == priced)
+
+    return Part(
+        provider=provider,
+        succeeded=total("succeeded"),
+        failed=failed,
+        calls=total("calls"),
+        input_tokens=total("input_tokens"),
+        output_tokens=total("output_tokens"),
+        costs=tuple((row["currency"], int(row["cost_nanos"])) for row in rows if row["currency"]),
+        unpriced_tokens=total("input_tokens", False) + total("output_tokens", False),
+    )
+
+
+def _blocked(connection: Connection, batch_id: int, config: Config) -> str | None:
+    """Why no queued job can go anywhere; None if one can, or none is queued."""
+    lanes = outcomes.queued_lanes(connection, batch_id)
+    if not lanes:
+        return None
+    out = quarantined(config, keys.everything(connection))
+    reasons = []
+    for lane in sorted(lanes):
+        names = providers_of(config, lane)
+        if not names:
+            reasons.append(f"lane {lane} is not in the configuration")
+            continue
+        providers = [config.provider(name) for name in names]
+        usable = [p.id for p in providers if any((p.id, key.id) not in out for key in p.keys)]
+        if usable == [lane] or (usable and outcomes.waits_for_any(connection, batch_id, lane, usable)):
+            return None
+        reasons += [
+            f"{p.id}/{key.id}: {out[p.id, key.id]['reason']}"
+            for p in providers
+            for key in p.keys
+            if (p.id, key.id) in out
+        ]
+    return "no usable key: " + "; ".join(dict.fromkeys(reasons))
+
+
+def quarantined(config: Config, states: Sequence[RowMapping]) -> dict[tuple[str, str], RowMapping]:
+    """The configured keys that are out of use, by (provider, key id), with their rows of models.store.keys."""
+    found = {}
+    for provider in config.providers:
+        for key in provider.keys:
+            row = state_of(provider, key, states)
+            if row is not None and row["state"] == keys.QUARANTINED:
+                found[provider.id, key.id] = row
+    return found
+
+
+def state_of(provider: ProviderConfig, key: KeyConfig, states: Sequence[RowMapping]) -> RowMapping | None:
+    """What is known of a key: by its secret's fingerprint, or the latest of its id where the secret isn't known here."""
+    rows = [row for row in states if (row["provider"], row["key_id"]) == (provider.id, key.id)]
+    if key.secret.usable:
+        mark = keys.fingerprint(key.secret.reveal())
+        rows = [row for row in rows if row["fingerprint"] == mark]
+    return max(rows, key=lambda row: float(row["since"]), default=None)
