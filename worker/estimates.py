@@ -52,12 +52,12 @@ class Estimates:
         seen, ratio = self._ratio.get(model, (0, COLD_CHARACTERS_PER_TOKEN))
         if seen < WARM_AFTER:
             ratio = min(ratio, COLD_CHARACTERS_PER_TOKEN)
-        return int(text / ratio) + TOKENS_A_MESSAGE + media * MEDIA_TOKENS
+        return round(text / ratio) + TOKENS_A_MESSAGE + media * MEDIA_TOKENS
 
     def output_tokens(self, model: str, most: int | None) -> int:
         """What will come out: the mean of what came, bounded by the request; its own bound while nothing is learned."""
         seen, mean = self._output.get(model, (0, 0.0))
-        expected = int(mean) + 1 if seen >= WARM_AFTER else (most or self._cold_output)
+        expected = max(1, round(mean)) if seen >= WARM_AFTER else (most or self._cold_output)
         return min(expected, most) if most else expected
 
     def learn(self, model: str, source: Mapping[str, Any], input_tokens: int, output_tokens: int) -> None:

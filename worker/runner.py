@@ -33,7 +33,7 @@ HOLD_SECONDS = 2.0
 """A claimed job that may not start within this goes back, so that other workers and a cancel can have it."""
 LATEST_START = 1.0
 """A call that is this late for its slot isn't sent: its booking stands for another moment."""
-LEAST_PAUSE = 0.1
+LEAST_PAUSE = 0.2
 MOST_PAUSE = 1.0
 WAKE_SECONDS = 0.5
 MOST_INPUT_BYTES = 64 * 1024 * 1024
