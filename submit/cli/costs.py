@@ -1,0 +1,70 @@
+"""`truckllm costs`: tokens and money from the ledger, by what you like."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from models.errors import StorageError
+from models.store import batches, ledger
+from submit.cli.options import ConfigOption, JsonOption, found_config, stored
+from submit.cli.output import note, print_table, say
+from submit.reports import DEFAULT_BY, as_csv, as_json, as_table, dimensions, report
+
+
+class Format(StrEnum):
+    """How a report is written."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+
+
+def costs(
+    batch: Annotated[int | None, typer.Option(help="Only this batch.", metavar="BATCH")] = None,
+    by: Annotated[
+        str, typer.Option(help="Any of provider, model, key, batch, day (UTC), with commas between.", metavar="BY")
+    ] = ",".join(DEFAULT_BY),
+    form: Annotated[Format, typer.Option("--format", help="How to write it.")] = Format.TABLE,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="A file; else stdout.", metavar="OUT")] = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Report tokens and money, by what you like; every call that left is counted.
+
+    Money for failed calls that were billed, calls that are maybe billed (no whole reply came) and calls without a price are shown
+    apart. Currencies are never added up. JSON: {by, rows, totals, notes}; the rows hold the dimensions, currency, cost (decimal text),
+    failed_but_billed_cost, calls, succeeded, input_tokens, output_tokens, cached_tokens, cache_write_tokens, reasoning_tokens,
+    failed_but_billed_calls, unknown_calls, unknown_booked_tokens, unknown_known_cost, open_calls, unpriced_calls, unpriced_tokens.
+    """
+    names = dimensions(by)
+    with stored(found_config(config)) as database, database.read() as connection:
+        if batch is not None:
+            batches.get(connection, batch)
+        found = report(names, ledger.spent(connection, names, batch_id=batch))
+    if json or form is Format.JSON:
+        text = as_json(found) + "\n"
+    elif form is Format.CSV:
+        text = as_csv(found)
+    else:
+        text = ""
+    if out is None and text:
+        say(text.rstrip("\n"))
+    elif out is not None:
+        try:
+            with out.open("w", encoding="utf-8", newline="") as file:
+                if text:
+                    file.write(text)
+                else:
+                    print_table(*as_table(found), numbers=as_table(found)[0][len(names) :], file=file)
+        except OSError as error:
+            raise StorageError(f"{out}: {error.strerror or error}") from None
+    elif found.rows:
+        print_table(*as_table(found), numbers=as_table(found)[0][len(names) :])
+    else:
+        note("no calls have been made yet")
+    for sentence in found.notes:
+        note(sentence)

@@ -1,0 +1,188 @@
+"""The cost report: what was spent by what one asks for, as a table, CSV or JSON.
+
+It reads the ledger through `models.store.ledger`, adds nothing up across currencies, and says loudly what has no price.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from models.errors import UsageError
+from models.money import decimal_amount, format_money
+from models.store.ledger import DIMENSIONS, Spent
+
+DEFAULT_BY = ("provider", "model")
+_SUMMED = tuple(name for name in Spent.__dataclass_fields__ if name not in ("group", "currency"))
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Rows of the ledger by the dimensions `by`; `totals` has one row a currency ("" for calls without a known cost)."""
+
+    by: tuple[str, ...]
+    rows: tuple[Spent, ...]
+    totals: tuple[Spent, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person must know beside the sums: unpriced, maybe billed, billed for nothing, under way."""
+        found = []
+        if number := sum(row.unpriced_calls for row in self.totals):
+            tokens = sum(row.unpriced_tokens for row in self.totals)
+            found.append(
+                f"UNPRICED: {number:,} calls used {tokens:,} tokens for which no price is configured; they are not in any "
+                "cost above. Add pricing to their keys or models"
+            )
+        if number := sum(row.unknown_calls for row in self.totals):
+            booked = sum(row.unknown_booked_tokens for row in self.totals)
+            known = _amounts([(row.currency, row.unknown_nanos) for row in self.totals])
+            found.append(
+                f"MAYBE BILLED: {number:,} calls ended without a whole reply (timeouts, cut connections, crashes; {booked:,} "
+                f"tokens were booked for them{f', {known} known' if known else ''}); they are not in any cost above"
+            )
+        if number := sum(row.failed_billed_calls for row in self.totals):
+            money = _amounts([(row.currency, row.failed_nanos) for row in self.totals])
+            found.append(f"{money} of the cost was billed for {number:,} calls that gave no usable answer")
+        if number := sum(row.open_calls for row in self.totals):
+            found.append(f"{number:,} calls are under way")
+        return tuple(found)
+
+
+def dimensions(text: str) -> tuple[str, ...]:
+    """The dimensions in "provider,model". Raises UsageError."""
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    unknown = [name for name in names if name not in DIMENSIONS]
+    if unknown or not names:
+        raise UsageError(f"--by {text!r}: it takes {', '.join(DIMENSIONS)}, with commas between")
+    return names
+
+
+def report(by: Sequence[str], spent: Sequence[Spent]) -> Report:
+    """Puts the ledger's sums together: a group's calls without a known cost join its currency if it has just one."""
+    rows: list[Spent] = []
+    for group in dict.fromkeys(row.group for row in spent):
+        rows += _joined([row for row in spent if row.group == group])
+    by_currency: dict[str, Spent] = {}
+    for row in spent:
+        whole = replace(row, group=())
+        by_currency[row.currency] = _added(by_currency[row.currency], whole) if row.currency in by_currency else whole
+    return Report(tuple(by), tuple(rows), tuple(_joined([by_currency[key] for key in sorted(by_currency)])))
+
+
+def as_json(found: Report) -> str:
+    """{"by": […], "rows": […], "totals": […], "notes": […]}; amounts are decimal texts, null where nothing is priced."""
+    rows = [{**dict(zip(found.by, row.group, strict=True)), **_fields(row)} for row in found.rows]
+    return json.dumps(
+        {
+            "by": list(found.by),
+            "rows": rows,
+            "totals": [_fields(row) for row in found.totals],
+            "notes": list(found.notes),
+        },
+        indent=2,
+        ensure_ascii=False,
+    )
+
+
+def as_csv(found: Report) -> str:
+    """One line a row, with the fields of the JSON rows as columns; without totals."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = list(_fields(Spent((), "", *[0] * len(_SUMMED))))
+    writer.writerow([*found.by, *names])
+    for row in found.rows:
+        fields = _fields(row)
+        writer.writerow(
+            [*map(_unformulated, row.group), *("" if fields[name] is None else fields[name] for name in names)]
+        )
+    return text.getvalue()
+
+
+def as_table(found: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Columns and rows for people, totals last; columns in which nothing happened are left out."""
+    optional = {
+        "of it failed": any(row.failed_nanos for row in found.rows),
+        "maybe billed": any(row.unknown_calls for row in found.rows),
+        "unpriced": any(row.unpriced_calls for row in found.rows),
+    }
+    shown = [name for name, wanted in optional.items() if wanted]
+    columns = (*found.by, "calls", "succeeded", "tokens in", "cached", "tokens out", "cost", *shown)
+    rows = [(*row.group, *_cells(row, shown)) for row in found.rows]
+    if len(found.rows) > 1:
+        blank = ("",) * max(0, len(found.by) - 1)
+        rows += [("all", *blank, *_cells(row, shown)) for row in found.totals]
+    return columns, rows
+
+
+def _cells(row: Spent, shown: Sequence[str]) -> tuple[str, ...]:
+    special = {
+        "of it failed": format_money(row.failed_nanos, row.currency) if row.failed_nanos else "",
+        "maybe billed": f"{row.unknown_calls:,} calls" if row.unknown_calls else "",
+        "unpriced": f"{row.unpriced_calls:,} CALLS" if row.unpriced_calls else "",
+    }
+    return (
+        f"{row.calls:,}",
+        f"{row.succeeded:,}",
+        f"{row.input_tokens:,}",
+        f"{row.cached_tokens:,}",
+        f"{row.output_tokens:,}",
+        format_money(row.cost_nanos, row.currency) if row.currency else "-",
+        *(special[name] for name in shown),
+    )
+
+
+def _fields(row: Spent) -> dict[str, Any]:
+    priced = bool(row.currency)
+    return {
+        "currency": row.currency or None,
+        "cost": _amount(row.cost_nanos) if priced else None,
+        "failed_but_billed_cost": _amount(row.failed_nanos) if priced else None,
+        "calls": row.calls,
+        "succeeded": row.succeeded,
+        "input_tokens": row.input_tokens,
+        "output_tokens": row.output_tokens,
+        "cached_tokens": row.cached_tokens,
+        "cache_write_tokens": row.cache_write_tokens,
+        "reasoning_tokens": row.reasoning_tokens,
+        "failed_but_billed_calls": row.failed_billed_calls,
+        "unknown_calls": row.unknown_calls,
+        "unknown_booked_tokens": row.unknown_booked_tokens,
+        "unknown_known_cost": _amount(row.unknown_nanos) if priced else None,
+        "open_calls": row.open_calls,
+        "unpriced_calls": row.unpriced_calls,
+        "unpriced_tokens": row.unpriced_tokens,
+    }
+
+
+def _amount(nanos: int) -> str:
+    return format(decimal_amount(nanos), "f")
+
+
+def _amounts(pairs: Sequence[tuple[str, int]]) -> str:
+    return " + ".join(format_money(nanos, currency) for currency, nanos in pairs if currency and nanos)
+
+
+def _joined(rows: list[Spent]) -> list[Spent]:
+    """Rows of one group: those without a known cost join the others when there is exactly one currency."""
+    priced = [row for row in rows if row.currency]
+    if len(priced) != 1:
+        return rows
+    whole = priced[0]
+    for row in rows:
+        if not row.currency:
+            whole = _added(whole, row)
+    return [whole]
+
+
+def _added(one: Spent, other: Spent) -> Spent:
+    return replace(one, **{name: getattr(one, name) + getattr(other, name) for name in _SUMMED})
+
+
+def _unformulated(text: str) -> str:
+    """A name that a spreadsheet would run as a formula, disarmed."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
