@@ -53,9 +53,12 @@ class Breaker:
 
     async def admit(self, provider: str, count: int) -> tuple[int, float]:
         """How many of `count` calls may go now, and in how many seconds (jittered upwards) to ask for the others: all and
-        0.0 while closed, at most one probe while open. Raises redis errors."""
+        0.0 while closed, at most one probe while open;
+        nothing to wait for is 0.0. Raises redis errors."""
         allowed, seconds = await _SCRIPT.run(self._client, self._now(), provider, *self._settings, "admit", count)
-        return int(allowed), float(seconds) * self._rng.uniform(1.0, 1.2)
+        if allowed >= count:
+            return int(allowed), 0.0
+        return int(allowed), max(float(seconds), 0.01) * self._rng.uniform(1.0, 1.2)
 
     def _now(self) -> float | bool:
         return False if self._server_time is None else self._server_time()

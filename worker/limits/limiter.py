@@ -222,9 +222,11 @@ class Limiter:
         token = secrets.token_hex(8)
         if not await self._client.set(f"{TAG}:l:seed", token, nx=True, px=SEED_LOCK):
             return False
+        # Another worker may have done it between the question and the lock.
+        unknown = [id_ for id_ in unknown if not await self._client.exists(f"{TAG}:b:{id_}")]
         try:
             async with asyncio.timeout(SEED_TIMEOUT):
-                past = await self._seed(unknown)
+                past = await self._seed(unknown) if unknown else {}
         except Exception as error:
             log.warning(
                 "limits start without their last minute: the ledger could not tell it (%s)", type(error).__name__

@@ -10,7 +10,7 @@ local horizon, pace, create, worker = args[2], args[3], args[4], args[5]
 local ids, units, limits = args[6], args[7], args[8]
 local names, pools, ranks, members, sets = args[9], args[10], args[11], args[12], args[13]
 local want_ids, want_sets, charges = args[14], args[15], args[16]
-local latest = now + horizon
+local latest = now + horizon + 1e-6
 local OVERSIZE = 0.25   -- of the burst: smaller ones always find a gap under saturation, bigger ones need a hold to
 
 local stored, unknown = {}, {}
@@ -27,16 +27,17 @@ if #unknown > 0 then
   end
 end
 
--- Bucket state in parallel arrays, credit brought up to now (or to the latest booked start, if that lies ahead).
-local rate, burst, base, credit, sum = {}, {}, {}, {}, {}
+-- Bucket state in parallel arrays: from `base` on, `a` units are there at `zero + a * each`; `left` is free in the ring.
+local base, zero, each, left, burst, size = {}, {}, {}, {}, {}, {}
 local keeper, saving = {}, {}              -- who keeps others out: a want id, or true for another's turn; what is saved for
 local changed, guarded, refused, booked, older = {}, {}, {}, {}, {}
 local holders, any_hold = {}, false        -- wants that hold something
+local small = {math.huge, math.huge, math.huge, math.huge}  -- by unit, what is oversize on none of the buckets
 for i = 1, #ids do
   local b = stored[i]
-  local r = pace * limits[i] / 60
-  local size = burst_of(limits[i], r)
-  local cap, c, t = size, b.credit, b.time
+  local rate = pace * limits[i] / 60
+  local most = burst_of(limits[i], rate)
+  local cap, credit, at = most, b.credit, b.time
   if b.hold then
     keeper[i], saving[i] = b.hold, b.amount
     holders[b.hold], any_hold = true, true
@@ -46,11 +47,14 @@ for i = 1, #ids do
   elseif b.turn then
     keeper[i], saving[i] = true, 0
   end
-  if t < now then
-    c = c + r * (now - t)
-    t = now
+  if at < now then
+    credit = credit + rate * (now - at)
+    at = now
   end
-  rate[i], burst[i], base[i], credit[i], sum[i] = r, size, t, math.min(c, cap), b.sum
+  base[i], each[i], burst[i], left[i] = at, 1 / rate, most, limits[i] - b.sum
+  zero[i] = at - math.min(credit, cap) / rate
+  size[i] = units[i] > 1 and OVERSIZE * most or math.huge
+  small[units[i]] = math.min(small[units[i]], size[i])
 end
 
 local marks = {}
@@ -60,16 +64,23 @@ for k = 1, #names do
 end
 if #marks > 0 then marks = redis.call('MGET', unpack(marks)) end
 local blocked, open = {}, {}               -- by key: blocked until, or nil; the earliest its pool lets it start
+local low, room, users = {}, {}, {}        -- by key: no start before this, free share of its rings; by bucket: its keys
+for i = 1, #ids do users[i] = {} end
 for k = 1, #names do
   local a, b, c = tonumber(marks[3 * k - 2] or 0), tonumber(marks[3 * k - 1] or 0), tonumber(marks[3 * k] or 0)
   local till = math.max(a, b)
   if till > now then blocked[k] = till end
   open[k] = math.max(now, c)
+  low[k], room[k] = open[k], 1
+  for _, i in ipairs(members[k]) do
+    low[k], room[k] = math.max(low[k], base[i]), math.min(room[k], left[i] / limits[i])
+    table.insert(users[i], k)
+  end
 end
 
 -- Earliest time at which enough of the ring has left the window for `amount` to fit. The slots are read once a call.
 local function ring_time(i, amount)
-  local need = sum[i] + amount - limits[i]
+  local need = amount - left[i]
   local first = stored[i].oldest
   local total = older[i]
   if not total then
@@ -92,29 +103,45 @@ local function ring_time(i, amount)
   return (first + low - 1 + SPAN + 1) * SLOT
 end
 
--- Earliest start both gates of one bucket allow once `missing` units of credit have come.
-local function ready(i, amount, missing)
-  local at = base[i]
-  if missing > 0 then at = at + missing / rate[i] end
-  if sum[i] + amount > limits[i] then at = math.max(at, ring_time(i, amount)) end
+-- Earliest start that both gates of one bucket allow.
+local function ready(i, amount)
+  local at = math.max(base[i], zero[i] + amount * each[i])
+  if amount > left[i] then at = math.max(at, ring_time(i, amount)) end
   return at
 end
 
 local function book(k, start, charge)
   local slot = math.floor(start / SLOT)
-  for _, i in ipairs(members[k]) do
+  local list = members[k]
+  for j = 1, #list do
+    local i = list[j]
     local amount = charge[units[i]]
     if amount > 0 then
-      local c = math.min(credit[i] + rate[i] * (start - base[i]), math.max(burst[i], amount))
-      base[i], credit[i], sum[i] = start, c - amount, sum[i] + amount
+      local most = burst[i]
+      if amount > most then most = amount end
+      local z = start - most * each[i]  -- credit is never more than that
+      if z < zero[i] then z = zero[i] end
+      zero[i], base[i] = z + amount * each[i], start
+      local free = left[i] - amount
+      left[i], changed[i] = free, true
       local slots = booked[i]
       if not slots then slots = {}; booked[i] = slots end
       slots[slot] = (slots[slot] or 0) + amount
-      changed[i] = true
+      local share, list_of = free / limits[i], users[i]
+      for n = 1, #list_of do
+        local other = list_of[n]
+        if low[other] < start then low[other] = start end
+        if room[other] > share then room[other] = share end
+      end
     end
   end
   return slot
 end
+
+-- What is known to have failed in this call, by key: a want as small as `small` whose amount in `unit` is no less fails too,
+-- since what is booked only makes it later. Forgotten whenever somebody is let in again or kept out.
+local late_unit, late_amount, late_start, late_out = {}, {}, {}, {}
+local function forget() late_unit, late_amount, late_start, late_out = {}, {}, {}, {} end
 
 local function let_go(id, set, except)
   local kept = {}
@@ -130,8 +157,9 @@ local function let_go(id, set, except)
         elseif b.turn then
           keeper[i], saving[i] = true, 0
         end
-        credit[i] = math.min(credit[i], burst[i])
+        zero[i] = math.max(zero[i], base[i] - burst[i] * each[i])
         changed[i], guarded[i] = true, true
+        forget()
       end
     end
   end
@@ -145,10 +173,11 @@ local function place_holds(id, k, start, kept_out, charge)
     if amount > 0 then
       local b = stored[i]
       if b.hold ~= id and not kept_out then
-        local at = ready(i, amount, amount - credit[i])
+        local at = ready(i, amount)
         if at > latest and at >= start - SLOT then
           b.hold, b.owner, b.turn, b.turn_till = id, worker, nil, nil
           keeper[i], any_hold = id, true
+          forget()
         end
       end
       if b.hold == id then
@@ -164,7 +193,8 @@ local function decide(w)
   local id, set = want_ids[w], sets[want_sets[w]]
   local at = 4 * w - 4
   charge[1], charge[2], charge[3], charge[4] = charges[at + 1], charges[at + 2], charges[at + 3], charges[at + 4]
-  local key, start, room                   -- the best that can go
+  local little = not holders[id] and charge[2] <= small[2] and charge[3] <= small[3] and charge[4] <= small[4]
+  local key, start                         -- the best that can go
   local late, late_key, late_big           -- the best that can't yet, of the keys it is not kept out of
   local soon, behind, freed                -- the earliest hope of all, whether it is kept out there, the first block's end
   local holder, holder_start, holder_out   -- the key it holds something on
@@ -173,35 +203,49 @@ local function decide(w)
     if key and ranks[k] > ranks[key] then break end
     if blocked[k] then
       if not freed or blocked[k] < freed then freed = blocked[k] end
+    elseif key and low[k] >= start - 1e-6 and (low[k] > start + 1e-6 or room[k] <= room[key]) then
+      -- It can be no better than what is found. Where it still could, it is looked at:
     else
-      local s, space, out, big, mine = open[k], 1, false, false, false
-      local list = members[k]
-      for j = 1, #list do
-        local i = list[j]
-        local amount = charge[units[i]]
-        if amount > 0 then
-          local missing, by = amount - credit[i], keeper[i]
-          if by then
-            if by == id then
-              mine = true
-            else
-              out, missing = true, missing + saving[i]
-              refused[i] = refused[i] or by == true or stored[i].owner ~= worker
+      local s, out, big, mine = open[k], false, false, false
+      local unit = late_unit[k]
+      if unit and little and charge[unit] >= late_amount[k] then
+        s, out = late_start[k], late_out[k]
+      else
+        local list = members[k]
+        local amount_late
+        for j = 1, #list do
+          local i = list[j]
+          local amount = charge[units[i]]
+          if amount > 0 then
+            local b, by = zero[i] + amount * each[i], keeper[i]
+            if by then
+              if by == id then
+                mine = true
+              else
+                out, b = true, b + saving[i] * each[i]
+                unit, amount_late = units[i], 1
+                refused[i] = refused[i] or by == true or stored[i].owner ~= worker
+              end
+            end
+            if b < base[i] then b = base[i] end
+            if amount > left[i] then
+              local r = ring_time(i, amount)
+              if r > b then b = r end
+            end
+            if b > s then s = b end
+            if b > latest then
+              big = big or amount > size[i]
+              if not out then unit, amount_late = units[i], amount end
             end
           end
-          local b = base[i]
-          if missing > 0 then b = b + missing / rate[i] end
-          local after = sum[i] + amount
-          if after > limits[i] then b = math.max(b, ring_time(i, amount)) end
-          if b > s then s = b end
-          if b > latest and units[i] > 1 and amount > OVERSIZE * burst[i] then big = true end
-          local left = 1 - after / limits[i]
-          if left < space then space = left end
         end
+        if amount_late and little then
+          late_unit[k], late_amount[k], late_start[k], late_out[k] = unit, amount_late, s, out
+        end
+        if mine then holder, holder_start, holder_out = k, s, out end
       end
-      if mine then holder, holder_start, holder_out = k, s, out end
       if s <= latest and not out then
-        if not key or s < start - 1e-6 or (s < start + 1e-6 and space > room) then key, start, room = k, s, space end
+        if not key or s < start - 1e-6 or (s < start + 1e-6 and room[k] > room[key]) then key, start = k, s end
       else
         if not soon or s < soon then soon, behind = s, out end
         if not out and (not late or s < late) then late, late_key, late_big = s, k, big end
@@ -262,7 +306,7 @@ for i = 1, #ids do
   if refused[i] or stored[i].line then stand_in_line(i) end
   local key, b = bucket_key(ids[i]), stored[i]
   if changed[i] then
-    b.time, b.credit, b.sum = base[i], credit[i], sum[i]
+    b.time, b.credit, b.sum = base[i], (base[i] - zero[i]) / each[i], limits[i] - left[i]
     save(key, b)
     if booked[i] then
       for slot, amount in pairs(booked[i]) do redis.call('HINCRBY', key, slot, amount) end
