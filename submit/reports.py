@@ -119,6 +119,28 @@ def as_table(found: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     return columns, rows
 
 
+def as_text(found: Report) -> str:
+    """The table and the notes as text, columns aligned; "no calls have been made yet" for an empty ledger."""
+    if not found.rows:
+        return "no calls have been made yet"
+    columns, rows = as_table(found)
+    widths = [max(len(row[index]) for row in (columns, *rows)) for index in range(len(columns))]
+    names = len(found.by)
+    lines = [
+        "  ".join(
+            cell.ljust(width) if index < names else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in (columns, *rows)
+    ]
+    return "\n".join([*lines, *found.notes])
+
+
+def cost_report(spent: Sequence[Spent], by: Sequence[str] = DEFAULT_BY) -> str:
+    """What `models.store.ledger.spent` gave for `by`, as text for people."""
+    return as_text(report(by, spent))
+
+
 def _cells(row: Spent, shown: Sequence[str]) -> tuple[str, ...]:
     special = {
         "of it failed": format_money(row.failed_nanos, row.currency) if row.failed_nanos else "",

@@ -11,8 +11,8 @@ import typer
 from models.errors import StorageError
 from models.store import batches, ledger
 from submit.cli.options import ConfigOption, JsonOption, found_config, stored
-from submit.cli.output import note, print_table, say
-from submit.reports import DEFAULT_BY, as_csv, as_json, as_table, dimensions, report
+from submit.cli.output import note, say
+from submit.reports import DEFAULT_BY, as_csv, as_json, as_text, dimensions, report
 
 
 class Format(StrEnum):
@@ -46,25 +46,18 @@ def costs(
             batches.get(connection, batch)
         found = report(names, ledger.spent(connection, names, batch_id=batch))
     if json or form is Format.JSON:
-        text = as_json(found) + "\n"
+        text = as_json(found)
     elif form is Format.CSV:
-        text = as_csv(found)
+        text = as_csv(found).rstrip("\n")
+        for sentence in found.notes:
+            note(sentence)
     else:
-        text = ""
-    if out is None and text:
-        say(text.rstrip("\n"))
-    elif out is not None:
-        try:
-            with out.open("w", encoding="utf-8", newline="") as file:
-                if text:
-                    file.write(text)
-                else:
-                    print_table(*as_table(found), numbers=as_table(found)[0][len(names) :], file=file)
-        except OSError as error:
-            raise StorageError(f"{out}: {error.strerror or error}") from None
-    elif found.rows:
-        print_table(*as_table(found), numbers=as_table(found)[0][len(names) :])
-    else:
-        note("no calls have been made yet")
-    for sentence in found.notes:
-        note(sentence)
+        text = as_text(found)
+    if out is None:
+        say(text)
+        return
+    try:
+        out.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"{out}: {error.strerror or error}") from None
+    note(f"{out} is written")
