@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from models.config import Config
 from models.errors import UsageError
 from models.processes import Child, Ended, stop_all
 
@@ -24,6 +25,10 @@ FIX_FIRST = UsageError.exit_code
 
 OURS = (sys.executable, "-P", "-m", "truckllm", "worker")
 """Our script. -P: a models.py in the user's working directory must not take the place of ours."""
+
+
+RECORD_SECONDS = 20.0
+"""What a worker may need beyond its grace to store what it has and to give the rest back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,24 @@ class Plan:
     grace_seconds: float = 60.0
     log: Path | None = None
     command: tuple[str, ...] = OURS
+
+    @classmethod
+    def of(
+        cls,
+        config: Config,
+        *,
+        processes: int | None = None,
+        providers: tuple[str, ...] = (),
+        log: Path | None = None,
+    ) -> Plan:
+        """What a configuration asks for; `processes` and `providers` overrule it."""
+        return cls(
+            processes=processes or config.worker.processes,
+            config_path=config.path.absolute() if config.path else None,
+            providers=providers,
+            grace_seconds=config.worker.grace_seconds + RECORD_SECONDS,
+            log=log,
+        )
 
 
 class Crew:

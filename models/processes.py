@@ -37,41 +37,39 @@ def host() -> str:
 
 @functools.cache
 def boot_id() -> str:
-    """A name of this boot of the machine; after a restart, pids mean nothing any more."""
+    """A name of this boot and process namespace: in another one, the same pid means something else."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return (Path("/proc/sys/kernel/random/boot_id").read_text().strip() + "/" + os.readlink("/proc/self/ns/pid"))[
+            :64
+        ]
     except OSError:
-        return _output(["sysctl", "-n", "kern.bootsessionuuid"]) or "unknown"
+        import psutil
+
+        return f"{psutil.boot_time():.0f}"
 
 
 def started(pid: int) -> float | None:
-    """When the process started: seconds on a clock of this boot, only good for comparing. None when it is dead or a zombie."""
+    """When the process started: seconds on some clock of this boot, only good for comparing. None: dead, or a zombie."""
     if sys.platform == "linux":
+        # not psutil's: that adds the boot's wall-clock time, which moves when the clock is set
         try:
             stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
         except OSError:
             return None
         fields = stat.rpartition(")")[2].split()  # the name in parentheses may hold spaces
         return None if fields[0] in _DEAD_STATES else int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    state, _, since = _output(["ps", "-o", "stat=,lstart=", "-p", str(pid)]).partition(" ")
-    if not since or state[0] in _DEAD_STATES:
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
+    except psutil.Error:
         return None
-    return time.mktime(time.strptime(since.strip(), "%a %b %d %H:%M:%S %Y"))
 
 
 def alive(pid: int, pid_started: float, boot: str) -> bool:
     """Whether exactly this process still lives on this machine."""
     return boot == boot_id() and started(pid) == pid_started
-
-
-def _output(command: list[str]) -> str:
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=5, env={**os.environ, "LC_ALL": "C"}
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip()
 
 
 def die_with_parent() -> None:

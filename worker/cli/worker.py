@@ -62,22 +62,13 @@ def command(join: Join) -> Callable[..., None]:
         count = processes or settings.worker.processes
         if settings.redis_url is not None and count == 1:
             raise typer.Exit(_serve(settings, settings.redis_url, names, parent_pipe))
-        plan = Plan(
-            processes=count,
-            config_path=settings.path.absolute() if settings.path else None,
-            providers=names,
-            grace_seconds=settings.worker.grace_seconds + STOP_SECONDS,
-        )
+        plan = Plan.of(settings, processes=count, providers=names)
         if settings.redis_url is not None:
             _supervise(plan)
         else:
             _join(join, plan)
 
     return worker
-
-
-STOP_SECONDS = 5.0
-"""What a worker may need beyond its grace, to record and give back."""
 
 
 def _known(config: Config, names: Sequence[str]) -> tuple[str, ...]:

@@ -1,0 +1,308 @@
+"""`truckllm run FILE`: the whole job in one command: submit, work (on the local stack) or watch, write results and costs.
+
+It does none of these itself; it puts them in order and says what happens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from models.config import Config
+from models.config_file import load_config
+from models.crew import Plan
+from models.database import Database, home, open_database, storage_errors
+from models.store import ledger, outcomes, workers
+from submit import bell
+from submit.cli.options import ConfigOption, JsonOption
+from submit.cli.output import print_json, print_table
+from submit.cli.status import as_json
+from submit.exports import STDOUT, Exported, export
+from submit.live import LiveView, duration
+from submit.producer import submit_batch
+from submit.progress import BLOCKED, Snapshot, watch
+from submit.reports import DEFAULT_BY, as_table, report
+from submit.stack import WORKER_LOG, Stack, local_stack
+
+INTERRUPTED = 130
+LOOK_SECONDS = 3.0
+"""How often a run without workers of its own looks whether somebody serves its batch."""
+
+SETTLE_SECONDS = 10.0
+"""How long workers may take to start before a run says that there are none."""
+
+COUNT_LINES = 20_000
+"""A longer input is told about while it is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What one run is asked to do. `out`: None for the default path, "-" for stdout."""
+
+    source: str
+    out: str | None = None
+    model: str | None = None
+    limit: int | None = None
+    new: bool = False
+    as_json: bool = False
+
+
+def run(
+    file: Annotated[str, typer.Argument(help="JSONL, one request a line; - is stdin.", metavar="FILE")],
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "-o", "--out", metavar="OUT", help="Results; - is stdout. Else beside the input: x.results.jsonl."
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    model: Annotated[str | None, typer.Option(help="Ask for this model instead of every line's own.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Take only so many lines.")] = None,
+    new: Annotated[bool, typer.Option("--new", help="Make a new batch even if one works on the same file.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Do the whole job: submit FILE, work on it, write the results and a cost report.
+
+    Without a Redis URL in the configuration it starts what it needs and ends it again; with one, workers elsewhere do the
+    work. The same command goes on with a batch that was interrupted. Exit codes: 0 all succeeded, 1 some jobs failed, 2 bad
+    usage or input, 3 blocked (no usable key), 4 disk or database, 130 interrupted. --json: the fields of `status BATCH --json`,
+    and {seconds, results: {path, lines, succeeded, failed, cancelled} or null when blocked, calls, unknown_calls (maybe
+    billed), unpriced_calls}.
+    """
+    if json and out == STDOUT:
+        raise typer.BadParameter("--json and -o - would write into each other")
+    raise typer.Exit(do(Job(file, out, model, limit, new, json), load_config(config, secrets=True)))
+
+
+def do(job: Job, config: Config) -> int:
+    """Does the job; the exit code. Raises TruckError. Only for the main thread, because it starts processes."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    with interruptible():
+        if config.redis_url is not None:
+            return Run(job, config, console, None).to_the_end()
+        plan = Plan.of(config, log=home() / WORKER_LOG)
+        with local_stack(home(), plan) as stack:
+            return Run(job, config, console, stack).to_the_end()
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM and a closed terminal end the block as Ctrl-C does, so that its own ends are tidy."""
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Run:
+    """One run: the batch, who works on it, and what has been said already."""
+
+    def __init__(self, job: Job, config: Config, console: Console, stack: Stack | None) -> None:
+        self.job = job
+        self.config = config
+        self.console = console
+        self.stack = stack
+        self._started = self._looked = time.monotonic()
+        self._said: set[str] = set()
+
+    def to_the_end(self) -> int:
+        """The exit code."""
+        database = open_database(self.config.database_url)
+        try:
+            return self._submit_and_watch(database)
+        finally:
+            database.close()
+
+    def _submit_and_watch(self, database: Database) -> int:
+        with self._counting() as progress:
+            submitted = submit_batch(
+                self.job.source,
+                config=self.config,
+                database=database,
+                model=self.job.model,
+                limit=self.job.limit,
+                new=self.job.new,
+                ring=False,
+                progress=progress,
+            )
+        batch_id = submitted.batch_id
+        found = {"new": "", "resumed": ", found again: this goes on with it", "joined": ", just submitted by another"}
+        self._tell(f"batch {batch_id}: {submitted.total:,} jobs{found[submitted.found]}")
+        for warning in submitted.warnings:
+            self._tell(f"note: {warning}")
+        try:
+            with storage_errors(database), database.read() as connection:
+                lanes = outcomes.queued_lanes(connection, batch_id)
+            self._say_if_no_failover(lanes)
+            self._wake(database, lanes, submitted.total)
+            with LiveView(self.console) as view:
+                end = watch(
+                    database,
+                    batch_id,
+                    config=self.config,
+                    on_tick=lambda seen: self._tick(database, lanes, seen, view),
+                    interval=0.25,
+                )
+        except KeyboardInterrupt:
+            self._say_interrupted(batch_id)
+            return INTERRUPTED
+        return self._finish(database, end)
+
+    @contextlib.contextmanager
+    def _counting(self) -> Iterator[Callable[[str, int], None]]:
+        """Tells of a long input while it is read."""
+        status = self.console.status("reading") if self.console.is_terminal else None
+        shown = False
+
+        def progress(what: str, lines: int) -> None:
+            nonlocal shown
+            if status is not None and lines >= COUNT_LINES:
+                status.update(f"{what}: {lines:,} lines")
+                if not shown:
+                    status.start()
+                    shown = True
+            if self.stack is not None:
+                self.stack.tick()
+
+        try:
+            yield progress
+        finally:
+            if status is not None:
+                status.stop()
+
+    def _say_if_no_failover(self, lanes: set[str]) -> None:
+        direct = sorted(lane for lane in lanes if lane not in self.config.routes)
+        if direct:
+            self._tell(
+                f"note: no route for {', '.join(direct)}: what a provider can't do waits for it, and goes to no other "
+                "(see routes in the docs)"
+            )
+
+    def _wake(self, database: Database, lanes: set[str], rows: int) -> None:
+        """Rings for workers that are up already; one that starts later finds the jobs by itself."""
+        redis_url = self.config.redis_url or (self.stack.redis_url if self.stack is not None else None)
+        if redis_url is None:
+            return
+        with storage_errors(database), database.read() as connection:
+            serving = bell.live_workers(connection, database.now(connection))
+        numbers = bell.tickets(self.config, dict.fromkeys(lanes, rows), serving)
+        wanted = {provider: number for provider, number in numbers.items() if provider in serving}
+        failed = bell.ring(redis_url, wanted) if wanted else None
+        if failed:
+            self._tell(f"note: {failed}")
+
+    def _tick(self, database: Database, lanes: set[str], seen: Snapshot, view: LiveView) -> None:
+        if self.stack is not None:
+            for told in self.stack.tick():
+                self._tell(f"note: {told}")
+        view.show(seen)
+        if seen.finished or (self.stack is not None and self.stack.owner):
+            return
+        now = time.monotonic()
+        if now - self._looked >= LOOK_SECONDS and now - self._started >= SETTLE_SECONDS:
+            self._looked = now
+            self._say_who_is_missing(database, lanes)
+
+    def _say_who_is_missing(self, database: Database, lanes: set[str]) -> None:
+        with storage_errors(database), database.read() as connection:
+            now = database.now(connection)
+            serving = bell.live_workers(connection, now)
+            hashes = {
+                r["config_hash"] for r in workers.everyone(connection) if r["heartbeat_at"] > now - bell.LIVE_SECONDS
+            }
+        for lane in sorted(lanes):
+            providers = bell.providers_of(self.config, lane)
+            if providers and not any(provider in serving for provider in providers):
+                names = " or ".join(providers)
+                self._tell_once(f"no live worker serves {names}: start one with `truckllm worker`; this waits for it")
+        if hashes - {self.config.config_hash()}:
+            self._tell_once("note: a live worker works by another configuration than this run's")
+
+    def _finish(self, database: Database, end: Snapshot) -> int:
+        exported = None
+        if end.status != BLOCKED:
+            exported = export(database, end.batch_id, self.job.out)
+        with storage_errors(database), database.read() as connection:
+            spent = ledger.spent(connection, DEFAULT_BY, batch_id=end.batch_id)
+        seconds = time.monotonic() - self._started
+        if self.job.as_json:
+            print_json({**as_json(end), **_rest(exported, spent, seconds)})
+            return end.exit_code
+        # stdout may carry the results themselves
+        file = sys.stderr if self.job.out == STDOUT else sys.stdout
+        found = report(DEFAULT_BY, spent)
+        columns, rows = as_table(found)
+        print("", file=file)  # noqa: T201
+        print_table(columns, rows, numbers=columns[len(DEFAULT_BY) :], file=file)
+        print(*found.notes, "", _summary(end, exported, seconds), sep="\n", file=file, flush=True)  # noqa: T201
+        return end.exit_code
+
+    def _say_interrupted(self, batch_id: int) -> None:
+        if self.stack is None or not self.stack.owner:
+            self._tell(
+                f"no longer watching; the workers go on with batch {batch_id}. The same `run` watches again, "
+                f"`truckllm cancel {batch_id}` stops it"
+            )
+        else:
+            self._tell(
+                "stopping: calls in flight are finished first (Ctrl-C again gives them up). "
+                f"The next `truckllm run` of this file goes on with batch {batch_id}"
+            )
+
+    def _tell(self, sentence: str) -> None:
+        self.console.print(sentence, markup=False)
+
+    def _tell_once(self, sentence: str) -> None:
+        if sentence not in self._said:
+            self._said.add(sentence)
+            self._tell(sentence)
+
+
+def _rest(exported: Exported | None, spent: Sequence[ledger.Spent], seconds: float) -> dict[str, Any]:
+    written = None
+    if exported is not None:
+        written = {
+            "path": str(exported.path),
+            "lines": exported.lines,
+            "succeeded": exported.succeeded,
+            "failed": exported.failed,
+            "cancelled": exported.cancelled,
+        }
+    return {
+        "seconds": round(seconds, 3),
+        "results": written,
+        "calls": sum(group.calls for group in spent),
+        "unknown_calls": sum(group.unknown_calls for group in spent),
+        "unpriced_calls": sum(group.unpriced_calls for group in spent),
+    }
+
+
+def _summary(end: Snapshot, exported: Exported | None, seconds: float) -> str:
+    parts = [f"{end.succeeded:,} of {end.total:,} jobs succeeded"]
+    parts += [f"{end.failed:,} failed"] if end.failed else []
+    parts += [f"{end.cancelled:,} cancelled"] if end.cancelled else []
+    lines = [f"batch {end.batch_id}: {', '.join(parts)}, {duration(seconds)}"]
+    if exported is not None and exported.path is not None:
+        lines.append(f"results: {exported.path}")
+    if end.failed:
+        lines.append(
+            f"`truckllm jobs {end.batch_id} --status failed` lists what failed, `truckllm rerun {end.batch_id}` repeats it"
+        )
+    if end.status == BLOCKED:
+        lines.append(f"blocked: {end.blocked}")
+        lines.append(
+            f"`truckllm keys` shows the keys. Once one is usable again, the same `run` goes on; "
+            f"`truckllm results {end.batch_id}` writes what is there so far"
+        )
+    return "\n".join(lines)
