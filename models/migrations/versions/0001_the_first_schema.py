@@ -18,28 +18,32 @@ def upgrade() -> None:
         sa.Column("job_id", BIG, nullable=False, comment="Its job; the ledger outlives jobs, so no foreign key"),
         sa.Column("batch_id", BIG, nullable=False, comment="Its job's batch"),
         sa.Column("epoch", sa.Integer(), nullable=False, comment="The job's epoch when the call was announced"),
-        sa.Column("provider", sa.String(length=100), nullable=False),
-        sa.Column("key_id", sa.String(length=100), nullable=False),
-        sa.Column("requested_model", sa.String(length=300), nullable=False),
+        sa.Column("provider", sa.String(length=100), nullable=False, comment="Where it went"),
+        sa.Column("key_id", sa.String(length=100), nullable=False, comment="The key that it used, by its id"),
+        sa.Column("requested_model", sa.String(length=300), nullable=False, comment="The model that was asked for"),
         sa.Column("served_model", sa.String(length=300), nullable=True, comment="As the reply names it"),
         sa.Column(
             "outcome", sa.String(length=16), nullable=False, comment="models.states.Outcome; unknown = maybe billed"
         ),
-        sa.Column("http_status", sa.Integer(), nullable=True),
-        sa.Column("error_code", sa.String(length=100), nullable=True),
+        sa.Column("http_status", sa.Integer(), nullable=True, comment="Of the reply; NULL: none came"),
+        sa.Column(
+            "error_code", sa.String(length=100), nullable=True, comment="What went wrong, short; NULL: nothing did"
+        ),
         sa.Column(
             "booked_tokens", BIG, server_default="0", nullable=False, comment="What the limiter booked at the start"
         ),
         sa.Column("input_tokens", BIG, nullable=True, comment="All of it, cached included; NULL: the reply told none"),
         sa.Column("output_tokens", BIG, nullable=True, comment="All of it, reasoning included"),
-        sa.Column("cached_tokens", BIG, nullable=True),
-        sa.Column("cache_write_tokens", BIG, nullable=True),
-        sa.Column("reasoning_tokens", BIG, nullable=True),
+        sa.Column("cached_tokens", BIG, nullable=True, comment="Of the input, those read from the provider's cache"),
+        sa.Column(
+            "cache_write_tokens", BIG, nullable=True, comment="Of the input, those written to the provider's cache"
+        ),
+        sa.Column("reasoning_tokens", BIG, nullable=True, comment="Of the output, those spent on reasoning"),
         sa.Column("cost_nanos", BIG, nullable=True, comment="10^-9 of the currency; NULL: unpriced or unknown"),
-        sa.Column("currency", sa.String(length=8), nullable=True),
-        sa.Column("latency_ms", BIG, nullable=True),
+        sa.Column("currency", sa.String(length=8), nullable=True, comment="Of the cost; NULL: unpriced or unknown"),
+        sa.Column("latency_ms", BIG, nullable=True, comment="From sending to the reply's last byte"),
         sa.Column("started_at", sa.Double(), nullable=False, comment="When it was announced, just before it was sent"),
-        sa.Column("finished_at", sa.Double(), nullable=True),
+        sa.Column("finished_at", sa.Double(), nullable=True, comment="When its end was recorded; NULL: it wasn't"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_attempts")),
         comment="The ledger: one row for every call that left the machine, written before it left",
     )
@@ -104,40 +108,47 @@ def upgrade() -> None:
 
     op.create_table(
         "key_states",
-        sa.Column("provider", sa.String(length=100), nullable=False),
-        sa.Column("key_id", sa.String(length=100), nullable=False),
+        sa.Column("provider", sa.String(length=100), nullable=False, comment="Provider id"),
+        sa.Column("key_id", sa.String(length=100), nullable=False, comment="The key's id in the configuration"),
         sa.Column(
             "fingerprint",
             sa.String(length=64),
             nullable=False,
             comment="HMAC of the secret: a changed secret is another key",
         ),
-        sa.Column("pool", sa.String(length=200), nullable=False),
+        sa.Column(
+            "pool", sa.String(length=200), nullable=False, comment="The quota that it shares; its own id if none"
+        ),
         sa.Column("state", sa.String(length=16), nullable=False, comment="active, quarantined"),
-        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False, comment="Why it is in that state"),
         sa.Column(
             "probes", sa.Integer(), server_default="0", nullable=False, comment="Free probes since it was quarantined"
         ),
-        sa.Column("since", sa.Double(), nullable=False),
+        sa.Column("since", sa.Double(), nullable=False, comment="Since when it is in that state"),
         sa.Column("until", sa.Double(), nullable=True, comment="When it is tried again; NULL: a person has to act"),
         sa.PrimaryKeyConstraint("provider", "key_id", "fingerprint", name=op.f("pk_key_states")),
         comment="Keys that something is known about",
     )
     op.create_table(
         "workers",
-        sa.Column("id", BIG, nullable=False),
-        sa.Column("host", sa.String(length=255), nullable=False),
+        sa.Column("id", BIG, nullable=False, comment="Its number, never used again"),
+        sa.Column("host", sa.String(length=255), nullable=False, comment="The machine it runs on"),
         sa.Column(
             "boot_id", sa.String(length=64), nullable=False, comment="Of the host, so that a pid means something"
         ),
-        sa.Column("pid", sa.Integer(), nullable=False),
+        sa.Column("pid", sa.Integer(), nullable=False, comment="Its process id there"),
         sa.Column(
             "pid_started", sa.Double(), nullable=False, comment="When the process started, so that a pid isn't mistaken"
         ),
         sa.Column("queues", sa.Text(), nullable=False, comment="Providers it serves: 'a,b'"),
-        sa.Column("config_hash", sa.String(length=64), nullable=False),
+        sa.Column(
+            "config_hash",
+            sa.String(length=64),
+            nullable=False,
+            comment="Of its settings, to tell whether workers agree",
+        ),
         sa.Column("tickets", BIG, server_default="0", nullable=False, comment="Celery messages it has taken"),
-        sa.Column("started_at", sa.Double(), nullable=False),
+        sa.Column("started_at", sa.Double(), nullable=False, comment="When it signed in"),
         sa.Column(
             "beat",
             BIG,
@@ -145,14 +156,14 @@ def upgrade() -> None:
             nullable=False,
             comment="Raised by each heartbeat; equal for 45 s means dead",
         ),
-        sa.Column("heartbeat_at", sa.Double(), nullable=False),
+        sa.Column("heartbeat_at", sa.Double(), nullable=False, comment="When it last gave a sign of life"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_workers")),
         comment="Worker processes that are alive, or not yet known to be dead",
         sqlite_autoincrement=True,
     )
     op.create_table(
         "batch_counts",
-        sa.Column("batch_id", BIG, autoincrement=False, nullable=False),
+        sa.Column("batch_id", BIG, autoincrement=False, nullable=False, comment="Its batch"),
         sa.Column(
             "shard",
             sa.Integer(),
@@ -177,7 +188,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "batch_spend",
-        sa.Column("batch_id", BIG, autoincrement=False, nullable=False),
+        sa.Column("batch_id", BIG, autoincrement=False, nullable=False, comment="Its batch"),
         sa.Column("shard", sa.Integer(), autoincrement=False, nullable=False, comment="As in batch_counts"),
         sa.Column("provider", sa.String(length=100), nullable=False, comment="Provider id"),
         sa.Column("currency", sa.String(length=8), nullable=False, comment="Of the cost; empty for unpriced calls"),
@@ -194,7 +205,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "jobs",
-        sa.Column("id", BIG, nullable=False),
+        sa.Column("id", BIG, nullable=False, comment="Its number, in the order of loading"),
         sa.Column("batch_id", BIG, nullable=False, comment="Its batch"),
         sa.Column("position", BIG, nullable=False, comment="Order of input, from 0"),
         sa.Column("custom_id", sa.String(length=512), nullable=False, comment="The user's own id of the line"),
@@ -230,7 +241,7 @@ def upgrade() -> None:
         sa.Column("error_code", sa.String(length=100), nullable=True, comment="Why it failed, short"),
         sa.Column("error_message", sa.Text(), nullable=True, comment="Why it failed, in the provider's words"),
         sa.Column("input_bytes", BIG, nullable=False, comment="Size of its body"),
-        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False, comment="When it was loaded"),
         sa.Column("finished_at", sa.Double(), nullable=True, comment="When it reached its final state"),
         sa.ForeignKeyConstraint(["batch_id"], ["batches.id"], name=op.f("fk_jobs_batch_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_jobs")),
@@ -271,7 +282,7 @@ def upgrade() -> None:
 
     op.create_table(
         "job_inputs",
-        sa.Column("job_id", BIG, autoincrement=False, nullable=False),
+        sa.Column("job_id", BIG, autoincrement=False, nullable=False, comment="Its job"),
         sa.Column("body", sa.LargeBinary(), nullable=False, comment="The line's own body, untouched"),
         sa.Column("dialect", sa.String(length=32), nullable=False, comment="simple, openai, …"),
         sa.Column("operation", sa.String(length=32), nullable=False, comment="chat, …"),
@@ -281,19 +292,24 @@ def upgrade() -> None:
     )
     op.create_table(
         "results",
-        sa.Column("job_id", BIG, autoincrement=False, nullable=False),
+        sa.Column("job_id", BIG, autoincrement=False, nullable=False, comment="Its job"),
         sa.Column("attempt_id", BIG, nullable=False, comment="The call that answered"),
-        sa.Column("finish_reason", sa.String(length=64), nullable=True),
+        sa.Column(
+            "finish_reason",
+            sa.String(length=64),
+            nullable=True,
+            comment="Why the model stopped, in the provider's words",
+        ),
         sa.Column("request_id", sa.String(length=200), nullable=True, comment="The provider's own id of the call"),
         sa.Column("response", sa.LargeBinary(), nullable=False, comment="The reply's raw bytes, zstd"),
         sa.Column(
             "text", sa.LargeBinary(), nullable=True, comment="The answer's text in UTF-8, zstd; NULL: it has none"
         ),
-        sa.Column("input_tokens", BIG, nullable=True),
-        sa.Column("output_tokens", BIG, nullable=True),
-        sa.Column("cached_tokens", BIG, nullable=True),
-        sa.Column("cost_nanos", BIG, nullable=True),
-        sa.Column("currency", sa.String(length=8), nullable=True),
+        sa.Column("input_tokens", BIG, nullable=True, comment="Of that attempt"),
+        sa.Column("output_tokens", BIG, nullable=True, comment="Of that attempt"),
+        sa.Column("cached_tokens", BIG, nullable=True, comment="Of that attempt"),
+        sa.Column("cost_nanos", BIG, nullable=True, comment="Of that attempt, 10^-9 of the currency"),
+        sa.Column("currency", sa.String(length=8), nullable=True, comment="Of that attempt"),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_results_job_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("job_id", name=op.f("pk_results")),
         comment="The answers; tokens and cost are those of the attempt",
