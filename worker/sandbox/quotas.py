@@ -16,7 +16,7 @@ from worker.sandbox.settings import Account, Limits, ProviderName
 def key_name(secret: str) -> str:
     """How the log calls a key: the start of its sha256, after its last 4 characters if it is long enough to spare them."""
     digest = hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()[:8]
-    return f"{secret[-4:]}-{digest}" if len(secret) >= 12 else digest
+    return f"{secret[-4:]}-{digest}" if len(secret) >= 12 and secret[-4:].isascii() else digest
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,7 @@ class Play:
     def __call__(self, **settings: Any) -> Played:
         """A sandbox with these settings."""
         box = self._run(serve(SandboxSettings.model_validate(settings)))
-        self._started.append(Played(box, httpx.Client(timeout=10, trust_env=False)))
+        self._started.append(Played(box, httpx.Client(timeout=10, trust_env=False, verify=False)))
         return self._started[-1]
 
     def close(self, played: Played) -> None:

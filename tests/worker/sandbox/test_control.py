@@ -15,7 +15,7 @@ def test_health_tells_that_it_lives(play: Play) -> None:
 
 
 def test_reset_empties_the_log_fills_the_buckets_and_rearms_the_faults(play: Play) -> None:
-    played = play(limits={"rpm": 60}, faults=[{"kind": "status", "status": 500, "times": 1}])
+    played = play(limits={"rpm": 6}, faults=[{"kind": "status", "status": 500, "times": 1}])
     assert [played.ask("openai").status_code for _ in range(2)] == [500, 429]
     assert played.client.post(f"{played.box.url}/_sandbox/reset").json() == {"ok": True}
     assert played.rows() == []

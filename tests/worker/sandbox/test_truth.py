@@ -60,7 +60,8 @@ def test_the_file_gets_every_row_as_it_ends(play: Play, tmp_path: Path) -> None:
     file = tmp_path / "log.jsonl"
     played = play(log=str(file), faults=[{"kind": "reset", "when": "before", "provider": "gemini"}])
     played.ask("openai")
-    played.raw(played.request("gemini")).close()
+    with played.raw(played.request("gemini")) as sock, pytest.raises(ConnectionResetError):
+        sock.recv(1)
     played.ask("claude", foo=1)
     rows = played.rows()
     written = [json.loads(line) for line in file.read_text().splitlines()]
