@@ -1,0 +1,489 @@
+"""The HTTP client against real sockets on which everything goes wrong that can.
+
+It knows no provider; tests/worker/providers/test_sandbox.py calls all three.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import socket
+import time
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from models.request import FailureKind
+from worker import http
+from worker.http import Clocks, HttpSender
+from worker.providers.base import Call, Reply, SendError
+from worker.read_budget import ReadBudget
+
+Writer = asyncio.StreamWriter
+Script = Callable[[bytes, Writer], Awaitable[None]]
+KEY = "sk-test-0123456789"
+
+
+def whole(body: bytes, status: str = "200 OK", headers: str = "") -> bytes:
+    return f"HTTP/1.1 {status}\r\ncontent-length: {len(body)}\r\n{headers}\r\n".encode() + body
+
+
+def chunked(*pieces: bytes) -> bytes:
+    return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+class Server:
+    """Answers each request on a connection by the next script; `requests` are the raw requests that came."""
+
+    def __init__(self, *scripts: Script) -> None:
+        self.scripts = list(scripts)
+        self.requests: list[bytes] = []
+        self.connections = 0
+        self.port = 0
+        self.asked = asyncio.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1/x"
+
+    async def serve(self, reader: asyncio.StreamReader, writer: Writer) -> None:
+        self.connections += 1
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = next(
+                    (int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), 0
+                )
+                self.requests.append(head + await reader.readexactly(length))
+                self.asked.set()
+                script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
+                await script(head, writer)
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def serving(*scripts: Script) -> AsyncIterator[Server]:
+    server = Server(*scripts)
+    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0, limit=2**20)
+    server.port = listening.sockets[0].getsockname()[1]
+    try:
+        yield server
+    finally:
+        listening.close()
+
+
+def says(data: bytes, *, close: bool = False, reset: bool = False) -> Script:
+    async def script(head: bytes, writer: Writer) -> None:
+        writer.write(data)
+        await writer.drain()
+        if reset:
+            linger = b"\x01\x00\x00\x00\x00\x00\x00\x00"
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        if close or reset:
+            writer.transport.abort() if reset else writer.close()
+
+    return script
+
+
+def hangs(data: bytes = b"") -> Script:
+    async def script(head: bytes, writer: Writer) -> None:
+        writer.write(data)
+        await writer.drain()
+        await asyncio.Event().wait()
+
+    return script
+
+
+def call(url: str, **changes: Any) -> Call:
+    return Call(**{"method": "POST", "url": url, "headers": {"authorization": KEY}, "body": b"{}", **changes})
+
+
+def run(main: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(asyncio.wait_for(main, 30))
+
+
+async def send(url: str, clocks: Clocks | None = None, sender: HttpSender | None = None, **changes: Any) -> Reply:
+    async with sender or HttpSender() as http_sender:
+        return await http_sender.send(call(url, **changes), clocks)
+
+
+def failing(
+    *scripts: Script, clocks: Clocks | None = None, sender: HttpSender | None = None, **changes: Any
+) -> SendError:
+    async def main() -> SendError:
+        async with serving(*scripts) as server:
+            with pytest.raises(SendError) as error:
+                await send(server.url, clocks, sender, **changes)
+            return error.value
+
+    error: SendError = run(main())
+    assert error.failure.kind is FailureKind.NETWORK
+    assert KEY not in repr(error) + error.failure.message
+    assert error.__cause__ is None
+    assert error.__suppress_context__ or error.__context__ is None
+    return error
+
+
+def test_a_call_goes_out_as_built_and_its_reply_comes_back_whole() -> None:
+    async def main() -> tuple[Reply, bytes]:
+        async with serving(says(whole(b'{"ok": 1}', "418 I'm a teapot", "X-Request-Id: r1\r\n"))) as server:
+            reply = await send(server.url + "/m%2Fn?alt=sse", headers={"x-key": KEY, "content-type": "text/plain"})
+            return reply, server.requests[0]
+
+    reply, request = run(main())
+    assert (reply.status, reply.body, reply.headers["x-request-id"]) == (418, b'{"ok": 1}', "r1")
+    assert 0 <= reply.latency_ms < 5000
+    assert request.startswith(b"POST /v1/x/m%2Fn?alt=sse HTTP/1.1\r\n")
+    head = request.lower()
+    for line in (
+        b"x-key: " + KEY.encode(),
+        b"content-type: text/plain",
+        b"content-length: 2",
+        b"user-agent: truckllm/",
+    ):
+        assert line in head
+    assert request.endswith(b"\r\n\r\n{}")
+
+
+def test_connections_are_kept_and_cookies_are_not() -> None:
+    async def main() -> Server:
+        async with serving(says(whole(b"1", headers="set-cookie: a=b\r\n"))) as server, HttpSender() as sender:
+            for _ in range(3):
+                await sender.send(call(server.url))
+            return server
+
+    server = run(main())
+    assert server.connections == 1
+    assert b"cookie" not in server.requests[2].lower()
+
+
+def test_a_redirect_is_a_reply_and_not_followed() -> None:
+    async def main() -> tuple[Reply, int]:
+        async with serving(says(whole(b"", "302 Found", "location: /other\r\n"))) as server:
+            return await send(server.url), len(server.requests)
+
+    reply, requests = run(main())
+    assert (reply.status, requests) == (302, 1)
+
+
+def test_more_calls_run_at_once_than_any_default_pool_allows() -> None:
+    calls = 300
+
+    async def main() -> int:
+        everybody = asyncio.Barrier(calls)
+
+        async def script(head: bytes, writer: Writer) -> None:
+            await everybody.wait()
+            writer.write(whole(b"1"))
+
+        async with serving(script) as server, HttpSender() as sender:
+            replies = await asyncio.gather(*(sender.send(call(server.url)) for _ in range(calls)))
+            return len(replies)
+
+    assert run(main()) == calls
+
+
+# What certainly wasn't sent
+
+
+def test_a_refused_connection_was_not_sent() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        with pytest.raises(SendError) as error:
+            run(send(f"http://127.0.0.1:{taken.getsockname()[1]}/"))
+    assert (error.value.failure.code, error.value.sent) == ("connect_error", False)
+
+
+def test_an_unknown_host_was_not_sent() -> None:
+    with pytest.raises(SendError) as error:
+        run(send("http://nowhere.invalid/"))
+    assert (error.value.failure.code, error.value.sent) == ("dns_error", False)
+
+
+def test_a_connection_that_takes_too_long_was_not_sent() -> None:
+    with socket.socket() as deaf, socket.socket() as first:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)  # nobody accepts: the first caller fills the queue, the next waits
+        first.connect(deaf.getsockname())
+        with pytest.raises(SendError) as error:
+            run(send(f"http://127.0.0.1:{deaf.getsockname()[1]}/", Clocks(connect=0.2)))
+    if error.value.failure.code != "connect_timeout":
+        pytest.skip("this system's backlog is longer than asked for")
+    assert error.value.sent is False
+
+
+def test_a_server_without_tls_was_not_sent_to() -> None:
+    async def main() -> SendError:
+        async with serving(says(b"what?\r\n", close=True)) as server:
+            with pytest.raises(SendError) as error:
+                await send(server.url.replace("http:", "https:"), Clocks(connect=2))
+            return error.value
+
+    error = run(main())
+    assert (error.failure.code, error.sent) == ("tls_error", False) or error.failure.code == "connect_timeout"
+
+
+def test_a_broken_header_or_url_was_not_sent() -> None:
+    async def main() -> int:
+        async with serving(says(whole(b"1"))) as server:
+            for changes in ({"headers": {"x-key": f"{KEY}\r\nx-evil: 1"}}, {"url": "nothing"}, {"url": "ftp://x/"}):
+                with pytest.raises(SendError) as error:
+                    await send(**{"url": server.url, **changes})
+                assert error.value.sent is False
+                assert KEY not in str(error.value)
+            return len(server.requests)
+
+    assert run(main()) == 0
+
+
+# What may have been billed
+
+
+def test_a_reset_before_the_answer_may_be_billed_and_is_not_sent_again() -> None:
+    async def main() -> tuple[SendError, int]:
+        async with serving(says(b"", reset=True)) as server:
+            with pytest.raises(SendError) as error:
+                await send(server.url)
+            return error.value, len(server.requests)
+
+    error, requests = run(main())
+    assert (error.failure.code, error.sent, requests) == ("connection_lost", True, 1)
+
+
+def test_a_kept_connection_that_dies_under_a_call_is_not_tried_again() -> None:
+    async def main() -> tuple[SendError, int]:
+        async with serving(says(whole(b"1")), says(b"", close=True)) as server, HttpSender() as sender:
+            await sender.send(call(server.url))
+            with pytest.raises(SendError) as error:
+                await sender.send(call(server.url))
+            return error.value, len(server.requests)
+
+    error, requests = run(main())
+    assert (error.failure.code, error.sent, requests) == ("connection_lost", True, 2)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        whole(b"0123456789")[:-4],
+        CHUNKED + chunked(b"01234") + b"5\r\n01",
+        CHUNKED + chunked(b"01234"),
+    ],
+)
+def test_a_body_that_breaks_off_is_truncated(data: bytes) -> None:
+    error = failing(says(data, close=True))
+    assert (error.failure.code, error.sent, error.partial) == ("truncated", True, None)
+
+
+def test_what_is_no_http_is_unreadable() -> None:
+    error = failing(says(b"SSH-2.0-OpenSSH\r\n\r\n", close=True))
+    assert error.sent is True
+    assert error.failure.code == "unreadable_reply"
+
+
+@pytest.mark.parametrize("data", [b"", whole(b"0123456789")[:-4]])
+def test_the_total_clock_ends_a_call_that_hangs_anywhere(data: bytes) -> None:
+    error = failing(hangs(data), clocks=Clocks(total=0.3))
+    assert (error.failure.code, error.sent) == ("timeout", True)
+
+
+def test_a_slow_reply_that_is_no_stream_may_be_silent() -> None:
+    async def script(head: bytes, writer: Writer) -> None:
+        await asyncio.sleep(0.3)
+        writer.write(whole(b"late"))
+
+    async def main() -> Reply:
+        async with serving(script) as server:
+            return await send(server.url, Clocks(silence=0.05))
+
+    assert run(main()).body == b"late"
+
+
+def test_a_cancelled_call_holds_nothing_and_the_sender_goes_on() -> None:
+    async def main() -> None:
+        async with serving(hangs(CHUNKED + chunked(b"1")), says(whole(b"2"))) as server, HttpSender() as sender:
+            task = asyncio.create_task(sender.send(call(server.url)))
+            await server.asked.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert sender.bytes_being_read == 0
+            assert (await sender.send(call(server.url))).body == b"2"
+
+    run(main())
+
+
+# Streams
+
+
+def test_a_stream_comes_whole() -> None:
+    pieces = [f"data: {number}\n\n".encode() for number in range(5000)]
+
+    async def main() -> Reply:
+        async with serving(says(CHUNKED + chunked(*pieces) + b"0\r\n\r\n")) as server:
+            return await send(server.url, stream=True)
+
+    assert run(main()).body == b"".join(pieces)
+
+
+def test_a_stream_that_falls_silent_ends_with_what_came() -> None:
+    error = failing(hangs(CHUNKED + chunked(b"data: 1\n\n")), clocks=Clocks(silence=0.2), stream=True)
+    assert (error.failure.code, error.sent) == ("stream_silent", True)
+    assert error.partial is not None
+    assert (error.partial.status, error.partial.body) == (200, b"data: 1\n\n")
+    assert error.partial.headers["content-type"] == "text/event-stream"
+
+
+def test_a_stream_that_breaks_off_ends_with_what_came() -> None:
+    error = failing(says(CHUNKED + chunked(b"data: 1\n\n"), close=True), stream=True)
+    assert error.failure.code == "truncated"
+    assert error.partial is not None
+    assert error.partial.body == b"data: 1\n\n"
+
+
+def test_pings_alone_hold_a_stream_open_only_so_long() -> None:
+    async def pings(head: bytes, writer: Writer) -> None:
+        writer.write(CHUNKED + chunked(b"data: 1\n\n"))
+        while True:
+            writer.write(chunked(b": ping\n\n"))
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+    started = time.monotonic()
+    error = failing(pings, clocks=Clocks(silence=5, pings=0.3), stream=True)
+    assert error.failure.code == "stream_silent"
+    assert "pings" in error.failure.message
+    assert time.monotonic() - started < 5
+
+
+# Sizes
+
+
+def test_a_reply_over_the_bound_is_refused_by_its_length_and_by_its_bytes() -> None:
+    for data in (whole(b"x" * 2000), CHUNKED + chunked(*[b"x" * 100] * 20) + b"0\r\n\r\n"):
+        error = failing(says(data), sender=HttpSender(max_response_bytes=1000))
+        assert (error.failure.code, error.sent) == ("reply_too_large", True)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "packed"),
+    [
+        ("gzip", gzip.compress(b"x" * 900)),
+        ("deflate", zlib.compress(b"x" * 900)),
+        ("deflate", zlib.compress(b"x" * 900)[2:-4]),
+        ("identity", b"x" * 900),
+    ],
+)
+def test_a_compressed_reply_is_unpacked(encoding: str, packed: bytes) -> None:
+    async def main() -> Reply:
+        async with serving(says(whole(packed, headers=f"content-encoding: {encoding}\r\n"))) as server:
+            return await send(server.url, sender=HttpSender(max_response_bytes=1000))
+
+    assert run(main()).body == b"x" * 900
+
+
+@pytest.mark.parametrize(
+    ("packed", "encoding", "code"),
+    [
+        (gzip.compress(b"x" * 10_000_000), "gzip", "reply_too_large"),
+        (gzip.compress(b"hello world")[:-9], "gzip", "truncated"),
+        (b"rubbish", "gzip", "unreadable_reply"),
+        (b"rubbish", "br", "unreadable_reply"),
+    ],
+)
+def test_a_bomb_or_a_broken_packing_is_refused(packed: bytes, encoding: str, code: str) -> None:
+    data = whole(packed, headers=f"content-encoding: {encoding}\r\n")
+    error = failing(says(data), sender=HttpSender(max_response_bytes=100_000))
+    assert (error.failure.code, error.sent) == (code, True)
+
+
+def test_replies_beyond_the_budget_wait_for_each_other_and_all_arrive() -> None:
+    """40 replies of 200 kB, each half sent before any ends, through a budget of 500 kB."""
+    size, calls = 200_000, 40
+
+    async def main() -> tuple[list[Reply], int, int]:
+        halves = asyncio.Barrier(calls)
+        peak = 0
+
+        async def script(head: bytes, writer: Writer) -> None:
+            nonlocal peak
+            writer.write(f"HTTP/1.1 200 OK\r\ncontent-length: {size}\r\n\r\n".encode() + b"x" * 20_000)
+            await halves.wait()
+            for _ in range(9):
+                writer.write(b"x" * 20_000)
+                await writer.drain()
+                peak = max(peak, sender.bytes_being_read)
+
+        async with serving(script) as server, HttpSender(read_budget_bytes=500_000) as sender:
+            replies = await asyncio.gather(*(sender.send(call(server.url)) for _ in range(calls)))
+            return list(replies), peak, sender.bytes_being_read
+
+    replies, peak, left = run(main())
+    assert [len(reply.body) for reply in replies] == [size] * calls
+    assert left == 0
+    # the few that may go on, and what each of the others had read before it was stopped
+    assert peak < 500_000 + 8 * size + calls * 70_000 < calls * size
+
+
+def test_a_waiting_reader_that_is_cancelled_leaves_no_trace() -> None:
+    async def main() -> None:
+        budget = ReadBudget(10)
+        holders = [budget.reading() for _ in range(8)]
+        for holder in holders:
+            holder.add(b"x" * 100)
+            await holder.room()
+        late, later = budget.reading(), budget.reading()
+        waits = [asyncio.create_task(reader.room()) for reader in (late, later)]
+        await asyncio.sleep(0)
+        assert not any(wait.done() for wait in waits)
+        waits[0].cancel()
+        holders[0].__exit__(None, None, None)
+        await waits[1]
+        with pytest.raises(asyncio.CancelledError):
+            await waits[0]
+        for reader in (late, later, *holders[1:]):
+            reader.__exit__(None, None, None)
+        assert budget.held == 0
+
+    run(main())
+
+
+def test_a_long_stream_is_held_packed() -> None:
+    budget = ReadBudget(10**9)
+    with budget.reading(pack=True) as reading:
+        for number in range(10_000):
+            reading.add(b'data: {"choices":[{"delta":{"content":"word %d"}}]}\n\n' % number)
+        assert reading.held == budget.held < reading.size / 4
+        assert len(reading.body()) == reading.size
+    assert budget.held == 0
+
+
+# Proxies
+
+
+def test_the_environments_proxy_is_used_and_its_exceptions_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> tuple[bytes, int]:
+        async with serving(says(whole(b"by proxy"))) as proxy, serving(says(whole(b"direct"))) as direct:
+            monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.port}")
+            monkeypatch.setenv("no_proxy", "127.0.0.1")
+            http._proxy_of.cache_clear()
+            assert (await send("http://api.example.com/v1/x")).body == b"by proxy"
+            assert (await send(direct.url)).body == b"direct"
+            return proxy.requests[0], len(proxy.requests)
+
+    try:
+        request, requests = run(main())
+    finally:
+        http._proxy_of.cache_clear()
+    assert request.startswith(b"POST http://api.example.com/v1/x HTTP/1.1\r\n")
+    assert requests == 1
