@@ -9,7 +9,7 @@ import datetime
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -24,9 +24,15 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Sequence[str] = ()) -> None:
-    """Rows under their columns' names on stdout; columns in `numbers` are aligned to the right."""
-    console = Console()
+def print_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    numbers: Sequence[str] = (),
+    file: IO[str] | None = None,
+) -> None:
+    """Rows under their columns' names on stdout, or in `file`; columns in `numbers` are aligned to the right."""
+    console = Console(file=file)
     if not console.is_terminal:
         console.width = _PIPE_WIDTH
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
