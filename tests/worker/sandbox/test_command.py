@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from models.config_file import load_config_text
 from models.errors import ConfigError
 from worker.cli.sandbox import merged
 from worker.sandbox.settings import SandboxSettings, load_settings
@@ -84,6 +85,8 @@ def test_it_says_where_it_is_serves_and_ends_cleanly_at_a_signal(start: Start, t
         f"{url}/claude/v1",
     ]
     assert block["providers"][0]["keys"][0]["limit_req_per_min"] == 600
+    config = load_config_text(out[out.index("providers:") :])
+    assert [provider.keys[0].limit_req_per_min for provider in config.providers] == [600, 600, 600]
 
 
 def test_it_ends_with_its_standard_input_if_told_so(start: Start) -> None:

@@ -76,6 +76,17 @@ def test_what_is_no_http_gets_a_400(play: Play) -> None:
     sock.close()
 
 
+def test_a_key_of_any_bytes_is_served_and_logged(play: Play) -> None:
+    played = play()
+    for provider in PROVIDERS:
+        request = played.request(provider)
+        scheme = b"Bearer " if provider == "openai" else b""
+        version = {name: value for name, value in request["headers"].items() if name == "anthropic-version"}
+        request["headers"] = dict.fromkeys(request["headers"], scheme + b"a long key \xff\xfe\xc3\xa9") | version
+        assert played.client.request(**request).status_code == 200
+    assert len({row["key_id"] for row in played.rows()}) == 1
+
+
 leaves = (
     st.none()
     | st.booleans()
