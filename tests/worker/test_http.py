@@ -10,128 +10,27 @@ import gzip
 import socket
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 
-from models.request import FailureKind
+from tests.worker.bad_server import (
+    CHUNKED,
+    KEY,
+    Server,
+    Writer,
+    call,
+    chunked,
+    failing,
+    hangs,
+    run,
+    says,
+    send,
+    serving,
+    whole,
+)
 from worker import http
 from worker.http import Clocks, HttpSender
-from worker.providers.base import Call, Reply, SendError
-from worker.read_budget import ReadBudget
-
-Writer = asyncio.StreamWriter
-Script = Callable[[bytes, Writer], Awaitable[None]]
-KEY = "sk-test-0123456789"
-
-
-def whole(body: bytes, status: str = "200 OK", headers: str = "") -> bytes:
-    return f"HTTP/1.1 {status}\r\ncontent-length: {len(body)}\r\n{headers}\r\n".encode() + body
-
-
-def chunked(*pieces: bytes) -> bytes:
-    return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
-
-
-CHUNKED = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-
-
-class Server:
-    """Answers each request on a connection by the next script; `requests` are the raw requests that came."""
-
-    def __init__(self, *scripts: Script) -> None:
-        self.scripts = list(scripts)
-        self.requests: list[bytes] = []
-        self.connections = 0
-        self.port = 0
-        self.asked = asyncio.Event()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1/x"
-
-    async def serve(self, reader: asyncio.StreamReader, writer: Writer) -> None:
-        self.connections += 1
-        try:
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                length = next(
-                    (int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), 0
-                )
-                self.requests.append(head + await reader.readexactly(length))
-                self.asked.set()
-                script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
-                await script(head, writer)
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
-
-
-@asynccontextmanager
-async def serving(*scripts: Script) -> AsyncIterator[Server]:
-    server = Server(*scripts)
-    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0, limit=2**20)
-    server.port = listening.sockets[0].getsockname()[1]
-    try:
-        yield server
-    finally:
-        listening.close()
-
-
-def says(data: bytes, *, close: bool = False, reset: bool = False) -> Script:
-    async def script(head: bytes, writer: Writer) -> None:
-        writer.write(data)
-        await writer.drain()
-        if reset:
-            linger = b"\x01\x00\x00\x00\x00\x00\x00\x00"
-            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        if close or reset:
-            writer.transport.abort() if reset else writer.close()
-
-    return script
-
-
-def hangs(data: bytes = b"") -> Script:
-    async def script(head: bytes, writer: Writer) -> None:
-        writer.write(data)
-        await writer.drain()
-        await asyncio.Event().wait()
-
-    return script
-
-
-def call(url: str, **changes: Any) -> Call:
-    return Call(**{"method": "POST", "url": url, "headers": {"authorization": KEY}, "body": b"{}", **changes})
-
-
-def run(main: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(asyncio.wait_for(main, 30))
-
-
-async def send(url: str, clocks: Clocks | None = None, sender: HttpSender | None = None, **changes: Any) -> Reply:
-    async with sender or HttpSender() as http_sender:
-        return await http_sender.send(call(url, **changes), clocks)
-
-
-def failing(
-    *scripts: Script, clocks: Clocks | None = None, sender: HttpSender | None = None, **changes: Any
-) -> SendError:
-    async def main() -> SendError:
-        async with serving(*scripts) as server:
-            with pytest.raises(SendError) as error:
-                await send(server.url, clocks, sender, **changes)
-            return error.value
-
-    error: SendError = run(main())
-    assert error.failure.kind is FailureKind.NETWORK
-    assert KEY not in repr(error) + error.failure.message
-    assert error.__cause__ is None
-    assert error.__suppress_context__ or error.__context__ is None
-    return error
+from worker.providers.base import Reply, SendError
 
 
 def test_a_call_goes_out_as_built_and_its_reply_comes_back_whole() -> None:
@@ -405,67 +304,6 @@ def test_a_bomb_or_a_broken_packing_is_refused(packed: bytes, encoding: str, cod
     data = whole(packed, headers=f"content-encoding: {encoding}\r\n")
     error = failing(says(data), sender=HttpSender(max_response_bytes=100_000))
     assert (error.failure.code, error.sent) == (code, True)
-
-
-def test_replies_beyond_the_budget_wait_for_each_other_and_all_arrive() -> None:
-    """40 replies of 200 kB, each half sent before any ends, through a budget of 500 kB."""
-    size, calls = 200_000, 40
-
-    async def main() -> tuple[list[Reply], int, int]:
-        halves = asyncio.Barrier(calls)
-        peak = 0
-
-        async def script(head: bytes, writer: Writer) -> None:
-            nonlocal peak
-            writer.write(f"HTTP/1.1 200 OK\r\ncontent-length: {size}\r\n\r\n".encode() + b"x" * 20_000)
-            await halves.wait()
-            for _ in range(9):
-                writer.write(b"x" * 20_000)
-                await writer.drain()
-                peak = max(peak, sender.bytes_being_read)
-
-        async with serving(script) as server, HttpSender(read_budget_bytes=500_000) as sender:
-            replies = await asyncio.gather(*(sender.send(call(server.url)) for _ in range(calls)))
-            return list(replies), peak, sender.bytes_being_read
-
-    replies, peak, left = run(main())
-    assert [len(reply.body) for reply in replies] == [size] * calls
-    assert left == 0
-    # the few that may go on, and what each of the others had read before it was stopped
-    assert peak < 500_000 + 8 * size + calls * 70_000 < calls * size
-
-
-def test_a_waiting_reader_that_is_cancelled_leaves_no_trace() -> None:
-    async def main() -> None:
-        budget = ReadBudget(10)
-        holders = [budget.reading() for _ in range(8)]
-        for holder in holders:
-            holder.add(b"x" * 100)
-            await holder.room()
-        late, later = budget.reading(), budget.reading()
-        waits = [asyncio.create_task(reader.room()) for reader in (late, later)]
-        await asyncio.sleep(0)
-        assert not any(wait.done() for wait in waits)
-        waits[0].cancel()
-        holders[0].__exit__(None, None, None)
-        await waits[1]
-        with pytest.raises(asyncio.CancelledError):
-            await waits[0]
-        for reader in (late, later, *holders[1:]):
-            reader.__exit__(None, None, None)
-        assert budget.held == 0
-
-    run(main())
-
-
-def test_a_long_stream_is_held_packed() -> None:
-    budget = ReadBudget(10**9)
-    with budget.reading(pack=True) as reading:
-        for number in range(10_000):
-            reading.add(b'data: {"choices":[{"delta":{"content":"word %d"}}]}\n\n' % number)
-        assert reading.held == budget.held < reading.size / 4
-        assert len(reading.body()) == reading.size
-    assert budget.held == 0
 
 
 # Proxies
