@@ -26,16 +26,26 @@ __all__ = sorted([*_PUBLIC, "main"])  # noqa: PLE0605
 
 
 def _worker_command() -> Any:
-    # `worker` may start the local stack, which belongs to the other room: only here do they meet
     from submit.stack import local_stack
     from worker.cli.worker import command
 
     return command(local_stack)
 
 
+def _doctor_command() -> Any:
+    from submit.valkey import described
+    from worker.cli.doctor import command
+
+    return command(described)
+
+
+_WIRED = {"worker_command": _worker_command, "doctor_command": _doctor_command}
+"""Commands of the worker room that need the local stack, which belongs to the other: only here do they meet."""
+
+
 def __getattr__(name: str) -> Any:
-    if name == "worker_command":
-        return _worker_command()
+    if name in _WIRED:
+        return _WIRED[name]()
     module = _PUBLIC.get(name)
     if module is None:
         raise AttributeError(f"module 'truckllm' has no attribute {name!r}")
@@ -56,7 +66,7 @@ _COMMANDS = {
     "workers": ("submit.cli.workers:workers", "Show the worker processes."),
     "db": ("submit.cli.db:db", "Bring the database up to date: `truckllm db upgrade`."),
     "init": ("submit.cli.init:init", "Write a first truckllm.yaml from the keys in the environment."),
-    "doctor": ("worker.cli.doctor:doctor", "Check configuration, storage and keys, free of charge."),
+    "doctor": ("truckllm:doctor_command", "Check configuration, storage and keys, free of charge."),
     "sandbox": ("worker.cli.sandbox:sandbox", "Play OpenAI, Gemini and Claude on this machine, to rehearse for free."),
     "demo": ("submit.cli.demo:demo", "Run the main job against the sandbox."),
 }

