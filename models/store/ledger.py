@@ -99,7 +99,7 @@ def spent(connection: Connection, by: Sequence[str], *, batch_id: int | None = N
         .order_by(*groups, rows.c.currency)
     )
     found = []
-    for values in connection.execute(query).tuples():
+    for values in connection.execute(query):
         group = tuple(_shown(name, value) for name, value in zip(by, values, strict=False))
         numbers = {name: int(value) for name, value in zip(_NUMBERS, values[len(by) + 1 :], strict=True)}
         found.append(Spent(group=group, currency=values[len(by)], **numbers))

@@ -100,7 +100,7 @@ def _last_position(connection: Connection, batch_id: int, after: int, most: int,
     )
     last: int | None = None
     room = most_bytes
-    for position, taken in connection.execute(query).tuples():
+    for position, taken in connection.execute(query):
         room -= taken
         if last is not None and room < 0:
             break
@@ -139,11 +139,11 @@ def listing(
 def failed_by_provider(connection: Connection, batch_id: int) -> dict[str, int]:
     """How many jobs of the batch have failed at each provider ("" where none was asked); reads every failed row."""
     query = (
-        sa.select(sa.func.coalesce(jobs.c.provider, ""), sa.func.count())
+        sa.select(jobs.c.provider, sa.func.count())
         .where(jobs.c.batch_id == batch_id, jobs.c.status == _literal(JobStatus.FAILED))
-        .group_by(sa.func.coalesce(jobs.c.provider, ""))
+        .group_by(jobs.c.provider)
     )
-    return {provider: int(number) for provider, number in connection.execute(query).tuples()}
+    return {provider or "": int(number) for provider, number in connection.execute(query)}
 
 
 def queued_lanes(connection: Connection, batch_id: int) -> set[str]:
