@@ -95,7 +95,7 @@ def home() -> Path:
     """Where state lives: $TRUCKLLM_HOME, else ./.truckllm. Made private on first use."""
     path = Path(os.environ.get("TRUCKLLM_HOME") or ".truckllm").absolute()
     if not path.is_dir():
-        path.mkdir(parents=True, mode=0o700)
+        path.mkdir(parents=True, mode=0o700, exist_ok=True)  # two may start at once
     return path
 
 
