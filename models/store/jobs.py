@@ -18,6 +18,7 @@ from models.store import batches as batch_store
 from models.tables import attempts, batch_counts, batches, job_inputs, jobs
 
 LOWER_PRIORITY_SHARE = 0.05
+LONGEST_SNOOZE = 600.0
 BATCHES_A_CLAIM = 32
 """How many batches one claim looks into; which of them, changes from claim to claim."""
 
@@ -61,9 +62,11 @@ def claim(
     first = [row["id"] for row in found if row["priority"] == top]
     lower = [row["id"] for row in found if row["priority"] != top]
     keep = math.ceil(most * LOWER_PRIORITY_SHARE) if lower and random.random() < most * LOWER_PRIORITY_SHARE else 0
-    picked = _share(connection, first, lanes, provider, most - keep if most > keep else most)
-    if len(picked) < most and lower:
-        picked += _share(connection, lower, lanes, provider, most - len(picked))
+    low = _share(connection, lower, lanes, provider, keep) if keep else []
+    picked = _share(connection, first, lanes, provider, most - len(low))
+    if lower and len(picked) + len(low) < most:
+        low = _share(connection, lower, lanes, provider, most - len(picked))
+    picked += low
     taken: list[RowMapping] = []
     room = most_bytes
     for row in picked:
@@ -244,7 +247,15 @@ def _count_cancelled(connection: Connection, batch_id: int, number: int) -> None
 
 
 def wake(connection: Connection, now: float, most: int = 1000) -> int:
-    """Makes snoozed jobs claimable whose time has come. How many."""
+    """Makes snoozed jobs claimable whose time has come. How many.
+
+    A time further off than ten minutes is pulled in: it comes from a clock that was wrong, and a long wait is the limiter's business.
+    """
+    connection.execute(
+        jobs.update()
+        .where(jobs.c.status == sa.literal_column("'queued'"), jobs.c.not_before > now + LONGEST_SNOOZE)
+        .values(not_before=now + LONGEST_SNOOZE)
+    )
     due = (
         sa.select(jobs.c.id)
         .where(jobs.c.status == sa.literal_column("'queued'"), jobs.c.not_before.is_not(None), jobs.c.not_before <= now)
