@@ -268,6 +268,13 @@ class ProviderContract:
                 assert len(failure.message) <= 1000
                 assert len(failure.code) <= 64
 
+    def test_a_key_that_looks_like_none_is_removed_all_the_same(self, provider: Provider) -> None:
+        request = Request(MODEL, SIMPLE_INPUT, "canary.0123456789")
+        for body in ({"error": {"message": "no canary.0123456789 here"}}, b"<p>no canary.0123456789 here</p>"):
+            failure = provider.read(request, self.reply(body, 400)).failure
+            assert failure is not None
+            assert "no *** here" in failure.message
+
     @many
     @given(
         st.sampled_from([200, 200, 200, 201, 204, 302, 400, 401, 403, 404, 429, 500, 529, 599]),
