@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -45,6 +46,8 @@ log = logging.getLogger("truckllm.worker")
 
 T = TypeVar("T")
 
+OPEN_FILES = 16_384
+
 EXTRA_THREADS = 2
 """Celery threads beyond one a provider, so that a ticket can always be taken and passed on."""
 
@@ -65,11 +68,21 @@ def main(
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("celery").setLevel(logging.WARNING)
     logging.getLogger("kombu").setLevel(logging.WARNING)
+    _allow_connections()
     served = list(providers) if providers else [provider.id for provider in config.providers]
     process = Process(config, database_url, redis_url, served)
     if parent_pipe is not None:
         threading.Thread(target=_die_with_parent, args=(parent_pipe,), daemon=True).start()
     return process.run()
+
+
+def _allow_connections() -> None:
+    """Every call in flight is an open file, and some systems start with 256."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _die_with_parent(pipe: int) -> None:
