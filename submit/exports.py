@@ -61,7 +61,8 @@ def export(database: Database, batch_id: int, out: str | Path | None = None, *, 
             counts = _write(sys.stdout.buffer, database, batch_id)
             sys.stdout.buffer.flush()
             return _exported(None, counts)
-        target = Path(os.path.realpath(path))  # a link stays a link
+        # a link stays a link; /dev/stdout is to be written to, wherever it points
+        target = Path(path) if str(path).startswith("/dev/") else Path(os.path.realpath(path))
         if str(target) == os.path.realpath(batch["input_name"]):
             raise UsageError(f"{path} is the batch's input: write the results to another file")
         with _replacing(target, batch_id) as stream:
@@ -147,7 +148,7 @@ def _replacing(target: Path, batch_id: int) -> Iterator[BinaryIO]:
         raise UsageError(f"{target} is a folder: name a file in it with -o")
     beside = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
     try:
-        if not stat.S_ISREG(kind):  # a pipe or a device has no beside
+        if not stat.S_ISREG(kind) or str(target).startswith("/dev/"):  # a pipe or a device has no beside
             with open(target, "wb", buffering=_BUFFER) as stream:
                 yield stream
             return
