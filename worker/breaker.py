@@ -52,9 +52,8 @@ class Breaker:
         return "open" if reply == b"open" else "closed"
 
     async def admit(self, provider: str, count: int) -> tuple[int, float]:
-        """How many of `count` calls may go now, and in how many seconds (jittered upwards) to ask for the others: all and
-        0.0 while closed, at most one probe while open;
-        nothing to wait for is 0.0. Raises redis errors."""
+        """How many of `count` calls may go now, and in how many seconds (jittered upwards) to ask for the others: all of
+        them while closed, at most one probe while open; 0.0 if no others are left. Raises redis errors."""
         allowed, seconds = await _SCRIPT.run(self._client, self._now(), provider, *self._settings, "admit", count)
         if allowed >= count:
             return int(allowed), 0.0

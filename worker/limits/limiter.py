@@ -196,8 +196,10 @@ class Limiter:
         return answers
 
     async def _run(self, question: _Question, *, create: bool) -> list[Any]:
+        # The drains of two providers in one process take turns like two workers, where they share a pool.
+        caller = f"{self._worker}:{question.keys[0].name.partition('/')[0]}"
         packed = await _RESERVE.run(
-            self._client, self._now(), self._horizon, self._pace, create, self._worker, *question.args()
+            self._client, self._now(), self._horizon, self._pace, create, caller, *question.args()
         )
         reply: list[Any] = msgspec.msgpack.decode(packed)
         return reply

@@ -73,6 +73,27 @@ def test_several_big_jobs_of_two_workers_all_get_their_turn(virtual):
     virtual.run(story)
 
 
+@pytest.mark.parametrize("together", [False, True], ids=["two workers", "two providers of one worker"])
+def test_a_worker_with_big_jobs_only_and_one_with_small_jobs_only_share_a_bucket(virtual, together):
+    async def story(world):
+        here = virtual.key("p/k", pool="acme", tokens=60_000)
+        there = type(here)("q/k", here.pool, here.buckets, 0)
+        first = await world.limiter()
+        second = first if together else await world.limiter()
+        workers = [
+            virtual.Worker(world, first, lambda: world.want([here], tokens=4_000)),
+            virtual.Worker(world, second, lambda: world.want([there], tokens=100)),
+        ]
+        await virtual.saturate(world, workers, 240)
+        big = sum(grant.charge.tokens for grant in world.granted if grant.key == here)
+        small = sum(grant.charge.tokens for grant in world.granted if grant.key == there)
+        assert big >= 0.2 * 240_000
+        assert small >= 0.05 * 240_000
+        assert big + small >= 0.9 * 240_000
+
+    virtual.run(story)
+
+
 def test_a_vanished_holder_frees_its_bucket_after_two_seconds(virtual):
     async def story(world):
         one = virtual.key("p/k", requests=1_000, tokens=60_000)
@@ -164,6 +185,55 @@ def test_holders_of_overlapping_buckets_never_wait_for_each_other(virtual):
             window.add(grant.start_at, grant.charge.tokens)
         assert window.worst() <= 60_000
         assert sum(grant.charge.tokens for grant in world.granted) >= 0.8 * 5 * 60_000
+
+    virtual.run(story)
+
+
+def test_a_hold_is_not_taken_from_its_holder_by_one_that_holds_elsewhere(virtual):
+    async def story(world):
+        shared, part = virtual.key("p/all", tokens=60_000), virtual.key("p/part", input_tokens=30_000)
+        both = type(part)("p/both", "both", part.buckets + shared.buckets, 0)
+        limiter, other = await world.limiter(), await world.limiter()
+        first, second = world.want([both], tokens=5_000, input_tokens=5_000), world.want([shared], tokens=2_000)
+        for _ in range(3):  # the part delays it more, so the shared bucket stays open to others meanwhile
+            (wait,) = await world.ask(limiter, first)
+            assert wait.held
+            world.now += 1.3
+        (wait,) = await world.ask(other, second)
+        assert wait.held
+        world.now += 0.4
+        await world.ask(limiter, first)
+        world.now += 1.5
+        await world.ask(limiter, first)  # by now both delay it, but one of them is not its to take
+        (grant,) = await world.ask(other, second)
+        assert isinstance(grant, Grant)
+
+    virtual.run(story)
+
+
+def test_behind_small_ones_that_wait_a_big_one_takes_its_hold(virtual):
+    async def story(world):
+        limiter, one = await world.limiter(), virtual.key("p/k", tokens=60_000)
+        *small, big = await world.ask(
+            limiter, *[world.want([one], tokens=100) for _ in range(30)], world.want([one], tokens=5_000)
+        )
+        assert isinstance(small[-1], Wait)
+        assert not small[-1].held
+        assert big.held
+
+    virtual.run(story)
+
+
+def test_the_next_big_one_of_a_worker_takes_over_in_the_call_in_which_the_first_goes(virtual):
+    async def story(world):
+        limiter, one = await world.limiter(), virtual.key("p/k", tokens=60_000)
+        first, second = world.want([one], tokens=3_000), world.want([one], tokens=5_000)
+        (wait,) = await world.ask(limiter, first)
+        assert wait.held
+        world.now += 1.9
+        taken_over, gone = await world.ask(limiter, second, first)
+        assert isinstance(gone, Grant)
+        assert taken_over.held
 
     virtual.run(story)
 
