@@ -189,23 +189,22 @@ def test_holders_of_overlapping_buckets_never_wait_for_each_other(virtual):
     virtual.run(story)
 
 
-def test_a_hold_is_not_taken_from_its_holder_by_one_that_holds_elsewhere(virtual):
+def test_one_that_is_kept_out_of_a_bucket_takes_no_further_hold(virtual):
     async def story(world):
-        shared, part = virtual.key("p/all", tokens=60_000), virtual.key("p/part", input_tokens=30_000)
-        both = type(part)("p/both", "both", part.buckets + shared.buckets, 0)
+        slow, shared = virtual.key("p/slow", input_tokens=30_000), virtual.key("p/shared", tokens=60_000)
+        third = virtual.key("p/third", output_tokens=60_000)
+        every = type(slow)("p/every", "every", slow.buckets + shared.buckets + third.buckets, 0)
         limiter, other = await world.limiter(), await world.limiter()
-        first, second = world.want([both], tokens=5_000, input_tokens=5_000), world.want([shared], tokens=2_000)
-        for _ in range(3):  # the part delays it more, so the shared bucket stays open to others meanwhile
-            (wait,) = await world.ask(limiter, first)
+        big = world.want([every], input_tokens=5_000, tokens=100, output_tokens=3_000)
+        for pause in (1.5, 1.5, 1.5, 1.5, 0.1):  # only the slow bucket delays it by more than two seconds
+            (wait,) = await world.ask(limiter, big)
             assert wait.held
-            world.now += 1.3
-        (wait,) = await world.ask(other, second)
-        assert wait.held
-        world.now += 0.4
-        await world.ask(limiter, first)
-        world.now += 1.5
-        await world.ask(limiter, first)  # by now both delay it, but one of them is not its to take
-        (grant,) = await world.ask(other, second)
+            world.now += pause
+        (holds,) = await world.ask(other, world.want([shared], tokens=2_000))
+        assert holds.held
+        world.now += 0.8
+        await world.ask(limiter, big)  # now the third delays it as much
+        (grant,) = await world.ask(other, world.want([third], output_tokens=10))
         assert isinstance(grant, Grant)
 
     virtual.run(story)
