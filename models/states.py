@@ -3,7 +3,7 @@
 It does not make the moves: `models.store` does, each as one guarded statement.
 
     batch   loading ──publish──▶ queued ──first claim──▶ running ──last job ends──▶ completed
-               │                    │  ◀──rerun── completed, cancelled   │
+               │                    │  ◀──rerun── completed              │
             (swept)                 ├──pause──▶ paused ──resume──▶ queued│
                                     └──cancel──▶ cancelled ◀──cancel─────┘
 

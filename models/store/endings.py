@@ -83,7 +83,7 @@ def record(connection: Connection, endings: Sequence[Ending], shard: int, now: f
     )
     open_attempts = {row.id for row in known if row.outcome == Outcome.UNKNOWN}
     moving = [ending for ending in endings if held.get(ending.job_id) == ending.epoch]
-    moved = {ending.job_id for ending in moving}
+    moved = {(ending.job_id, ending.epoch) for ending in moving}
     closing = [
         (ending, ending.attempt) for ending in endings if ending.attempt and ending.attempt.attempt_id in open_attempts
     ]
@@ -96,7 +96,7 @@ def record(connection: Connection, endings: Sequence[Ending], shard: int, now: f
     return {ending.batch_id for ending in moving if ending.status != JobStatus.QUEUED or ending.batch_id in stopped}
 
 
-def _close(connection: Connection, closing: Sequence[tuple[Ending, AttemptEnd]], moved: set[int]) -> None:
+def _close(connection: Connection, closing: Sequence[tuple[Ending, AttemptEnd]], moved: set[tuple[int, int]]) -> None:
     if not closing:
         return
     connection.execute(
@@ -104,7 +104,9 @@ def _close(connection: Connection, closing: Sequence[tuple[Ending, AttemptEnd]],
         [
             {
                 "b_id": end.attempt_id,
-                "outcome": end.outcome if ending.job_id in moved or end.outcome == Outcome.UNKNOWN else Outcome.FENCED,
+                "outcome": end.outcome
+                if (ending.job_id, ending.epoch) in moved or end.outcome == Outcome.UNKNOWN
+                else Outcome.FENCED,
                 "http_status": end.http_status,
                 "error_code": end.error_code,
                 "served_model": end.served_model,
@@ -209,13 +211,15 @@ def _count(connection: Connection, moving: Sequence[Ending], stopped: set[int], 
 _SUMS = ("succeeded", "calls", "input_tokens", "output_tokens", "cost_nanos")
 
 
-def _spend(connection: Connection, closing: Sequence[tuple[Ending, AttemptEnd]], moved: set[int], shard: int) -> None:
+def _spend(
+    connection: Connection, closing: Sequence[tuple[Ending, AttemptEnd]], moved: set[tuple[int, int]], shard: int
+) -> None:
     """Adds calls whose end is known to the running sums, so that a live view needn't read the ledger."""
     sums: dict[tuple[int, str, str], list[int]] = {}
     for ending, end in closing:
         if end.outcome == Outcome.UNKNOWN:
             continue
-        won = ending.status == JobStatus.SUCCEEDED and ending.job_id in moved
+        won = ending.status == JobStatus.SUCCEEDED and (ending.job_id, ending.epoch) in moved
         row = sums.setdefault((ending.batch_id, end.provider, end.currency or ""), [0] * len(_SUMS))
         row[0] += won
         row[1] += 1

@@ -335,10 +335,18 @@ def cancel_queued(connection: Connection, batch_id: int, now: float, most: int =
 
 
 def rerun_failed(connection: Connection, batch_id: int, most: int = 2000) -> int:
-    """Puts a chunk of a batch's failed jobs back into the queue, their attempts kept. How many; call it until it says 0."""
+    """Puts a chunk of a batch's failed jobs back into the queue, their attempts kept. How many; call it until it says 0.
+
+    Nothing of a cancelled batch: its jobs would wait for ever.
+    """
     query = (
         sa.select(jobs.c.id)
-        .where(jobs.c.batch_id == batch_id, jobs.c.status == sa.literal_column("'failed'"))
+        .join(batches, batches.c.id == jobs.c.batch_id)
+        .where(
+            jobs.c.batch_id == batch_id,
+            jobs.c.status == sa.literal_column("'failed'"),
+            batches.c.status != BatchStatus.CANCELLED,
+        )
         .order_by(jobs.c.position)
         .limit(most)
         .with_for_update(skip_locked=True)
