@@ -1,0 +1,131 @@
+"""`truckllm doctor`: finds what is wrong, says what to do, changes nothing and tells no secret."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def findings(cli: Cli) -> Callable[..., tuple[int, dict[str, dict[str, Any]]]]:
+    """Runs it; the exit code and the findings by what was looked at."""
+
+    def ask(*arguments: object, **env: str) -> tuple[int, dict[str, dict[str, Any]]]:
+        done = cli("doctor", "--json", *arguments, **env)
+        told = json.loads(done.stdout)
+        assert told["ok"] == (done.returncode == 0)
+        return done.returncode, {finding["what"]: finding for finding in told["findings"]}
+
+    return ask
+
+
+def test_a_sound_setup_is_fine_and_stays_untouched(
+    findings: Any, sandbox: Any, write_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    code, found = findings("-c", write_config(sandbox.url))
+    assert code == 0
+    assert found["broker"]["message"].startswith("no redis_url: the local stack, on valkey-server")
+    assert {found[what]["state"] for what in ("configuration", "environment", "database", "broker")} == {"ok"}
+    assert not (tmp_path / "home").exists()
+    assert sandbox.summary()["calls"] == 0
+
+
+def test_without_a_configuration_it_says_how_to_make_one(findings: Any) -> None:
+    code, found = findings()
+    assert code == 2
+    assert "truckllm init" in found["configuration"]["message"]
+
+
+def test_a_missing_variable_is_named(findings: Any, sandbox: Any, write_config: Callable[..., Path]) -> None:
+    keys = {"claude": [{"id": "cl-1", "secret": "${NOBODY_SET_THIS}"}]}
+    code, found = findings("-c", write_config(sandbox.url, keys=keys))
+    assert code == 2
+    assert "NOBODY_SET_THIS" in found["environment"]["message"]
+
+
+def test_a_dialect_that_nobody_speaks_is_an_error(
+    findings: Any, sandbox: Any, write_config: Callable[..., Path]
+) -> None:
+    code, found = findings("-c", write_config(sandbox.url, settings={"claude": {"type": "klingon"}}))
+    assert code == 2
+    assert "no provider plugin claims the type 'klingon'" in found["providers[2] (claude)"]["message"]
+
+
+def test_a_redis_that_does_not_answer_is_an_error_without_its_password(
+    findings: Any, cli: Cli, sandbox: Any, write_config: Callable[..., Path]
+) -> None:
+    config = write_config(sandbox.url, redis_url="redis://user:canary-password@127.0.0.1:1/0")
+    code, found = findings("-c", config)
+    assert code == 2
+    assert found["broker"]["state"] == "error"
+    done = cli("doctor", "-c", config)
+    assert "canary-password" not in done.stdout + done.stderr
+
+
+def test_a_redis_that_forgets_when_it_is_full_is_a_warning(
+    findings: Any, sandbox: Any, valkey: Any, write_config: Callable[..., Path]
+) -> None:
+    config = write_config(sandbox.url, redis_url=valkey.url)
+    assert findings("-c", config)[1]["broker"]["state"] == "ok"
+    valkey.client().config_set("maxmemory-policy", "allkeys-lru")
+    code, found = findings("-c", config)
+    assert (code, found["broker"]["state"]) == (0, "warning")
+    assert "noeviction" in found["broker"]["todo"]
+
+
+def test_an_empty_postgres_is_an_error_until_it_is_upgraded(
+    findings: Any, cli: Cli, sandbox: Any, postgres_url: str, write_config: Callable[..., Path]
+) -> None:
+    config = write_config(sandbox.url, database_url=postgres_url)
+    code, found = findings("-c", config)
+    assert code == 2
+    assert found["database"]["todo"] == "run `truckllm db upgrade`"
+    assert cli("db", "upgrade", "-c", config).returncode == 0
+    assert findings("-c", config)[0] == 0
+
+
+def test_a_configuration_with_keys_in_it_that_others_can_read_is_a_warning(
+    findings: Any, sandbox: Any, write_config: Callable[..., Path]
+) -> None:
+    config = write_config(sandbox.url)
+    config.chmod(0o644)
+    assert findings("-c", config)[1]["files"]["message"] == f"others can read {config}"
+    config.chmod(0o600)
+    assert findings("-c", config)[1]["files"]["state"] == "ok"
+
+
+def test_keys_are_asked_about_only_when_told_to_and_never_with_a_job(
+    findings: Any, sandbox: Any, write_config: Callable[..., Path]
+) -> None:
+    config = write_config(sandbox.url)
+    sandbox.faults({"kind": "key_invalid", "provider": "openai"})
+    code, found = findings("-c", config, "--keys")
+    assert code == 2
+    assert found["key openai/openai-1"]["state"] == "error"
+    assert found["key claude/claude-1"]["message"].startswith("accepted")
+    assert findings("-c", config)[0] == 0
+
+
+def test_it_tells_no_secret(cli: Cli, sandbox: Any, write_config: Callable[..., Path]) -> None:
+    config = write_config(sandbox.url)
+    sandbox.faults({"kind": "key_invalid"})
+    done = cli("doctor", "--keys", "-c", config)
+    assert done.returncode == 2
+    assert "canary" not in done.stdout + done.stderr
+
+
+def test_a_provider_without_a_live_worker_is_a_warning(
+    findings: Any, sandbox: Any, valkey: Any, write_config: Callable[..., Path], tmp_path: Path, cli: Cli
+) -> None:
+    config = write_config(sandbox.url, redis_url=valkey.url)
+    assert cli("db", "upgrade", "-c", config).returncode == 0
+    code, found = findings("-c", config)
+    assert (code, found["workers"]["state"]) == (0, "warning")
+    assert "no live worker serves openai, gemini, claude" in found["workers"]["message"]
