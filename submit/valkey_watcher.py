@@ -13,6 +13,7 @@ import os
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 
@@ -22,8 +23,21 @@ STOP_SECONDS = 1.0
 PR_SET_PDEATHSIG = 1
 
 
+def end_orphan(path: str) -> None:
+    """Ends a server whose watcher was killed, where the system didn't: two servers would be two limiters on the same keys."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(STOP_SECONDS)
+        try:
+            connection.connect(path)
+            connection.sendall(b"SHUTDOWN NOSAVE\r\n")
+            connection.recv(1)
+        except OSError:
+            pass  # none there, which is as it should be
+
+
 def main(folder: str, command: list[str]) -> int:
     """Runs the server in `folder` until it ends (1) or stdin does (0)."""
+    end_orphan(os.path.join(folder, SOCKET))
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)

@@ -20,7 +20,7 @@ from models.config import Config
 from models.config_file import load_config
 from models.crew import Plan
 from models.database import Database, home, open_database, storage_errors
-from models.store import ledger, outcomes, workers
+from models.store import batches, jobs, ledger, outcomes, workers
 from submit import bell
 from submit.cli.options import ConfigOption, JsonOption
 from submit.cli.output import print_json, print_table
@@ -38,6 +38,9 @@ LOOK_SECONDS = 3.0
 
 SETTLE_SECONDS = 10.0
 """How long workers may take to start before a run says that there are none."""
+
+IDLE_SECONDS = 10.0
+"""How long workers with nothing in flight may take to end."""
 
 COUNT_LINES = 20_000
 """A longer input is told about while it is read."""
@@ -120,7 +123,9 @@ class Run:
         """The exit code."""
         database = open_database(self.config.database_url)
         try:
-            return self._submit_and_watch(database)
+            code = self._submit_and_watch(database)
+            self._end_stack(database)
+            return code
         finally:
             database.close()
 
@@ -248,6 +253,16 @@ class Run:
         print(*found.notes, "", _summary(end, exported, seconds), sep="\n", file=file, flush=True)  # noqa: T201
         return end.exit_code
 
+    def _end_stack(self, database: Database) -> None:
+        if self.stack is None or not self.stack.owner:
+            return
+        with storage_errors(database), database.read() as connection:
+            others = sum(jobs.in_flight(connection, row["id"]) for row in batches.runnable(connection))
+        if not others:
+            self.stack.stop(IDLE_SECONDS)
+        else:
+            self._tell(f"ending: {others:,} calls in flight are finished first (Ctrl-C gives them up)")
+
     def _say_interrupted(self, batch_id: int) -> None:
         if self.stack is None or not self.stack.owner:
             self._tell(
@@ -255,10 +270,7 @@ class Run:
                 f"`truckllm cancel {batch_id}` stops it"
             )
         else:
-            self._tell(
-                "stopping: calls in flight are finished first (Ctrl-C again gives them up). "
-                f"The next `truckllm run` of this file goes on with batch {batch_id}"
-            )
+            self._tell(f"interrupted: the next `truckllm run` of this file goes on with batch {batch_id}")
 
     def _tell(self, sentence: str) -> None:
         self.console.print(sentence, markup=False)

@@ -184,6 +184,26 @@ def test_ctrl_c_finishes_calls_in_flight_and_the_next_run_goes_on(
     assert (sandbox.summary()["calls"], told["unknown_calls"]) == (120, 0), "a call was lost or made twice"
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_second_signal_gives_up_calls_in_flight(
+    number: signal.Signals,
+    start: Start,
+    start_sandbox: Callable[..., Any],
+    write_config: Callable[..., Path],
+    write_lines: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    sandbox = start_sandbox(latency=50)
+    process = start("run", write_lines(lines(3)), "-c", write_config(sandbox.url))
+    output = tmp_path / "process0.output"
+    wait_until(lambda: "3 in flight" in output.read_text(), "calls in flight")
+    process.send_signal(number)
+    wait_until(lambda: "3 calls in flight are finished first" in output.read_text(), "the first signal heard")
+    process.send_signal(number)
+    assert process.wait(10) == 130
+    assert belonging_to(tmp_path) == []
+
+
 def test_kill_9_of_it_all_loses_nothing_and_leaves_nothing(
     cli: Cli,
     start: Start,

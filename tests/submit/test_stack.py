@@ -250,6 +250,22 @@ def test_a_valkey_that_dies_comes_back_on_the_same_socket(home: Path, plan: Plan
         assert valkey_pid(url) != pid
 
 
+def test_a_server_that_lost_its_watcher_makes_room_for_the_next(home: Path, plan: Plan) -> None:
+    folder = valkey.new_folder()
+    path = valkey.socket_path(folder)
+    orphan = subprocess.Popen(
+        [str(valkey.server_binary()), "--port", "0", "--unixsocket", str(path), "--save", ""],
+        stdout=subprocess.DEVNULL,
+    )
+    wait_until(lambda: valkey.answers(path), "the orphan's answer")
+    watcher = valkey.server(folder)
+    watcher.start()
+    assert orphan.wait(5) == 0
+    wait_until(lambda: valkey.answers(path), "the new server's answer")
+    watcher.release(time.monotonic() + 3)
+    assert not folder.exists()
+
+
 def test_a_worker_that_dies_is_reported_and_started_again(home: Path, plan: Plan) -> None:
     with local_stack(home, plan) as stack:
         [pid] = stack.crew.pids
