@@ -121,23 +121,29 @@ def fill(
     lanes: Lanes,
     progress: Callable[[str, int], None] | None,
 ) -> bool:
-    """Stores the jobs that aren't there yet and publishes the batch. False when it isn't ours any more.
+    """Stores the jobs that aren't there yet and publishes the batch. False when it isn't ours any more: begin again.
 
-    Raises InputError, and leaves nothing behind, when the input isn't what was checked; whatever else stops it leaves a load
+    What an interrupted load has left must be what would be stored now (the configuration may have changed since); else it is
+    thrown away. Raises InputError, and leaves nothing behind, when the input isn't what was checked; whatever else stops it leaves a load
     that the next submission of the same input goes on with.
     """
     position = 0
     try:
         with source.open() as (stream, hashed):
-            for chunk in _chunks(read_lines(stream, lanes, model=order.model, limit=order.limit), load.done):
+            for chunk in _chunks(read_lines(stream, lanes, model=order.model, limit=order.limit)):
                 position = chunk[-1].position + 1
-                with database.write() as connection:
-                    if not batches.add_jobs(connection, load.batch_id, load.loader, chunk, database.now(connection)):
+                there = [job for job in chunk if job.position < load.done]
+                if there and not _holds(database, load, there):
+                    _discard(database, load)
+                    return False
+                fresh = chunk[len(there) :]
+                with database.write() as connection:  # also without new jobs: it shows that this loader lives
+                    if not batches.add_jobs(connection, load.batch_id, load.loader, fresh, database.now(connection)):
                         return False
                 if progress:
                     progress("loading", position)
             same = hashed.sha256() == order.sha256
-        if not same or (position or load.done) != order.total:
+        if not same or position != order.total:
             raise _Changed
         with database.write() as connection:
             return batches.publish(connection, load.batch_id, load.loader)
@@ -156,14 +162,12 @@ class _Changed(Exception):
     """The input isn't what was checked."""
 
 
-def _chunks(lines: Iterator[Line | BadLine], done: int) -> Iterator[list[NewJob]]:
+def _chunks(lines: Iterator[Line | BadLine]) -> Iterator[list[NewJob]]:
     chunk: list[NewJob] = []
     room = CHUNK_BYTES
     for position, line in enumerate(lines):
         if isinstance(line, BadLine):
             raise _Changed
-        if position < done:
-            continue
         if chunk and (len(chunk) >= CHUNK_ROWS or len(line.body) > room):
             yield chunk
             chunk, room = [], CHUNK_BYTES
@@ -171,6 +175,11 @@ def _chunks(lines: Iterator[Line | BadLine], done: int) -> Iterator[list[NewJob]
         chunk.append(NewJob(position, line.custom_id, line.lane, line.model, line.body, line.dialect, line.operation))
     if chunk:
         yield chunk
+
+
+def _holds(database: Database, load: Load, there: list[NewJob]) -> bool:
+    with database.read() as connection:
+        return loads.holds(connection, load.batch_id, there)
 
 
 def _discard(database: Database, load: Load) -> None:

@@ -5,6 +5,7 @@ It is the one way in, for the command line, the HTTP API and Python. It makes no
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ from typing import Literal
 from models.config import Config
 from models.config_file import load_config
 from models.database import Database, open_database, storage_errors
-from models.errors import BadLine, ConflictError, InputError, UsageError
+from models.errors import BadLine, ConflictError, InputError, NotFoundError, UsageError
 from models.formats.lines import read_lines
 from models.lanes import Lanes
 from models.money import format_money
@@ -227,6 +228,7 @@ def _paid_before(database: Database, order: Order, batch_id: int) -> list[str]:
 
 
 def _say_if_cancelled(database: Database, batch_id: int) -> None:
-    with database.read() as connection:
+    """Raises ConflictError when that is why a load came to nothing. A load that is gone was thrown away as outdated."""
+    with database.read() as connection, contextlib.suppress(NotFoundError):
         if batches.get(connection, batch_id)["status"] == BatchStatus.CANCELLED:
             raise ConflictError(f"batch {batch_id} was cancelled while it was being loaded")

@@ -1,14 +1,17 @@
-"""Loads that are given up: their rows are deleted in chunks, so that nobody ever sees half a file.
+"""Loads that didn't come to their end: is what they hold still right, and deleting them, so that nobody ever sees half a file.
 
 Loading itself is in `models.store.batches`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from models.states import BatchStatus
+from models.store.batches import NewJob
 from models.tables import batches, job_inputs, jobs
 
 
@@ -37,3 +40,26 @@ def discard(connection: Connection, batch_id: int, loader: str, most: int = 2000
         return False
     connection.execute(batches.delete().where(batches.c.id == batch_id))
     return True
+
+
+def holds(connection: Connection, batch_id: int, wanted: Sequence[NewJob]) -> bool:
+    """Whether the batch holds exactly these jobs (in order, without gaps) at their positions, as they would be added now."""
+    query = (
+        sa.select(
+            jobs.c.position,
+            jobs.c.custom_id,
+            jobs.c.lane,
+            jobs.c.model,
+            job_inputs.c.body,
+            job_inputs.c.dialect,
+            job_inputs.c.operation,
+        )
+        .join(job_inputs, job_inputs.c.job_id == jobs.c.id)
+        .where(jobs.c.batch_id == batch_id, jobs.c.position.between(wanted[0].position, wanted[-1].position))
+        .order_by(jobs.c.position)
+    )
+    found = [
+        NewJob(row.position, row.custom_id, row.lane, row.model, bytes(row.body), row.dialect, row.operation)
+        for row in connection.execute(query)
+    ]
+    return found == list(wanted)

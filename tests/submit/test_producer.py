@@ -262,6 +262,24 @@ def test_a_load_that_was_interrupted_is_invisible_and_goes_on_where_it_stopped(
     assert number_of_batches(database) == 1
 
 
+def test_an_interrupted_load_is_not_continued_with_what_another_configuration_made_of_it(
+    put: Callable[..., Submitted], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit.loading, "CHUNK_ROWS", 2)
+
+    def interrupt(stage: str, number: int) -> None:
+        if stage == "loading" and number == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        put(prompts(7), progress=interrupt)
+    other = load_config_text(CONFIG.replace("id: claude,", "id: claude, models: [gpt-4o],"), secrets=False)
+    done = submit_batch(prompts(7), config=other, database=database)
+    assert done.found == "new"
+    assert [row[2] for row in stored(database)] == ["claude"] * 7
+    assert number_of_batches(database) == 1
+
+
 KILLED = """
 import os, signal, sys
 import submit.loading
