@@ -125,8 +125,8 @@ class Limiter:
         return [answers[place] for place in range(len(wants))]
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
-        """Corrects the slots of finished calls to what they really took; slots older than the ring are gone, and pacing is
-        not refunded."""
+        """Corrects the slots of finished calls to what they really took, and pacing by as much, up to its burst; slots
+        older than the ring are gone, so nothing old is refunded into the present."""
         deltas: dict[tuple[str, int], int] = {}
         for one in settlements:
             for bucket in one.buckets:

@@ -1,4 +1,6 @@
--- Corrects the slot a call was booked in, as far as the ring still has it. Pacing is never refunded.
+-- Corrects the slot a call was booked in, as far as the ring still has it, and the pacing credit by as much: a provider that
+-- slices its minutes has counted the same. Credit never passes the burst (reserve.lua caps it), and the ring still guards the
+-- minute, so nothing old is refunded into the present.
 --
 -- args: now, bucket ids, slots, deltas (actual minus booked): three lists of one length
 -- reply: how many were still in the ring
@@ -20,6 +22,7 @@ for n = 1, #ids do
       delta = delta - amount
     end
     b.sum = b.sum + delta
+    b.credit = b.credit - delta
     done = done + 1
   end
 end
