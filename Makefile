@@ -37,10 +37,10 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 bench-limits: $(READY)
-	$(BIN)/python -m bench.limits $(ARGS)
+	$(BIN)/python bench/limits.py $(ARGS)
 
 bench-throughput: $(READY)
-	$(BIN)/python -m bench.throughput $(ARGS)
+	$(BIN)/python bench/throughput.py $(ARGS)
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer (with venv) was found; name one: make PYTHON=/path/to/python3" >&2; exit 2; }

@@ -1,0 +1,420 @@
+"""The documentation says what is: every field, command, option, exit code and JSON field, and its examples run.
+
+It does not judge the prose.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+import pytest
+import typer
+import yaml
+from pydantic import BaseModel
+
+import truckllm
+from models import config, errors
+from models.config_file import STORAGE_VARIABLES, load_config_text
+from models.formats import simple
+from models.states import Outcome
+from submit.cli.app import Entry, _load
+from tests.conftest import SandboxProcess
+from worker.providers.registry import known_types
+from worker.sandbox import settings as sandbox_settings
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS = {name: Entry(*entry) for name, entry in truckllm._COMMANDS.items()}
+
+Rows = dict[str, list[str]]
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def page(name: str) -> str:
+    return (ROOT / "docs" / name).read_text()
+
+
+def section(text: str, title: str) -> str:
+    """The text below a heading, up to the next heading of any level."""
+    found = re.search(rf"^#+ {re.escape(title)}\n", text, re.MULTILINE)
+    assert found, f"there is no section {title!r}"
+    rest = text[found.end() :]
+    end = re.search(r"^#+ ", rest, re.MULTILINE)
+    return rest[: end.start() if end else None]
+
+
+def tables(text: str) -> dict[str, Rows]:
+    """Tables by the name of their first column; rows by each name in the first cell, with the other cells."""
+    found: dict[str, Rows] = {}
+    rows: Rows | None = None
+    for line in text.splitlines():
+        if not line.startswith("|"):
+            rows = None
+            continue
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if rows is None:
+            rows = found.setdefault(cells[0], {})
+        elif not set(line) <= set("|-: "):
+            for name in re.findall(r"`([^`]+)`", cells[0]) or [cells[0]]:
+                assert name not in rows, f"{name} stands twice in one table"
+                rows[name] = cells[1:]
+    return found
+
+
+def table(text: str, first: str) -> Rows:
+    found = tables(text)
+    assert first in found, f"there is no table that begins with the column {first!r}"
+    return found[first]
+
+
+# Configuration
+
+SECTIONS: dict[str, type[BaseModel]] = {
+    "Top level": config.Config,
+    "Provider": config.ProviderConfig,
+    "Key": config.KeyConfig,
+    "Model": config.ModelConfig,
+    "Pricing": config.Pricing,
+    "Route": config.RouteConfig,
+    "Worker": config.WorkerConfig,
+}
+WORDS = {
+    "name": "the id",
+    "type": "the id",
+    "base_url": "by type",
+    "default_output_tokens": "learned",
+    "pool": "its own",
+    "worker": "defaults",
+    "cached_token_cost": "as input",
+    "cache_write_token_cost": "as input",
+    "context_window": "unknown",
+}
+"""What stands in the column `default` where None, or nothing, means something else than nothing."""
+
+
+def default_of(model: type[BaseModel], name: str) -> set[str]:
+    """What the docs may say of a field's default."""
+    field = model.model_fields[name]
+    if field.is_required():
+        return {"required"}
+    if name == "pricing":
+        return {"the key's" if model is config.ModelConfig else "unpriced"}
+    if name in WORDS:
+        return {WORDS[name]}
+    value = field.get_default(call_default_factory=True)
+    if value is None or value in ({}, []):
+        return {"none", "no limit"}
+    if isinstance(value, bool):
+        return {f"`{str(value).lower()}`"}
+    if isinstance(value, float):
+        return {f"`{value:g}`"}
+    return {f"`{value}`"}
+
+
+@pytest.mark.parametrize("title", SECTIONS)
+def test_every_field_of_the_configuration_is_documented_with_its_default(title: str) -> None:
+    model = SECTIONS[title]
+    rows = table(section(page("configuration.md"), title), "field")
+    assert set(rows) == set(model.model_fields)
+    wrong = {
+        name: (cells[0], default_of(model, name))
+        for name, cells in rows.items()
+        if cells[0] not in default_of(model, name)
+    }
+    assert not wrong
+    assert all(cells[1] for cells in rows.values())
+
+
+def test_every_node_of_the_configuration_has_a_section() -> None:
+    nodes = {
+        value
+        for value in vars(config).values()
+        if isinstance(value, type) and issubclass(value, BaseModel) and value.__module__ == "models.config"
+    }
+    abstract = {node for node in nodes if any(other is not node and issubclass(other, node) for other in nodes)}
+    assert nodes - abstract - {BaseModel} == set(SECTIONS.values())
+
+
+def test_every_environment_variable_of_ours_is_documented() -> None:
+    used = {
+        name
+        for room in ("models", "submit", "worker")
+        for path in (ROOT / room).rglob("*.py")
+        for name in re.findall(r"\bTRUCKLLM_[A-Z_]+\b", path.read_text())
+    }
+    assert used >= set(STORAGE_VARIABLES.values())
+    assert set(table(section(page("configuration.md"), "Environment"), "variable")) == used
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_configurations_in_the_docs_load(path: Path) -> None:
+    for block in blocks(path.read_text(), "yaml"):
+        names = set(re.findall(r"\$\{(\w+)\}", block))
+        assert load_config_text(block, environ=dict.fromkeys(names, "x"), name=path.name).providers
+
+
+def test_input_lines_in_the_docs_are_good_lines(tmp_path: Path) -> None:
+    from models.lanes import Lanes
+    from submit.producer import check
+    from submit.source import opened
+
+    lines = blocks(page("input-output.md"), "jsonl")
+    assert len(lines) == 2
+    example = load_config_text((ROOT / "examples" / "truckllm.yaml").read_text(), secrets=False)
+    file = tmp_path / "lines.jsonl"
+    file.write_text("".join(lines))
+    with opened(str(file)) as source:
+        assert check(source, Lanes(example)).total == sum(block.count("\n") for block in lines)
+
+
+# Commands
+
+
+def command_of(name: str) -> click.Command:
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command(name)(_load(COMMANDS[name].target))
+    found: click.Command = typer.main.get_command(app)
+    return found
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_of_a_command_is_documented_and_helps(name: str) -> None:
+    command = command_of(name)
+    wanted: set[str] = set()
+    for parameter in command.params:
+        if getattr(parameter, "hidden", False) or "--help" in parameter.opts:
+            continue
+        assert getattr(parameter, "help", None), f"{name}: {parameter.name} has no help"
+        argument = parameter.param_type_name == "argument"
+        wanted |= (
+            {(parameter.metavar or str(parameter.name)).strip("[]{}").upper()} if argument else set(parameter.opts)
+        )
+    text = section(page("cli.md"), f"truckllm {name}")
+    assert command.help
+    assert set(table(text, "option") if wanted else {}) == wanted
+
+
+def test_every_command_is_documented_and_nothing_else() -> None:
+    titles = re.findall(r"^## truckllm (\S+)$", page("cli.md"), re.MULTILINE)
+    assert titles == list(COMMANDS)
+
+
+def test_exit_codes_are_documented_as_they_are() -> None:
+    codes = {
+        error.exit_code
+        for error in vars(errors).values()
+        if isinstance(error, type) and issubclass(error, errors.TruckError)
+    }
+    documented = set(table(section(page("cli.md"), "Exit codes"), "code"))
+    assert documented == {str(code) for code in codes | {0, 130}}
+
+
+def fields(text: str, *, first: str = "`--json` field") -> set[str]:
+    return set(table(text, first))
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterable[Callable[..., Any]]:
+    """A batch of two lines has run against a sandbox; the fixture asks a command for JSON."""
+    folder = tmp_path_factory.mktemp("docs")
+    ready = folder / "url"
+    program = [sys.executable, "-P", "-m", "truckllm"]
+    sandbox = subprocess.Popen(
+        [*program, "sandbox", "--port", "0", "--ready-file", str(ready), "--until-stdin-closes"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert sandbox.stdout is not None
+    url = sandbox.stdout.readline().split()[-1]
+    key = {"id": "oa-1", "secret": "sk-docs", "pricing": {"input_token_cost": "0.001", "output_token_cost": "0.002"}}
+    tree = {"providers": [{"id": "openai", "base_url": f"{url}/openai/v1", "keys": [key]}]}
+    (folder / "truckllm.yaml").write_text(yaml.safe_dump(tree))
+    (folder / "in.jsonl").write_text(
+        '{"model": "gpt-4o-mini", "prompt": "a"}\n{"model": "no-such-model", "prompt": "b"}\n'
+    )
+
+    def ask(*arguments: str) -> Any:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("TRUCKLLM_")}
+        done = subprocess.run(
+            [*program, *arguments, "--json"], cwd=folder, env=kept, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode in (0, 1), done.stderr
+        return json.loads(done.stdout)
+
+    ask.run = ask("run", "in.jsonl")  # type: ignore[attr-defined]
+    yield ask
+    assert sandbox.stdin is not None
+    sandbox.stdin.close()
+    sandbox.wait(10)
+
+
+def test_json_of_run_and_status_is_documented(ran: Any) -> None:
+    one = fields(section(page("cli.md"), "truckllm status"))
+    assert set(ran("status", "1")) == one
+    assert set(ran("status")["batches"][0]) == one
+    assert set(ran.run) == one | fields(section(page("cli.md"), "truckllm run"))
+    part = re.search(r"`providers` \| List of `\{(.*?)\}`", page("cli.md"))
+    assert part
+    assert set(ran.run["providers"][0]) == set(part[1].split(", "))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "inside"),
+    [
+        ("jobs", ("1",), "jobs"),
+        ("results", ("1",), None),
+        ("keys", (), "keys"),
+        ("doctor", (), None),
+        ("costs", (), None),
+        ("submit", ("in.jsonl", "--new"), None),
+    ],
+)
+def test_json_of_a_command_is_documented(ran: Any, name: str, arguments: tuple[str, ...], inside: str | None) -> None:
+    given = ran(name, *arguments)
+    assert set(given[inside][0] if inside else given) == fields(section(page("cli.md"), f"truckllm {name}"))
+
+
+def test_json_of_workers_is_documented(ran: Any) -> None:
+    from submit.cli import workers
+
+    source = Path(str(workers.__file__)).read_text()
+    documented = fields(section(page("cli.md"), "truckllm workers"))
+    assert ran("workers") == {"workers": []}  # the stack has ended, and so have its workers
+    assert set(re.findall(r'^            "(\w+)":', source, re.MULTILINE)) == documented
+
+
+def test_rows_of_the_cost_report_are_documented(ran: Any) -> None:
+    report = ran("costs", "--by", "provider,model,key,batch,day")
+    documented = fields(section(page("cli.md"), "truckllm costs"), first="field of a row")
+    assert set(report["rows"][0]) == documented | {"provider", "model", "key", "batch", "day"}
+    assert set(report["totals"][0]) == documented
+
+
+def test_fields_of_a_result_line_are_documented() -> None:
+    rows = table(section(page("input-output.md"), "Results of simple lines"), "field")
+    assert list(rows) == list(simple._Row.__struct_fields__)
+    asked = table(section(page("input-output.md"), "Simple lines"), "field")
+    assert set(asked) - {"anything else", "custom_id", "line-<n>"} >= (simple.OWN_FIELDS - {"custom_id"}) | {"system"}
+
+
+def test_outcomes_of_calls_are_documented() -> None:
+    assert set(table(page("costs-and-ledger.md"), "outcome")) == {outcome.value for outcome in Outcome}
+
+
+def test_every_dialect_is_documented() -> None:
+    assert set(table(page("providers.md"), "type")) == set(known_types())
+
+
+@pytest.mark.parametrize(
+    ("title", "model"),
+    [
+        ("Settings", sandbox_settings.SandboxSettings),
+        ("Accounts", sandbox_settings.Account),
+        ("Faults", sandbox_settings.Fault),
+    ],
+)
+def test_every_setting_of_the_sandbox_is_documented(title: str, model: type[BaseModel]) -> None:
+    assert set(table(section(page("sandbox.md"), title), "field")) == set(model.model_fields)
+
+
+def test_every_kind_of_fault_is_documented() -> None:
+    kinds = re.search(r"^Kinds: (.*?)\.$", page("sandbox.md"), re.MULTILINE | re.DOTALL)
+    assert kinds
+    assert re.findall(r"`(\w+)`", kinds[1]) == list(get_args(sandbox_settings.FaultKind))
+
+
+# Links and examples
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_links_and_named_files_lead_somewhere(path: Path) -> None:
+    text = path.read_text()
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("https://"):
+            continue
+        file, _, anchor = target.partition("#")
+        assert not file or (path.parent / file).exists(), f"{path.name} links to {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", (path.parent / file).read_text() if file else text, re.MULTILINE)
+            assert anchor in {heading.lower().replace(" ", "-") for heading in headings}
+    for file in re.findall(r"`((?:tests|models|submit|worker|docs|examples)/[\w./-]*)`", text):
+        assert (ROOT / file).exists(), f"{path.name} names {file}"
+
+
+def test_the_two_commands_for_developers_are_the_readmes() -> None:
+    first = blocks((ROOT / "README.md").read_text(), "bash")[0]
+    assert first.split("\n")[:-1] == ["make demo", "make test"]
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    named = {name for path in PAGES for name in re.findall(r"`?make ([a-z][\w-]+)`", path.read_text())}
+    assert named <= set(targets)
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+def runnable(text: str) -> list[str]:
+    """The bash blocks that no comment excuses; the comment says why."""
+    found = re.findall(r"(<!-- not run here: [^>]+ -->\n)?```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [block for excuse, block in found if not excuse]
+
+
+SHIM = """\
+#!/bin/sh
+# truckllm as installed; a configuration that `init` writes is pointed at the sandbox
+if [ "$1" != init ]; then exec "{python}" -P -m truckllm "$@"; fi
+"{python}" -P -m truckllm "$@" || exit
+exec "{python}" - <<'END'
+import pathlib, re
+path = pathlib.Path("truckllm.yaml")
+path.write_text(re.sub("(  - id: (.*)\\n    name: .*\\n)", "\\\\1    base_url: {url}/\\\\2/v1\\n", path.read_text()))
+END
+"""
+
+
+@pytest.mark.parametrize("path", [path for path in PAGES if runnable(path.read_text())], ids=lambda path: path.name)
+def test_examples_run_as_they_stand(path: Path, sandbox: SandboxProcess, tmp_path: Path) -> None:
+    tools, here = tmp_path / "tools", tmp_path / "here"
+    tools.mkdir()
+    here.mkdir()
+    shim = tools / "truckllm"
+    shim.write_text(SHIM.format(python=sys.executable, url=sandbox.url))
+    shim.chmod(shim.stat().st_mode | stat.S_IXUSR)
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("TRUCKLLM_", "OPENAI_", "PYTHONPATH"))
+    }
+    process = subprocess.Popen(
+        ["bash", "-euo", "pipefail", "-c", "\n".join(runnable(path.read_text()))],
+        cwd=here,
+        env={**kept, "PATH": f"{tools}{os.pathsep}{kept['PATH']}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        said, _ = process.communicate(timeout=90)
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # what an example leaves running when it fails half way
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, said
+    assert "succeeded" in said
+
+
+def test_the_readme_runs_more_than_it_excuses() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(runnable(text)) >= 4
+    assert all(len(excuse) > 15 for excuse in re.findall(r"<!-- not run here: (.*?) -->", text))
