@@ -23,6 +23,15 @@ from models.errors import SchemaError, StorageError, UsageError
 SCHEMA = "0001"
 """The migration that this code needs; a test holds it equal to the newest file in models/migrations/versions."""
 
+POSTGRES_PATIENCE = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+"""A server that is gone without a word is noticed within half a minute, not after the kernel's quarter of an hour."""
+
 LOCK_WAIT_SECONDS = 30.0
 """How long a SQLite write waits for its turn."""
 
@@ -69,7 +78,11 @@ def _engine(url: sa.URL, sqlite: bool) -> Engine:
             )
         # psycopg 3 is what we depend on, whatever short form people write
         return sa.create_engine(
-            url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_size=5, max_overflow=10
+            url.set(drivername="postgresql+psycopg"),
+            pool_pre_ping=True,
+            connect_args=POSTGRES_PATIENCE,
+            pool_size=5,
+            max_overflow=10,
         )
     engine = sa.create_engine(url, connect_args={"timeout": LOCK_WAIT_SECONDS, "check_same_thread": False})
 

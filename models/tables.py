@@ -167,7 +167,7 @@ jobs = Table(
         sqlite_where=text(_CLAIMABLE),
         postgresql_where=text(_CLAIMABLE),
     ),
-    Index("ix_jobs_snoozed", "not_before", sqlite_where=text(_SNOOZED), postgresql_where=text(_SNOOZED)),
+    Index("ix_jobs_snoozed", "lane", "not_before", sqlite_where=text(_SNOOZED), postgresql_where=text(_SNOOZED)),
     Index("ix_jobs_running", "worker_id", sqlite_where=text(_RUNNING), postgresql_where=text(_RUNNING)),
     Index("ix_jobs_failed", "batch_id", "position", sqlite_where=text(_FAILED), postgresql_where=text(_FAILED)),
     comment="One row a line of input",

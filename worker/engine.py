@@ -35,6 +35,9 @@ from worker.recorder import Recorder
 
 log = logging.getLogger("truckllm.engine")
 
+MOST_TOKENS = 2**40
+"""No call takes more; what asks for more would only overflow counters on its way to being refused."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -90,23 +93,36 @@ class Engine:
         if not models:
             gone = self.ring.model_gone(asked)
             return self._without_call(job, gone or Failure(FailureKind.MODEL, "model_not_found", f"no model {asked!r}"))
-        keys = self.ring.usable(models[0])
-        if not keys:
-            refused = self.ring.refused_for(models[0])
-            return self._without_call(job, refused) if refused and not self.ring.all_out else NoKey(job)
+        model = next((one for one in models if self.ring.usable(one)), None)
+        if model is None:
+            refused = self.ring.refused_by_all(models[0])
+            return self._without_call(job, refused) if refused else NoKey(job)
         try:
             source = simple_input(job.body) if job.dialect == SIMPLE else orjson.loads(job.body)
         except ValueError as error:
             return self._without_call(job, Failure(FailureKind.BAD_REQUEST, "unreadable_input", str(error)))
         body = None if job.dialect == SIMPLE else job.body
-        request = Request(models[0], source, dialect=job.dialect, operation=job.operation, body=body)
-        charge = self._charge(request)
-        return Prepared(job, request, Want(f"{job.id}:{job.epoch}", charge, keys), time.monotonic())
+        request = Request(model, source, dialect=job.dialect, operation=job.operation, body=body)
+        try:
+            charge = self._charge(request)
+        except Exception as error:
+            log.exception("provider %s failed to tell what a call takes", self.name)
+            message = f"the provider's plugin raised {type(error).__name__}"
+            return self._without_call(job, Failure(FailureKind.BAD_REQUEST, "plugin_error", message))
+        # the job's own id: whoever asks for it again goes on with the hold that it has
+        return Prepared(job, request, Want(str(job.id), charge, self.ring.usable(model)), time.monotonic())
 
     def _charge(self, request: Request) -> Charge:
+        most = self.provider.max_output_tokens(request)
         going_in = self.estimates.input_tokens(request.model, request.input)
-        coming_out = self.estimates.output_tokens(request.model, self.provider.max_output_tokens(request))
-        return self.provider.charge(request, going_in, coming_out)
+        coming_out = self.estimates.output_tokens(request.model, most if most is None else min(most, MOST_TOKENS))
+        charge = self.provider.charge(request, going_in, coming_out)
+        return Charge(
+            requests=charge.requests,
+            tokens=min(charge.tokens, MOST_TOKENS),
+            input_tokens=min(charge.input_tokens, MOST_TOKENS),
+            output_tokens=min(charge.output_tokens, MOST_TOKENS),
+        )
 
     def _without_call(self, job: Claimed, failure: Failure) -> Ending:
         """The ending of a job that needn't be sent to know how it goes."""
@@ -203,6 +219,8 @@ class Engine:
             done = Ending(job.id, job.batch_id, job.epoch, JobStatus.SUCCEEDED, end, answer, excluded=job.excluded)
             return Finished(done, actual, False)
         verdict = await self._verdict(job, request, grant, failure)
+        if verdict.about is About.PROVIDER and end.outcome is Outcome.REJECTED:
+            end = replace(end, outcome=Outcome.FAILED)  # a key that the provider refused and yet accepts
         return Finished(self._ending(job, end, failure, verdict), actual, verdict.about is About.PROVIDER)
 
     async def _verdict(self, job: Claimed, request: Request, grant: Grant, failure: Failure) -> Verdict:

@@ -16,6 +16,8 @@ from models.states import Outcome
 LONGEST_SNOOZE = 60.0
 RATE_LIMITS_IN_A_ROW = 10
 FAILURES_WHILE_OTHERS_SUCCEED = 3
+NEVER_LEFT = frozenset({"connect_error", "connect_timeout", "dns_error", "tls_error", "proxy_error"})
+"""Codes of calls that never reached the provider: they are no real attempts."""
 
 
 class About(StrEnum):
@@ -139,12 +141,14 @@ def _rate_limited(failure: Failure, situation: Situation, rng: random.Random) ->
 def provider_failed(failure: Failure, situation: Situation, rng: random.Random) -> Verdict:
     """The provider is in trouble: one retry, the next of the route, else a snooze until time or attempts are used up."""
     broken = [past for past in situation.past if past.outcome in (Outcome.FAILED, Outcome.UNKNOWN)]
+    real = [past for past in broken if past.error_code not in NEVER_LEFT]
+    now_real = failure.code not in NEVER_LEFT
     here = [past for past in broken if past.provider == situation.provider]
     if not here:
         return Verdict(About.PROVIDER, max(failure.retry_after or 0.0, rng.uniform(0.2, 1.0)))
     if situation.others:
         return Verdict(About.PROVIDER, 0.0, exclude=(situation.provider,))
-    if len(broken) + 1 >= situation.max_attempts or max(past.age for past in broken) >= situation.retry_for:
+    if len(real) + now_real >= situation.max_attempts or max(past.age for past in broken) >= situation.retry_for:
         return Verdict(About.PROVIDER, None)
     if len(here) + 1 >= FAILURES_WHILE_OTHERS_SUCCEED and situation.others_succeed and not situation.routed:
         return Verdict(About.PROVIDER, None)

@@ -11,15 +11,15 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-import psutil
 from sqlalchemy.engine import Connection, RowMapping
 
+from models import processes
 from models.states import BatchStatus
 from models.store import batches as batch_store
 from models.store import jobs as job_store
 from models.store import workers as worker_store
 from worker import routing
-from worker.lease import BEAT_SECONDS, Identity, Lease
+from worker.lease import BEAT_SECONDS, Lease
 from worker.recorder import Recorder
 from worker.runner import Runner
 
@@ -29,14 +29,16 @@ DEAD_SECONDS = 45.0
 SLOW_TICKS = 3
 """Every so many ticks (15 s) the slower checks run."""
 ORPHAN_SECONDS = 15.0
+BLIND_SECONDS = 3 * BEAT_SECONDS
+"""Whoever hasn't looked for so long knows nothing of the others' beats meanwhile."""
 
 
 class Census:
     """Which workers are dead, from what was seen of their beats. `clock` is this process's own."""
 
-    def __init__(self, me: Identity, clock: Callable[[], float] = time.monotonic) -> None:
-        self._me = me
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self._looked = clock()
         self._seen: dict[int, tuple[int, float]] = {}
 
     def restart(self) -> None:
@@ -46,6 +48,9 @@ class Census:
     def dead(self, rows: Sequence[RowMapping], mine: int) -> list[int]:
         """The dead among these rows of `workers`."""
         now = self._clock()
+        if now - self._looked > BLIND_SECONDS:
+            self.restart()  # this process, or all of them with their database, stood still
+        self._looked = now
         found = []
         seen: dict[int, tuple[int, float]] = {}
         for row in rows:
@@ -55,24 +60,22 @@ class Census:
             if beat != row["beat"]:
                 since = now
             seen[row["id"]] = (row["beat"], since)
-            if now - since > DEAD_SECONDS or self._gone(row):
+            if now - since > DEAD_SECONDS or _gone(row):
                 found.append(int(row["id"]))
         self._seen = seen
         return found
 
-    def _gone(self, row: RowMapping) -> bool:
-        if (row["host"], row["boot_id"]) != (self._me.host, self._me.boot_id):
-            return False
-        try:
-            return bool(abs(psutil.Process(row["pid"]).create_time() - row["pid_started"]) > 2.0)
-        except psutil.NoSuchProcess:
-            return True
-        except psutil.Error:
-            return False
+
+def _gone(row: RowMapping) -> bool:
+    """Whether a worker was a process of this very machine and boot, and is no more."""
+    if (row["host"], row["boot_id"]) != (processes.host(), processes.boot_id()):
+        return False
+    return not processes.alive(row["pid"], row["pid_started"], row["boot_id"])
 
 
 class Janitor:
-    """Runs on the event loop, every five seconds. `ring` sends a ticket for a provider."""
+    """Two loops on the event loop, of five seconds each: heartbeats and rescues, which only need the database; and rings and
+    keys, which may have to wait for others. `ring` sends a ticket for a provider."""
 
     def __init__(
         self,
@@ -85,59 +88,67 @@ class Janitor:
         self._recorder = recorder
         self._runners = runners
         self._ring = ring
-        self._census = Census(lease.identity)
+        self._census = Census()
         self._ticks = 0
         self._lost: dict[tuple[int, int], float] = {}
+        self._waiting: set[str] = set()
+        self._looked = asyncio.Event()
 
     async def run(self) -> None:
         """Until cancelled. No failure ends it."""
+        await asyncio.gather(self._repeat(self.tick, BEAT_SECONDS), self._repeat(self.call_out, 0.0))
+
+    async def _repeat(self, work: Callable[[], Awaitable[None]], pause: float) -> None:
         while True:
             try:
-                await self.tick()
+                await work()
             except Exception as error:
-                log.warning(
-                    "a round failed and is tried again: %s", str(error).splitlines()[0] if str(error) else error
-                )
-            await asyncio.sleep(BEAT_SECONDS)
+                said = str(error).splitlines()[0] if str(error) else type(error).__name__
+                log.warning("a round failed and is tried again: %s", said)
+            await asyncio.sleep(pause)
 
     async def tick(self) -> None:
+        """Beats, and looks after the jobs of the dead and the lost."""
         if not await self._lease.beat():
             self._census.restart()
             return
         slow = self._ticks % SLOW_TICKS == 0
         self._ticks += 1
-        lanes = await self._recorder.call(lambda connection: self._look(connection, slow))
-        for runner in self._runners.values():
-            if slow:
-                await runner.engine.ring.refresh()
-            config = runner.engine.config
-            if (
-                not runner.draining
-                and lanes & set(routing.lanes(config, runner.name))
-                and not runner.engine.ring.all_out
-            ):
-                await self._ring(runner.name)
+        held = {job: epoch for runner in self._runners.values() for job, epoch in runner.held.items()}
+        self._waiting = await self._recorder.call(lambda connection: self._look(connection, slow, held))
+        self._looked.set()
 
-    def _look(self, connection: Connection, slow: bool) -> set[str]:
+    async def call_out(self) -> None:
+        """After each look: rings for what waits, and sees to the keys."""
+        await self._looked.wait()
+        self._looked.clear()
+        for runner in self._runners.values():
+            lanes = set(routing.lanes(runner.engine.config, runner.name))
+            if not runner.draining and self._waiting & lanes and not runner.engine.ring.all_out:
+                await self._ring(runner.name)
+        for runner in self._runners.values():
+            await runner.engine.ring.refresh()
+
+    def _look(self, connection: Connection, slow: bool, held: Mapping[int, int]) -> set[str]:
         """One round in one transaction. The lanes in which something can be claimed."""
         now = self._recorder.now()
-        rows = worker_store.everyone(connection)
-        dead = self._census.dead(rows, self._lease.worker_id)
+        dead = self._census.dead(worker_store.everyone(connection), self._lease.worker_id)
         if dead:
             worker_store.remove(connection, dead)
-            rescued = job_store.rescue(connection, dead, [])
+            rescued = job_store.rescue(connection, dead)
             log.warning("worker(s) %s died; %d of their jobs are given back", ", ".join(map(str, dead)), rescued)
+        lanes = sorted({lane for r in self._runners.values() for lane in routing.lanes(r.engine.config, r.name)})
         if slow:
-            job_store.rescue(connection, None, [row["id"] for row in rows if row["id"] not in dead])
-            self._give_orphans_back(connection)
+            job_store.rescue(connection, None)
+            self._give_orphans_back(connection, held)
+            job_store.pull_in(connection, lanes, now)
             self._finish(connection, now)
-        job_store.wake(connection, now)
+        job_store.wake(connection, lanes, now)
         return job_store.waiting_lanes(connection)
 
-    def _give_orphans_back(self, connection: Connection) -> None:
+    def _give_orphans_back(self, connection: Connection, held: Mapping[int, int]) -> None:
         """Jobs that the database says we run and we know nothing of: a commit that got through without our hearing it."""
         monotonic = time.monotonic()
-        held = {job: epoch for runner in self._runners.values() for job, (epoch, _) in runner.held.items()}
         orphans = job_store.orphans(connection, self._lease.worker_id)
         lost = {(job, epoch) for job, epoch in orphans.items() if held.get(job) != epoch}
         # a claim of this very moment may be committed and not yet known to the loop: it has to stay unknown for a while

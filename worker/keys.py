@@ -6,6 +6,7 @@ provider says about one model is remembered here for ten minutes. It sends nothi
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +27,11 @@ log = logging.getLogger("truckllm.keys")
 REMEMBER_SECONDS = 600.0
 QUOTA_SECONDS = 3600.0
 """How long a pool without money or quota rests when the provider doesn't tell when it comes back."""
+ASK_SECONDS = 10.0
+"""How long the free model list may take to answer for a key."""
+GOOD_SECONDS = 30.0
+"""For so long a key that was just accepted isn't asked about again."""
+REFUSED = "refused"
 PROBE_SECONDS = (60.0, 300.0, 900.0)
 """A refused key is asked about again after 1, 5 and then every 15 minutes, by the free model list, never with a job."""
 
@@ -88,7 +94,9 @@ class KeyRing:
         self._models: dict[str, tuple[float, Failure]] = {}
         self._key_models: dict[tuple[str, str], tuple[float, Failure]] = {}
         self._limited: dict[str, tuple[LimitedKey, ...]] = {}
-        self._confirming: set[str] = set()
+        self._confirming: dict[str, asyncio.Future[bool]] = {}
+        self._good_until: dict[str, float] = {}
+        self._taken_out: dict[str, float] = {}
 
     # What may be used
 
@@ -97,12 +105,14 @@ class KeyRing:
         if model not in self._limited:
             self._limited[model] = self._build(model)
         limited = self._limited[model]
-        if not self._out and not self._key_models:
+        if not self._out and not self._key_models and not self._confirming:
             return limited
         return tuple(
             key
             for key in limited
-            if key.name not in self._out and self._recall(self._key_models, (key.name, model)) is None
+            if key.name not in self._out
+            and key.name not in self._confirming
+            and self._recall(self._key_models, (key.name, model)) is None
         )
 
     def _build(self, model: str) -> tuple[LimitedKey, ...]:
@@ -137,6 +147,11 @@ class KeyRing:
         return "; ".join(f"{name}: {out.reason}" for name, out in sorted(self._out.items()))
 
     @property
+    def some_out(self) -> bool:
+        """Whether a key is out of use that may come back."""
+        return bool(self._out)
+
+    @property
     def by_model(self) -> bool:
         """Whether some limits hold for single models only."""
         return any(
@@ -160,12 +175,11 @@ class KeyRing:
     def remember_key_model(self, name: str, model: str, failure: Failure) -> None:
         self._key_models[name, model] = (self._clock() + REMEMBER_SECONDS, failure)
 
-    def refused_for(self, model: str) -> Failure | None:
-        """Why the last key was refused for this model, if one was in the last ten minutes."""
-        for (_, refused), (until, failure) in self._key_models.items():
-            if refused == model and until > self._clock():
-                return failure
-        return None
+    def refused_by_all(self, model: str) -> Failure | None:
+        """The provider's word that none of its keys may use this model; None while one might."""
+        names = [f"{self.settings.id}/{key.id}" for key in self.settings.keys]
+        refused = [self._recall(self._key_models, (name, model)) for name in names]
+        return refused[0] if all(refused) else None
 
     def _recall(self, memory: dict[Any, tuple[float, Failure]], what: object) -> Failure | None:
         found = memory.get(what)
@@ -191,30 +205,38 @@ class KeyRing:
     async def confirm(self, name: str, failure: Failure) -> bool:
         """Asks the free model list whether a refused key is really bad, and quarantines it if so. False: the key is good,
         or nobody knows."""
-        if name in self._confirming or name in self._out:
+        if name in self._out:
             return True
-        self._confirming.add(name)
-        try:
-            refused = await self._refused(name)
-            if refused is None:
-                return False
-            await self._take_out(self.settings, self.key(name), f"refused: {failure.message}", PROBE_SECONDS[0], 0)
-            log.warning(
-                "%s is refused (%s); quarantined, asked again in %.0f s", name, failure.message, PROBE_SECONDS[0]
-            )
-            return True
-        finally:
-            self._confirming.discard(name)
+        if self._good_until.get(name, 0.0) > self._clock():
+            return False
+        asking = self._confirming.get(name)
+        if asking is None:
+            # many calls are refused at once: one of them asks, the others wait for the answer
+            asking = self._confirming[name] = asyncio.ensure_future(self._confirm(name, failure))
+            asking.add_done_callback(lambda _: self._confirming.pop(name, None))
+        return await asyncio.shield(asking)
 
-    async def _refused(self, name: str) -> Failure | None:
-        """The refusal of a key by the free model list; None if it is accepted or can't be asked."""
+    async def _confirm(self, name: str, failure: Failure) -> bool:
+        if await self._accepted(name) is not False:
+            self._good_until[name] = self._clock() + GOOD_SECONDS
+            return False
+        seconds = PROBE_SECONDS[0]
+        await self._take_out(self.settings, self.key(name), f"{REFUSED}: {failure.message}", seconds, 0)
+        log.warning("%s is refused (%s); quarantined, asked again in %.0f s", name, failure.message, seconds)
+        return True
+
+    async def _accepted(self, name: str) -> bool | None:
+        """Whether the free model list takes a key; None if it can't be asked."""
         try:
-            await self._provider.list_models(self.secret(name))
+            async with asyncio.timeout(ASK_SECONDS):
+                await self._provider.list_models(self.secret(name))
         except ProviderRefused as error:
-            return error.failure if error.failure.kind in (FailureKind.AUTH, FailureKind.KEY_MODEL) else None
+            refused = error.failure.kind in (FailureKind.AUTH, FailureKind.KEY_MODEL)
+            return False if refused else None
         except Exception as error:
             log.info("%s could not be checked: %s", name, type(error).__name__)
-        return None
+            return None
+        return True
 
     async def _take_out(
         self, provider: ProviderConfig, key: KeyConfig, reason: str, seconds: float, probes: int
@@ -223,6 +245,7 @@ class KeyRing:
         until = self._recorder.now() + seconds
         if provider.id == self.settings.id:
             self._out[name] = Quarantine(reason, until, probes)
+            self._taken_out[name] = self._clock()
         await self._limiter.block(name, seconds)
         mark = key_store.fingerprint(key.secret.reveal())
 
@@ -243,6 +266,7 @@ class KeyRing:
 
     async def refresh(self) -> None:
         """Takes over what all workers know, and looks after quarantines whose time has come."""
+        asked = self._clock()
         rows = await self._recorder.call(key_store.everything)
         now = self._recorder.now()
         out: dict[str, Quarantine] = {}
@@ -251,11 +275,12 @@ class KeyRing:
                 continue
             if row["state"] == key_store.QUARANTINED:
                 out[f"{self.settings.id}/{row['key_id']}"] = Quarantine(row["reason"], row["until"], row["probes"])
+        for name, held in self._out.items():
+            if self._taken_out.get(name, float("-inf")) >= asked - ASK_SECONDS:
+                out.setdefault(name, held)  # too young to be in what was read
         lifted = [name for name in self._out if name not in out]
-        for name, held in out.items():
-            if name not in self._out:
-                # also after a Redis that came back empty
-                await self._limiter.block(name, None if held.until is None else max(1.0, held.until - now))
+        for name, held in out.items():  # every time: Redis may have come back empty
+            await self._limiter.block(name, None if held.until is None else max(1.0, held.until - now))
         self._out = out
         for name in lifted:
             await self._limiter.unblock(name)
@@ -266,7 +291,7 @@ class KeyRing:
     async def _due(self, name: str, held: Quarantine) -> None:
         key = self.key(name)
         mark = self._marks[key.id]
-        if held.reason.startswith("refused"):
+        if held.reason.startswith(REFUSED):
             # only one worker probes: the one that moves `until` on
             wait = PROBE_SECONDS[min(held.probes + 1, len(PROBE_SECONDS) - 1)]
             until = self._recorder.now() + wait
@@ -276,7 +301,7 @@ class KeyRing:
 
             if not await self._recorder.call(mine):
                 return
-            if await self._refused(name) is not None:
+            if not await self._accepted(name):
                 await self._limiter.block(name, wait)
                 self._out[name] = Quarantine(held.reason, until, held.probes + 1)
                 return

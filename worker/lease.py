@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
-import psutil
 from sqlalchemy.engine import Connection
 
+from models import processes
 from models.errors import StorageError
 from models.store import workers as worker_store
 from worker.recorder import Recorder
@@ -33,31 +30,10 @@ def awake_clock() -> float:
     return time.clock_gettime(clock) if clock is not None else time.monotonic()
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Which process this is. `boot_id` also tells process namespaces apart, where a pid means something else."""
-
-    host: str
-    boot_id: str
-    pid: int
-    pid_started: float
-
-
-def identity() -> Identity:
-    """This process's."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip() + "/" + os.readlink("/proc/self/ns/pid")
-    except OSError:
-        boot = f"{psutil.boot_time():.0f}"
-    process = psutil.Process()
-    return Identity(socket.gethostname(), boot[:64], process.pid, process.create_time())
-
-
 class Lease:
     """This process's row in `workers`."""
 
     def __init__(self, recorder: Recorder, queues: Sequence[str], config_hash: str, lost: Callable[[], None]) -> None:
-        self.identity = identity()
         self.worker_id = 0
         self.tickets = 0
         self.beats = 0
@@ -82,15 +58,14 @@ class Lease:
     async def take(self) -> None:
         """Registers this process. Raises StorageError."""
         at = awake_clock()
-        me = self.identity
 
         def register(connection: Connection) -> int:
             return worker_store.register(
                 connection,
-                host=me.host,
-                boot_id=me.boot_id,
-                pid=me.pid,
-                pid_started=me.pid_started,
+                host=processes.host(),
+                boot_id=processes.boot_id(),
+                pid=os.getpid(),
+                pid_started=processes.started(os.getpid()) or 0.0,
                 queues=self._queues,
                 config_hash=self._config_hash,
                 now=self._recorder.database.now(connection),

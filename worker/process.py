@@ -24,6 +24,7 @@ import sqlalchemy.exc
 from celery.signals import worker_ready
 from kombu.exceptions import OperationalError
 
+from models import processes
 from models.config import Config
 from models.database import open_database
 from models.errors import StorageError
@@ -153,7 +154,7 @@ class Process:
     def _consume(self) -> None:
         """Takes tickets on this thread until Celery's consumer ends."""
         worker = self._app.Worker(
-            hostname=f"truckllm-{self._lease.worker_id}@{self._lease.identity.host}",
+            hostname=f"truckllm-{self._lease.worker_id}@{processes.host()}",
             pool_cls="threads",
             concurrency=len(self.served) + EXTRA_THREADS,
             queues=[queue_name(name) for name in self.served],
@@ -198,6 +199,9 @@ class Process:
                 log.warning("told twice to end: calls under way stay unknown")
                 break
         if not self._give_up.is_set():
+            # whatever is still held must be stored before this worker is known to be gone
+            while any(r.held for r in self._runners.values()) and time.monotonic() < deadline:
+                time.sleep(0.02)
             with contextlib.suppress(StorageError, TimeoutError):
                 self._on_loop(self._leave(), timeout=10)
         self._recorder.stop(1.0 if self._give_up.is_set() else 25.0)

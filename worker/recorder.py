@@ -17,13 +17,13 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
+from sqlalchemy.exc import DBAPIError
 
 from models.database import Database
 from models.errors import StorageError
 from models.states import JobStatus
 from models.store import batches
-from models.store.endings import Ending, record
+from models.store.endings import AttemptEnd, Ending, record
 
 log = logging.getLogger("truckllm.recorder")
 
@@ -32,6 +32,7 @@ T = TypeVar("T")
 MOST_BACKLOG_BYTES = 32 * 1024 * 1024
 """More than this waiting to be stored: no new call starts."""
 MOST_GROUP_BYTES = 8 * 1024 * 1024
+UNSTORABLE = "unstorable"
 RETRY_SECONDS = 0.5
 
 
@@ -121,18 +122,11 @@ class Recorder:
     def _commit(self, operations: Sequence[_Operation], endings: Sequence[_Stored]) -> None:
         try:
             answers, touched = self._transaction(operations, endings)
-        except (IntegrityError, DataError, StatementError) as error:
-            if isinstance(error, DBAPIError) and error.connection_invalidated:
-                self._unavailable(operations, endings, error)
-            else:
-                self._narrow(operations, endings, error)
-        except (SQLAlchemyError, OSError) as error:
+        except Exception as error:
             if _lasting(error):
                 self._unavailable(operations, endings, error)
-            else:
+            else:  # also a bug in one operation: it must not take the others with it
                 self._narrow(operations, endings, error)
-        except Exception as error:  # a bug in one operation must not take the others with it
-            self._narrow(operations, endings, error)
         else:
             if self._failing_since is not None:
                 log.warning("the database is back after %.1f s", time.monotonic() - self._failing_since)
@@ -157,7 +151,7 @@ class Recorder:
                 if left <= 0:
                     with self.database.write() as connection:
                         batches.finish_if_done(connection, batch_id, self.now())
-        except SQLAlchemyError as error:
+        except Exception as error:  # the janitor looks again
             log.warning("could not look whether a batch is done: %s", error)
 
     def _settle(self, operations: Sequence[_Operation], answers: Sequence[Any], endings: Sequence[_Stored]) -> None:
@@ -186,18 +180,12 @@ class Recorder:
             self._refuse(operations, error)
         else:
             (stored,) = endings
-            if stored.ending.error_code == "unstorable":
-                log.error("job %d: not even its failure could be stored: %s", stored.ending.job_id, error)
+            log.error("job %d: its ending could not be stored: %s", stored.ending.job_id, error)
+            poorer = _poorer(stored.ending)
+            if poorer is None:
                 self._settle((), (), endings)
                 return
-            log.error("job %d: its result could not be stored: %s", stored.ending.job_id, error)
-            stored.ending = replace(
-                stored.ending,
-                status=JobStatus.FAILED,
-                answer=None,
-                error_code="unstorable",
-                error_message="the database refused this reply; its cost is in the ledger",
-            )
+            stored.ending = poorer
             self._commit((), (stored,))
 
     def _unavailable(self, operations: Sequence[_Operation], endings: Sequence[_Stored], error: Exception) -> None:
@@ -228,7 +216,7 @@ class Recorder:
             try:
                 with self.database.write() as connection:
                     connection.execute(sa.text("SELECT 1"))
-            except SQLAlchemyError:
+            except Exception:
                 time.sleep(RETRY_SECONDS)
                 with self._wake:
                     if self._operations or self._endings:
@@ -241,8 +229,7 @@ class Recorder:
         def resolve() -> None:
             for operation in operations:
                 if not operation.future.done():
-                    failed = StorageError(str(error)) if isinstance(error, SQLAlchemyError) else error
-                    operation.future.set_exception(failed)
+                    operation.future.set_exception(StorageError(f"{type(error).__name__}: {error}"))
 
         if operations:
             self._later(resolve)
@@ -252,8 +239,25 @@ class Recorder:
             self._loop.call_soon_threadsafe(resolve)
 
 
+def _poorer(ending: Ending) -> Ending | None:
+    """What to store of an ending that the database refuses: first without the answer, then nothing but what is known to be
+    plain; None when that has been tried."""
+    if ending.error_code != UNSTORABLE:
+        return replace(
+            ending,
+            status=JobStatus.FAILED,
+            answer=None,
+            error_code=UNSTORABLE,
+            error_message="the database refused this reply; its cost is in the ledger",
+        )
+    attempt = ending.attempt
+    if attempt is None or (attempt.usage is None and attempt.served_model is None and attempt.error_code is None):
+        return None
+    plain = AttemptEnd(attempt.attempt_id, attempt.provider, attempt.outcome, finished_at=attempt.finished_at)
+    return replace(ending, attempt=plain)
+
+
 def _lasting(error: Exception) -> bool:
     """Whether an error is about the database rather than about what was asked of it."""
-    return isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError, OSError)) or (
-        isinstance(error, DBAPIError) and error.connection_invalidated
-    )
+    about_us = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError, OSError)
+    return isinstance(error, about_us) or (isinstance(error, DBAPIError) and error.connection_invalidated)

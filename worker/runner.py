@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import redis.exceptions
@@ -23,7 +23,7 @@ from models.store.endings import Ending
 from models.store.jobs import Claimed
 from worker import routing
 from worker.breaker import Breaker
-from worker.engine import Engine, NoKey, Prepared
+from worker.engine import Engine, Finished, NoKey, Prepared
 from worker.limits.limiter import MOST_WANTS, Grant, Limiter, Settlement, TooLarge, Wait
 from worker.recorder import Recorder
 
@@ -34,6 +34,7 @@ HOLD_SECONDS = 2.0
 LATEST_START = 1.0
 """A call that is this late for its slot isn't sent: its booking stands for another moment."""
 LEAST_PAUSE = 0.2
+LEAST_ASK = 16
 MOST_PAUSE = 1.0
 WAKE_SECONDS = 0.5
 MOST_INPUT_BYTES = 64 * 1024 * 1024
@@ -79,8 +80,8 @@ class Runner:
     ) -> None:
         self.engine = engine
         self.draining = False
-        self.held: dict[int, tuple[int, float]] = {}
-        """Jobs that this process answers for: id → (epoch, when claimed), until their ending is stored."""
+        self.held: dict[int, int] = {}
+        """Jobs that this process answers for: id → epoch, until their ending is stored."""
         self._limiter = limiter
         self._breaker = breaker
         self._recorder = recorder
@@ -90,7 +91,8 @@ class Runner:
         self._concurrency = engine.config.worker.concurrency
         self._lanes = routing.lanes(engine.config, engine.name)
         self._waiting: list[Prepared] = []
-        self._flights: dict[int, Flight] = {}
+        self._flights: dict[int, Flight] = {}  # by attempt: a job lost and claimed again can have two
+        self._slow: dict[tuple[str, str], float] = {}  # (lane, model) → until when its limits let nothing start
         self._bytes = 0
         self._ask = MOST_WANTS
         self._woken_at = float("-inf")
@@ -142,6 +144,9 @@ class Runner:
         if wanted > 0 and not await self._claim(wanted):
             return True
         if not self._waiting:
+            if self._slow:
+                await self._pause(LEAST_PAUSE)
+                return True
             return await self._idle(deadline)
         seconds = await self._start()
         if seconds > 0:
@@ -157,7 +162,7 @@ class Runner:
         wait = None if due is None else due - self._recorder.now()
         if wait is None or wait > deadline - time.monotonic():
             return False
-        await self._pause(min(max(wait, 0.02), 1.0))
+        await self._pause(min(max(wait, WAKE_SECONDS), MOST_PAUSE))
         return True
 
     async def _pause(self, seconds: float, *, landing: bool = False) -> None:
@@ -181,7 +186,7 @@ class Runner:
         def claim(connection: Connection) -> tuple[list[Claimed], float | None]:
             at = self._recorder.now()
             if wake:
-                job_store.wake(connection, at)
+                job_store.wake(connection, self._lanes, at)
             claimed = job_store.claim(
                 connection,
                 provider=self.name,
@@ -190,12 +195,16 @@ class Runner:
                 most=most,
                 most_bytes=max(room, 1),
                 now=at,
+                skip=skip,
             )
-            return claimed, (None if claimed else job_store.next_due(connection))
+            return claimed, (None if claimed else job_store.next_due(connection, self._lanes))
 
         if room <= 0 and self._flights:
-            await self._pause(IDLE_SECONDS, landing=True)
-            return False
+            if not self._waiting:
+                await self._pause(IDLE_SECONDS, landing=True)
+            return bool(self._waiting)
+        self._slow = {what: until for what, until in self._slow.items() if until > now}
+        skip = list(self._slow)
         try:
             claimed, self._claimable = await self._recorder.call(claim)
         except StorageError:
@@ -207,7 +216,7 @@ class Runner:
             return False  # declared dead meanwhile: these jobs are somebody else's
         back: list[Claimed] = []
         for job in claimed:
-            self.held[job.id] = (job.epoch, now)
+            self.held[job.id] = job.epoch
             prepared = self.engine.prepare(job)
             if isinstance(prepared, Prepared):
                 self._waiting.append(prepared)
@@ -247,7 +256,7 @@ class Runner:
                     granted.append((prepared, answer))
                 case TooLarge():
                     self._drop(prepared)
-                    self._store(self.engine.too_large(prepared.job, answer.unit, answer.amount, answer.limit))
+                    self._refuse(prepared, answer)
                 case Wait():
                     pauses.append(answer.seconds)
                     waited = now - prepared.since + answer.seconds > HOLD_SECONDS
@@ -259,15 +268,26 @@ class Runner:
         if back:
             for prepared in back:
                 self._drop(prepared)
+            await self._give_back([prepared.job for prepared in back])
+        if self.engine.ring.by_model and pauses:
             # with limits by model, what waits for one model must not stand before what could start on another
-            snooze = max(min(pauses), LEAST_PAUSE) if self.engine.ring.by_model else None
-            await self._give_back([prepared.job for prepared in back], snooze=snooze)
+            until = now + max(min(pauses), LEAST_PAUSE)
+            self._slow |= {(prepared.job.lane, prepared.job.model): until for prepared in back}
+            self._ask = max(self._ask, LEAST_ASK)
+            return LEAST_PAUSE
         return max(min(pauses), LEAST_PAUSE) if pauses else 0.0
+
+    def _refuse(self, prepared: Prepared, answer: TooLarge) -> None:
+        """A job bigger than a whole minute: for good, unless a key that is out of use just now has more."""
+        if self.engine.ring.some_out:
+            asyncio.ensure_future(self._give_back([prepared.job], snooze=MOST_PAUSE))
+        else:
+            self._store(self.engine.too_large(prepared.job, answer.unit, answer.amount, answer.limit))
 
     async def _announce(self, granted: Sequence[tuple[Prepared, Grant]]) -> None:
         flights = [Flight(prepared, grant, self._attempt_id()) for prepared, grant in granted]
         for flight in flights:
-            self._flights[flight.prepared.job.id] = flight
+            self._flights[flight.attempt_id] = flight
         calls = [
             Announcement(
                 attempt_id=flight.attempt_id,
@@ -293,9 +313,9 @@ class Runner:
                 flight.timer = asyncio.get_running_loop().call_later(max(0.0, delay), self._launch, flight)
             else:
                 self._land(flight)
-        refused = [flight.prepared.job for flight in flights if flight.attempt_id not in announced]
+        refused = [flight for flight in flights if flight.attempt_id not in announced]
         if refused:
-            await self._give_back(refused)
+            await self._take_back(refused)
 
     def _launch(self, flight: Flight) -> None:
         """The moment to send; the last look at lease, slot and shutdown."""
@@ -307,22 +327,37 @@ class Runner:
 
     async def _unsend(self, flight: Flight) -> None:
         """Takes back a call that was announced and never left."""
-        job = flight.prepared.job
-
-        def unsend(connection: Connection) -> None:
-            attempt_store.unsent(connection, [flight.attempt_id])
-            job_store.give_back(connection, {job.id: job.epoch})
-
-        try:
-            await self._recorder.call(unsend)
-        except StorageError as error:
-            log.warning("job %d could not be given back: %s", job.id, error)
-        self.held.pop(job.id, None)
+        await self._take_back([flight])
         self._land(flight)
 
+    async def _take_back(self, flights: Sequence[Flight]) -> None:
+        """Undoes announcements, also those of which nobody knows whether they were committed."""
+        jobs = {flight.prepared.job.id: flight.prepared.job.epoch for flight in flights}
+
+        def undo(connection: Connection) -> None:
+            attempt_store.unsent(connection, [flight.attempt_id for flight in flights])
+            job_store.give_back(connection, jobs)
+
+        try:
+            await self._recorder.call(undo)
+        except StorageError as error:
+            log.warning("%d jobs could not be given back now; the heartbeats see to it: %s", len(jobs), error)
+        self._let_go(jobs)
+
     async def _fly(self, flight: Flight) -> None:
-        finished = await self.engine.perform(flight.prepared, flight.grant, flight.attempt_id)
-        grant = flight.grant
+        try:
+            finished = await self.engine.perform(flight.prepared, flight.grant, flight.attempt_id)
+        except Exception:
+            # a bug, ours or a plugin's: the call stays `unknown`, the slot is free, the heartbeats give the job back
+            log.exception("the call of job %d could not be judged", flight.prepared.job.id)
+            self._let_go({flight.prepared.job.id: flight.prepared.job.epoch})
+        else:
+            self._take(finished, flight.grant)
+        finally:
+            self._land(flight)
+
+    def _take(self, finished: Finished, grant: Grant) -> None:
+        """Passes on what came of a call."""
         if finished.actual is not None and finished.actual != grant.charge:
             self._tally.settlements.append(Settlement(grant.key.buckets, grant.slot, grant.charge, finished.actual))
         if finished.provider_failed:
@@ -332,7 +367,6 @@ class Runner:
         if self._telling is None:
             self._telling = asyncio.ensure_future(self._tell())
         self._store(finished.ending)
-        self._land(flight)
 
     async def _tell(self) -> None:
         """Tells Redis what calls really took and how they went, a tenth of a second's worth at a time."""
@@ -350,10 +384,16 @@ class Runner:
 
     def _store(self, ending: Ending) -> None:
         stored = self._recorder.record(ending)
-        stored.add_done_callback(lambda _: self.held.pop(ending.job_id, None))
+        stored.add_done_callback(lambda _: self._let_go({ending.job_id: ending.epoch}))
+
+    def _let_go(self, jobs: Mapping[int, int]) -> None:
+        """Answers for these jobs no more; those claimed again meanwhile stay held."""
+        for job, epoch in jobs.items():
+            if self.held.get(job) == epoch:
+                del self.held[job]
 
     def _land(self, flight: Flight) -> None:
-        self._flights.pop(flight.prepared.job.id, None)
+        self._flights.pop(flight.attempt_id, None)
         self._drop(flight.prepared)
         self._landed.set()
 
@@ -374,14 +414,13 @@ class Runner:
             await self._recorder.call(lambda connection: job_store.give_back(connection, held, not_before=until))
         except StorageError as error:
             log.warning("%d jobs could not be given back now; the next heartbeats see to it: %s", len(held), error)
-        for job in jobs:
-            self.held.pop(job.id, None)
+        self._let_go(held)
 
     def abandon(self) -> None:
         """This worker was declared dead: what it held and didn't send is somebody else's; what it sent will be fenced."""
         for prepared in self._waiting:
             self._drop(prepared)
-            self.held.pop(prepared.job.id, None)
+        self._let_go({prepared.job.id: prepared.job.epoch for prepared in self._waiting})
         self._waiting = []
 
     def stop(self) -> None:

@@ -116,14 +116,10 @@ def add_jobs(connection: Connection, batch_id: int, loader: str, new: Sequence[N
             for job in new
         ],
     )
-    ids: dict[int, int] = {
-        position: job_id
-        for position, job_id in connection.execute(
-            sa.select(jobs.c.position, jobs.c.id).where(
-                jobs.c.batch_id == batch_id, jobs.c.position.between(new[0].position, new[-1].position)
-            )
-        ).tuples()
-    }
+    found = sa.select(jobs.c.position, jobs.c.id).where(
+        jobs.c.batch_id == batch_id, jobs.c.position.between(new[0].position, new[-1].position)
+    )
+    ids = {row.position: row.id for row in connection.execute(found)}
     connection.execute(
         job_inputs.insert(),
         [

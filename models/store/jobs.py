@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
@@ -15,12 +15,12 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from models.states import RUNNABLE, BatchStatus, JobStatus
 from models.store import batches as batch_store
-from models.tables import attempts, batch_counts, batches, job_inputs, jobs
+from models.tables import attempts, batch_counts, batches, job_inputs, jobs, workers
 
 LOWER_PRIORITY_SHARE = 0.05
 LONGEST_SNOOZE = 600.0
 BATCHES_A_CLAIM = 32
-"""How many batches one claim looks into; which of them, changes from claim to claim."""
+"""Among how many batches one claim is shared; which of them, changes from claim to claim."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +49,11 @@ def claim(
     most: int,
     most_bytes: int,
     now: float,
+    skip: Collection[tuple[str, str]] = (),
 ) -> list[Claimed]:
     """Takes up to `most` queued jobs of these lanes, `most_bytes` of input together (one bigger job alone).
 
-    Batches of the highest priority share equally, by position inside each; lower ones get 5 %. Jobs that `provider` has already
+    `skip` are (lane, model) pairs that can't start at this moment. Batches of the highest priority share equally, by position inside each; lower ones get 5 %. Jobs that `provider` has already
     failed are left to the others of their route.
     """
     found = batch_store.runnable(connection)
@@ -62,10 +63,10 @@ def claim(
     first = [row["id"] for row in found if row["priority"] == top]
     lower = [row["id"] for row in found if row["priority"] != top]
     keep = math.ceil(most * LOWER_PRIORITY_SHARE) if lower and random.random() < most * LOWER_PRIORITY_SHARE else 0
-    low = _share(connection, lower, lanes, provider, keep) if keep else []
-    picked = _share(connection, first, lanes, provider, most - len(low))
+    low = _share(connection, lower, lanes, provider, keep, skip) if keep else []
+    picked = _share(connection, first, lanes, provider, most - len(low), skip)
     if lower and len(picked) + len(low) < most:
-        low = _share(connection, lower, lanes, provider, most - len(picked))
+        low = _share(connection, lower, lanes, provider, most - len(picked), skip)
     picked += low
     taken: list[RowMapping] = []
     room = most_bytes
@@ -112,35 +113,47 @@ def claim(
 
 
 def _share(
-    connection: Connection, batch_ids: list[int], lanes: Sequence[str], provider: str, most: int
+    connection: Connection,
+    batch_ids: list[int],
+    lanes: Sequence[str],
+    provider: str,
+    most: int,
+    skip: Collection[tuple[str, str]],
 ) -> list[RowMapping]:
-    """Equal parts of these batches; what one can't fill goes to the others."""
-    if len(batch_ids) > BATCHES_A_CLAIM:
-        batch_ids = random.sample(batch_ids, BATCHES_A_CLAIM)
-    else:
-        random.shuffle(batch_ids)
+    """Equal parts of these batches, up to BATCHES_A_CLAIM of them; what some can't fill goes to the others."""
+    random.shuffle(batch_ids)
     picked: list[RowMapping] = []
     left = len(batch_ids)
     offsets: dict[tuple[int, str], int] = {}
     for batch_id in batch_ids:
-        wanted = math.ceil((most - len(picked)) / left)
+        wanted = math.ceil((most - len(picked)) / min(left, BATCHES_A_CLAIM))
         left -= 1
         for lane in lanes:
             if wanted <= 0:
                 break
-            rows = _queued(connection, batch_id, lane, provider, wanted, -1)
+            rows = _queued(connection, batch_id, lane, provider, wanted, -1, skip)
             picked += rows
             wanted -= len(rows)
             if rows:
                 offsets[batch_id, lane] = rows[-1]["position"]
+        if len(picked) >= most:
+            return picked
     for (batch_id, lane), position in offsets.items():
         if len(picked) >= most:
             break
-        picked += _queued(connection, batch_id, lane, provider, most - len(picked), position)
+        picked += _queued(connection, batch_id, lane, provider, most - len(picked), position, skip)
     return picked
 
 
-def _queued(connection: Connection, batch_id: int, lane: str, provider: str, most: int, after: int) -> list[RowMapping]:
+def _queued(
+    connection: Connection,
+    batch_id: int,
+    lane: str,
+    provider: str,
+    most: int,
+    after: int,
+    skip: Collection[tuple[str, str]],
+) -> list[RowMapping]:
     query = (
         sa.select(
             jobs.c.id,
@@ -167,6 +180,9 @@ def _queued(connection: Connection, batch_id: int, lane: str, provider: str, mos
     )
     if lane != provider:
         query = query.where(jobs.c.excluded.not_like(f"%,{provider},%"))
+    slow = [model for of, model in skip if of == lane]
+    if slow:
+        query = query.where(jobs.c.model.not_in(slow))
     return list(connection.execute(query).mappings())
 
 
@@ -193,22 +209,22 @@ def orphans(connection: Connection, worker_id: int) -> dict[int, int]:
     return {row.id: row.epoch for row in connection.execute(query)}
 
 
-def rescue(connection: Connection, dead: Sequence[int] | None, live: Sequence[int], most: int = 2000) -> int:
-    """Gives back the running jobs of workers that are dead, or (dead=None) of any that isn't in `live`. How many.
+def rescue(connection: Connection, dead: Sequence[int] | None, most: int = 2000) -> int:
+    """Gives back the running jobs of workers that are dead, or (dead=None) of any that isn't in `workers`. How many.
 
     Their open attempts stay `unknown`: maybe billed.
     """
     query = (
         sa.select(jobs.c.id)
         .where(jobs.c.status == sa.literal_column("'running'"))
-        .order_by(jobs.c.id)
+        .order_by(jobs.c.worker_id, jobs.c.id)
         .limit(most)
         .with_for_update(skip_locked=True)
     )
     if dead is not None:
         query = query.where(jobs.c.worker_id.in_(dead))
     else:
-        query = query.where(sa.or_(jobs.c.worker_id.is_(None), jobs.c.worker_id.not_in(live)))
+        query = query.where(sa.or_(jobs.c.worker_id.is_(None), jobs.c.worker_id.not_in(sa.select(workers.c.id))))
     ids = list(connection.execute(query).scalars())
     if ids:
         made = sa.select(sa.func.count()).select_from(attempts).where(attempts.c.job_id == jobs.c.id).scalar_subquery()
@@ -246,20 +262,16 @@ def _count_cancelled(connection: Connection, batch_id: int, number: int) -> None
     )
 
 
-def wake(connection: Connection, now: float, most: int = 1000) -> int:
-    """Makes snoozed jobs claimable whose time has come. How many.
-
-    A time further off than ten minutes is pulled in: it comes from a clock that was wrong, and a long wait is the limiter's business.
-    """
-    connection.execute(
-        jobs.update()
-        .where(jobs.c.status == sa.literal_column("'queued'"), jobs.c.not_before > now + LONGEST_SNOOZE)
-        .values(not_before=now + LONGEST_SNOOZE)
-    )
+def wake(connection: Connection, lanes: Sequence[str], now: float, most: int = 1000) -> int:
+    """Makes snoozed jobs of these lanes claimable whose time has come. How many."""
     due = (
         sa.select(jobs.c.id)
-        .where(jobs.c.status == sa.literal_column("'queued'"), jobs.c.not_before.is_not(None), jobs.c.not_before <= now)
-        .order_by(jobs.c.not_before)
+        .where(
+            jobs.c.status == sa.literal_column("'queued'"),
+            jobs.c.lane.in_(lanes),
+            jobs.c.not_before.is_not(None),
+            jobs.c.not_before <= now,
+        )
         .limit(most)
         .with_for_update(skip_locked=True)
     )
@@ -271,16 +283,36 @@ def wake(connection: Connection, now: float, most: int = 1000) -> int:
     return len(ids)
 
 
-def next_due(connection: Connection) -> float | None:
-    """When the next snoozed job is due."""
-    query = (
-        sa.select(jobs.c.not_before)
-        .where(jobs.c.status == sa.literal_column("'queued'"), jobs.c.not_before.is_not(None))
-        .order_by(jobs.c.not_before)
-        .limit(1)
+def pull_in(connection: Connection, lanes: Sequence[str], now: float, most: int = 1000) -> int:
+    """Shortens snoozes of more than ten minutes: they come from a clock that was wrong. How many."""
+    far = (
+        sa.select(jobs.c.id)
+        .where(
+            jobs.c.status == sa.literal_column("'queued'"),
+            jobs.c.lane.in_(lanes),
+            jobs.c.not_before > now + LONGEST_SNOOZE,
+        )
+        .limit(most)
+        .with_for_update(skip_locked=True)
     )
-    value = connection.execute(query).scalar_one_or_none()
-    return None if value is None else float(value)
+    ids = list(connection.execute(far).scalars())
+    if ids:
+        connection.execute(jobs.update().where(jobs.c.id.in_(ids)).values(not_before=now + LONGEST_SNOOZE))
+    return len(ids)
+
+
+def next_due(connection: Connection, lanes: Sequence[str]) -> float | None:
+    """When the next snoozed job of these lanes is due."""
+    times: list[float | None] = []
+    for lane in lanes:
+        query = (
+            sa.select(jobs.c.not_before)
+            .where(jobs.c.status == sa.literal_column("'queued'"), jobs.c.lane == lane, jobs.c.not_before.is_not(None))
+            .order_by(jobs.c.not_before)
+            .limit(1)
+        )
+        times += connection.execute(query).scalars().all()
+    return min((float(time) for time in times if time is not None), default=None)
 
 
 def waiting_lanes(connection: Connection) -> set[str]:
@@ -311,19 +343,17 @@ def waiting_lanes(connection: Connection) -> set[str]:
 
 def cancel_queued(connection: Connection, batch_id: int, now: float, most: int = 2000) -> int:
     """Cancels a chunk of a cancelled batch's queued jobs. How many; call it until it says 0."""
-    query = (
-        sa.select(jobs.c.id)
-        .join(batches, batches.c.id == jobs.c.batch_id)
-        .where(
-            jobs.c.batch_id == batch_id,
-            jobs.c.status == JobStatus.QUEUED,
-            batches.c.status == BatchStatus.CANCELLED,
-        )
-        .order_by(jobs.c.id)
-        .limit(most)
-        .with_for_update(of=jobs, skip_locked=True)
-    )
-    ids = list(connection.execute(query).scalars())
+    stopped = sa.select(batches.c.id).where(batches.c.id == batch_id, batches.c.status == BatchStatus.CANCELLED)
+    if connection.execute(stopped).first() is None:
+        return 0
+    queued = sa.select(jobs.c.id).where(jobs.c.status == sa.literal_column("'queued'"))
+    # each by its own partial index, so that a chunk costs the same however many went before
+    ready = queued.where(jobs.c.batch_id == batch_id, jobs.c.not_before.is_(None))
+    snoozed = queued.where(jobs.c.batch_id + 0 == batch_id, jobs.c.not_before.is_not(None))
+    ids: list[int] = []
+    for some in (ready, snoozed):
+        if len(ids) < most:
+            ids += connection.execute(some.limit(most - len(ids)).with_for_update(skip_locked=True)).scalars()
     if ids:
         connection.execute(
             jobs.update()
@@ -385,6 +415,6 @@ def in_flight(connection: Connection, batch_id: int) -> int:
     query = (
         sa.select(sa.func.count())
         .select_from(jobs)
-        .where(jobs.c.batch_id == batch_id, jobs.c.status == sa.literal_column("'running'"))
+        .where(jobs.c.batch_id + 0 == batch_id, jobs.c.status == sa.literal_column("'running'"))  # by ix_jobs_running
     )
     return int(connection.execute(query).scalar_one())

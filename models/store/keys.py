@@ -73,9 +73,7 @@ def lift(connection: Connection, provider: str, key_id: str, mark: str, now: flo
     return done.rowcount == 1
 
 
-def postpone(
-    connection: Connection, provider: str, key_id: str, mark: str, until: float | None, later: float
-) -> bool:
+def postpone(connection: Connection, provider: str, key_id: str, mark: str, until: float | None, later: float) -> bool:
     """Moves a quarantine's end from `until` to `later` and counts a probe. True for exactly one of several that try."""
     done = connection.execute(
         key_states.update()

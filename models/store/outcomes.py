@@ -163,7 +163,12 @@ def queued_lanes(connection: Connection, batch_id: int) -> set[str]:
             break
         lanes.add(found)
         last = found
-    snoozed = sa.select(jobs.c.lane).where(*queued, jobs.c.not_before.is_not(None)).distinct()
+    # `+ 0` keeps SQLite from walking the whole batch instead of the partial index of snoozed jobs
+    snoozed = (
+        sa.select(jobs.c.lane)
+        .where(jobs.c.batch_id + 0 == batch_id, queued[1], jobs.c.not_before.is_not(None))
+        .distinct()
+    )
     return lanes | set(connection.execute(snoozed).scalars())
 
 

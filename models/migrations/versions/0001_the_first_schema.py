@@ -272,7 +272,7 @@ def upgrade() -> None:
         )
         batch_op.create_index(
             "ix_jobs_snoozed",
-            ["not_before"],
+            ["lane", "not_before"],
             unique=False,
             sqlite_where=sa.text("status = 'queued' AND not_before IS NOT NULL"),
             postgresql_where=sa.text("status = 'queued' AND not_before IS NOT NULL"),

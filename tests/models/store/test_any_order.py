@@ -107,12 +107,12 @@ class Moves(RuleBasedStateMachine):
     def is_taken_for_dead(self, worker: int) -> None:
         """Its jobs are given to others while its calls still come back."""
         with self.database.write() as connection:
-            job_store.rescue(connection, [worker], [])
+            job_store.rescue(connection, [worker])
 
     @rule()
     def time_passes(self) -> None:
         with self.database.write() as connection:
-            job_store.wake(connection, NOW + 10)
+            job_store.wake(connection, ["openai", "claude", "gemini"], NOW + 10)
 
     @rule(which=st.sampled_from([0, 1]), most=st.integers(1, 3))
     def is_cancelled(self, which: int, most: int) -> None:

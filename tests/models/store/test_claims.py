@@ -30,6 +30,8 @@ from tests.making import (
     statuses,
 )
 
+LANES = ["openai", "claude", "gemini", *(f"lane{n}" for n in range(7))]
+
 
 @pytest.fixture(autouse=True)
 def _same_dice_in_every_run() -> None:
@@ -166,12 +168,12 @@ def test_a_snoozed_job_is_claimable_once_it_is_woken_and_not_before(database: Da
     (call,) = announce(database, *claim(database, most=1))
     with database.write() as connection:
         record(connection, [ending(call, JobStatus.QUEUED, not_before=NOW + 30)], 0, NOW)
-        assert job_store.next_due(connection) == NOW + 30
-        assert job_store.wake(connection, NOW + 29) == 0
+        assert job_store.next_due(connection, LANES) == NOW + 30
+        assert job_store.wake(connection, LANES, NOW + 29) == 0
     assert [job.id != call.job_id for job in claim(database)] == [True]
     with database.write() as connection:
-        assert job_store.wake(connection, NOW + 30) == 1
-        assert job_store.next_due(connection) is None
+        assert job_store.wake(connection, LANES, NOW + 30) == 1
+        assert job_store.next_due(connection, LANES) is None
         assert job_store.waiting_lanes(connection) == {"openai"}
     assert [job.id for job in claim(database)] == [call.job_id]
     assert statuses(database, batch) == ["running", "running"]
@@ -181,11 +183,11 @@ def test_a_snooze_further_off_than_ten_minutes_is_pulled_in(database: Database) 
     make_batch(database, 1)
     with database.write() as connection:
         connection.execute(jobs.update().values(not_before=NOW + 90_000))
-        job_store.wake(connection, NOW)
-        assert job_store.next_due(connection) == NOW + 600
-        job_store.wake(connection, NOW + 300)
-        assert job_store.next_due(connection) == NOW + 600
-        assert job_store.wake(connection, NOW + 600) == 1
+        assert job_store.pull_in(connection, LANES, NOW) == 1
+        assert job_store.next_due(connection, LANES) == NOW + 600
+        assert job_store.pull_in(connection, LANES, NOW + 300) == 0
+        assert job_store.next_due(connection, LANES) == NOW + 600
+        assert job_store.wake(connection, LANES, NOW + 600) == 1
 
 
 def test_the_lanes_in_which_something_waits_are_found_in_any_number(database: Database) -> None:

@@ -90,7 +90,7 @@ def test_a_reply_that_came_too_late_is_fenced_with_its_real_tokens_and_cost(data
     batch = make_batch(database, 1)
     (late,) = announce(database, *claim(database, worker_id=1))
     with database.write() as connection:
-        assert job_store.rescue(connection, [1], []) == 1
+        assert job_store.rescue(connection, [1]) == 1
     (again,) = announce(database, *claim(database, worker_id=2), now=NOW + 1)
     assert end(database, ending(late)) == set()
     assert statuses(database, batch) == ["running"]
@@ -108,7 +108,7 @@ def test_a_late_reply_is_fenced_even_beside_the_valid_one_of_the_same_job(databa
     batch = make_batch(database, 1)
     (late,) = announce(database, *claim(database))
     with database.write() as connection:
-        job_store.rescue(connection, [1], [])
+        job_store.rescue(connection, [1])
     (valid,) = announce(database, *claim(database), now=NOW + 1)
     end(database, ending(late), ending(valid))
     assert [row["outcome"] for row in attempt_rows(database, batch)] == ["fenced", "succeeded"]
@@ -120,7 +120,7 @@ def test_a_late_call_without_a_reply_stays_unknown(database: Database) -> None:
     batch = make_batch(database, 1)
     (late,) = announce(database, *claim(database))
     with database.write() as connection:
-        job_store.rescue(connection, [1], [])
+        job_store.rescue(connection, [1])
     end(database, ending(late, JobStatus.QUEUED, outcome=Outcome.UNKNOWN, usage=None, error_code="timeout"))
     (row,) = attempt_rows(database, batch)
     assert (row["outcome"], row["error_code"]) == ("unknown", "timeout")
@@ -132,7 +132,7 @@ def test_a_late_reply_cannot_change_a_job_that_was_cancelled(database: Database)
     (call,) = announce(database, *claim(database))
     with database.write() as connection:
         assert batch_store.cancel(connection, batch)
-        job_store.rescue(connection, [1], [])
+        job_store.rescue(connection, [1])
     assert statuses(database, batch) == ["cancelled"]
     assert end(database, ending(call)) == set()
     assert statuses(database, batch) == ["cancelled"]
@@ -229,9 +229,9 @@ def test_nothing_moves_a_job_that_has_ended(database: Database, status: JobStatu
     before = job_rows(database, batch)
     with database.write() as connection:
         job_store.give_back(connection, {call.job_id: call.epoch, call.job_id + 99: 1})
-        assert job_store.rescue(connection, [1], []) == 0
-        assert job_store.rescue(connection, None, []) == 0
-        assert job_store.wake(connection, NOW + 1e6) == 0
+        assert job_store.rescue(connection, [1]) == 0
+        assert job_store.rescue(connection, None) == 0
+        assert job_store.wake(connection, ["openai"], NOW + 1e6) == 0
     for other in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.QUEUED):
         assert end(database, ending(call, other)) == set()
     assert claim(database) == []

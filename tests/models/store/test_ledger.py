@@ -94,7 +94,7 @@ def test_a_call_under_way_is_open_until_its_job_belongs_to_another(database: Dat
     with database.write() as connection:
         from models.store import jobs
 
-        assert jobs.rescue(connection, [worker.id], []) == 1
+        assert jobs.rescue(connection, [worker.id]) == 1
     with database.read() as connection:
         (row,) = ledger.spent(connection, ["provider"])
     assert (row.open_calls, row.unknown_calls) == (0, 1)

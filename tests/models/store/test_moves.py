@@ -14,7 +14,7 @@ from models.store import batches as batch_store
 from models.store import jobs as job_store
 from models.store.attempts import Announcement
 from models.store.endings import record
-from models.tables import batches, jobs
+from models.tables import batches, jobs, workers
 from tests.making import (
     NOW,
     announce,
@@ -26,6 +26,17 @@ from tests.making import (
     make_batch,
     statuses,
 )
+
+WORKER = {
+    "host": "h",
+    "boot_id": "b",
+    "pid": 1,
+    "pid_started": 0.0,
+    "queues": "",
+    "config_hash": "",
+    "started_at": NOW,
+    "heartbeat_at": NOW,
+}
 
 
 def finish(database: Database, batch: int) -> bool:
@@ -70,8 +81,8 @@ def test_a_dead_workers_jobs_are_rescued_and_others_left_alone(database: Databas
     claim(database, worker_id=2, most=2)
     announce(database, dead[0])
     with database.write() as connection:
-        assert job_store.rescue(connection, [1], []) == 2
-        assert job_store.rescue(connection, [1], []) == 0
+        assert job_store.rescue(connection, [1]) == 2
+        assert job_store.rescue(connection, [1]) == 0
     rows = job_rows(database, batch)
     assert [row["status"] for row in rows] == ["queued", "queued", "running", "running"]
     assert [row["rescues"] for row in rows] == [1, 1, 0, 0]
@@ -84,7 +95,8 @@ def test_jobs_of_workers_that_nobody_knows_are_rescued_too(database: Database) -
         claim(database, worker, most=1)
     with database.write() as connection:
         connection.execute(jobs.update().where(jobs.c.worker_id == 3).values(worker_id=None))
-        assert job_store.rescue(connection, None, [2]) == 2
+        connection.execute(workers.insert().values(id=2, **WORKER))
+        assert job_store.rescue(connection, None) == 2
     assert statuses(database, batch) == ["queued", "running", "queued"]
 
 
@@ -92,7 +104,7 @@ def test_a_rescue_takes_no_more_than_its_chunk(database: Database) -> None:
     batch = make_batch(database, 5)
     claim(database)
     with database.write() as connection:
-        assert [job_store.rescue(connection, [1], [], most=2) for _ in range(4)] == [2, 2, 1, 0]
+        assert [job_store.rescue(connection, [1], most=2) for _ in range(4)] == [2, 2, 1, 0]
     assert statuses(database, batch) == ["queued"] * 5
 
 
@@ -111,12 +123,12 @@ def test_running_jobs_of_a_cancelled_batch_end_cancelled_when_they_come_back(dat
     with database.write() as connection:
         assert batch_store.cancel(connection, batch)
         job_store.give_back(connection, {given.id: given.epoch}, not_before=NOW + 60)
-        assert job_store.rescue(connection, [1], [], most=1) == 1
+        assert job_store.rescue(connection, [1], most=1) == 1
     assert statuses(database, batch) == ["cancelled", "cancelled", "running"]
     assert rescued.id == job_rows(database, batch)[1]["id"]
     assert assert_counts_are_true(database, batch).cancelled == 2
     with database.write() as connection:
-        job_store.rescue(connection, [1], [])
+        job_store.rescue(connection, [1])
     assert finish(database, batch)
 
 
