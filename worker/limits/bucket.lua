@@ -115,5 +115,6 @@ local function load(id)
   return b
 end
 
--- Units of pacing credit an idle bucket may save up: about a second's worth, at least one call.
-local function burst_of(limit, rate) return math.max(1, limit - math.floor(60 * rate)) end
+-- Units of pacing credit an idle bucket may save up: about half a second's worth, at least one call. A provider that slices its minutes
+-- by the second then still takes a start whose first calls bunch up behind connections being made.
+local function burst_of(limit, rate) return math.max(1, math.floor((limit - math.floor(60 * rate)) / 2)) end

@@ -2,8 +2,8 @@
 
 It knows neither jobs nor providers, sends nothing, and never gives booked quota back; it can only under-send.
 
-Each bucket has two gates. *Pacing* lets `pace * limit / 60` units a second through, with a burst of
-`max(1, limit - floor(60 * rate))` units, about one second's worth, because providers slice their minutes. The *ring*
+Each bucket has two gates. *Pacing* lets `pace * limit / 60` units a second through, with a burst of half of
+`limit - floor(60 * rate)` units (at least one), about half a second's worth, because providers slice their minutes. The *ring*
 keeps what was booked in the last 60 s, in slots of half a second, at the slot the call starts in: whatever pacing thinks,
 no 60 s ever get more than the limit. Settling corrects that slot, so real usage counts as soon as it is known.
 

@@ -154,7 +154,7 @@ def test_a_holder_that_goes_on_another_key_lets_go_of_the_first(virtual):
         one, other = virtual.key("p/one", tokens=60_000), virtual.key("p/other", tokens=60_000)
         limiter = await world.limiter()
         await limiter.block(other.name, None)
-        big = world.want([one, other], tokens=1_700)
+        big = world.want([one, other], tokens=1_300)
         world_before = await world.ask(limiter, world.want([one], tokens=900), big)
         assert isinstance(world_before[1], Wait)
         assert world_before[1].held

@@ -37,8 +37,8 @@ def test_three_seconds_of_real_time_with_two_limiters_keep_to_the_pace(virtual):
         began = time.monotonic()
         await asyncio.gather(worker(), worker())
         in_time = [start - began for start in started if start < began + 3]
-        # 19.7 a second and a burst of 18.
-        assert 0.9 * (3 * 19.7 + 18) <= len(in_time) <= 3 * 19.7 + 18 + 2
+        # 19.7 a second and a burst of 9.
+        assert 0.9 * (3 * 19.7 + 9) <= len(in_time) <= 3 * 19.7 + 9 + 2
         assert max(started) <= time.monotonic() + 1.1
 
     virtual.run(story)
