@@ -14,6 +14,8 @@ from models.request import Failure, FailureKind
 from models.states import Outcome
 
 LONGEST_SNOOZE = 60.0
+FIRST_SNOOZE = 15.0
+"""Trebled each time, and never cut below half: so five attempts last longer than a minute's outage."""
 RATE_LIMITS_IN_A_ROW = 10
 FAILURES_WHILE_OTHERS_SUCCEED = 3
 NEVER_LEFT = frozenset({"connect_error", "connect_timeout", "dns_error", "tls_error", "proxy_error"})
@@ -152,7 +154,8 @@ def provider_failed(failure: Failure, situation: Situation, rng: random.Random) 
         return Verdict(About.PROVIDER, None)
     if len(here) + 1 >= FAILURES_WHILE_OTHERS_SUCCEED and situation.others_succeed and not situation.routed:
         return Verdict(About.PROVIDER, None)
-    delay = rng.uniform(1.0, min(LONGEST_SNOOZE, 2.0 ** (len(broken) + 1)))
+    longest = min(LONGEST_SNOOZE, FIRST_SNOOZE * 3.0 ** (len(broken) - 1))
+    delay = rng.uniform(longest / 2, longest)
     return Verdict(About.PROVIDER, max(failure.retry_after or 0.0, delay), forgive=situation.routed)
 
 
