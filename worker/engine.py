@@ -112,6 +112,11 @@ class Engine:
         # the job's own id: whoever asks for it again goes on with the hold that it has
         return Prepared(job, request, Want(str(job.id), charge, self.ring.usable(model)), time.monotonic())
 
+    def stands(self, prepared: Prepared) -> bool:
+        """Whether a prepared job would be prepared in the same way now."""
+        model = prepared.request.model
+        return self.ring.model_gone(model) is None and self.ring.usable(model) == prepared.want.keys
+
     def _charge(self, request: Request) -> Charge:
         most = self.provider.max_output_tokens(request)
         going_in = self.estimates.input_tokens(request.model, request.input)

@@ -115,6 +115,10 @@ class KeyRing:
             and self._recall(self._key_models, (key.name, model)) is None
         )
 
+    def serves(self, name: str, model: str) -> bool:
+        """Whether a call of this model may go out on this key now."""
+        return self.model_gone(model) is None and any(key.name == name for key in self.usable(model))
+
     def _build(self, model: str) -> tuple[LimitedKey, ...]:
         prices = {}
         for key in self.settings.keys:

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import redis.exceptions
 from sqlalchemy.engine import Connection
@@ -97,6 +97,7 @@ class Runner:
         self._ask = MOST_WANTS
         self._woken_at = float("-inf")
         self._claimable: float | None = 0.0
+        self._ended_without_call = 0
         self._stopping = False
         self._landed = asyncio.Event()
         self._stopped = asyncio.Event()
@@ -144,6 +145,9 @@ class Runner:
         if wanted > 0 and not await self._claim(wanted):
             return True
         if not self._waiting:
+            if self._ended_without_call:
+                self._ask = MOST_WANTS
+                return True
             if self._slow:
                 await self._pause(LEAST_PAUSE)
                 return True
@@ -197,7 +201,7 @@ class Runner:
                 now=at,
                 skip=skip,
             )
-            return claimed, (None if claimed else job_store.next_due(connection, self._lanes))
+            return claimed, (at if claimed else job_store.next_due(connection, self._lanes))
 
         if room <= 0 and self._flights:
             if not self._waiting:
@@ -214,25 +218,43 @@ class Runner:
             self._woken_at = now
         if worker_id != self._worker_id():
             return False  # declared dead meanwhile: these jobs are somebody else's
+        self.held |= {job.id: job.epoch for job in claimed}
+        self._ended_without_call = 0
+        await self._prepare([(job, now) for job in claimed])
+        return True
+
+    async def _prepare(self, claimed: Sequence[tuple[Claimed, float]]) -> None:
+        """Puts claimed jobs (with when that was) among those that wait for the limiter, or lets them go."""
         back: list[Claimed] = []
-        for job in claimed:
-            self.held[job.id] = job.epoch
+        for job, since in claimed:
             prepared = self.engine.prepare(job)
             if isinstance(prepared, Prepared):
-                self._waiting.append(prepared)
+                self._waiting.append(replace(prepared, since=since))
                 self._bytes += len(job.body)
             elif isinstance(prepared, NoKey):
                 back.append(job)
             else:
                 self._store(prepared)
+                self._ended_without_call += 1
         if back:
             await self._give_back(back, snooze=WAKE_SECONDS)
-        return True
+
+    async def _reconsider(self) -> None:
+        """Prepares anew what waits, where a key or a model has turned out since not to do, or to do again."""
+        stale = [prepared for prepared in self._waiting if not self.engine.stands(prepared)]
+        if stale:
+            self._waiting = [prepared for prepared in self._waiting if self.engine.stands(prepared)]
+            for prepared in stale:
+                self._drop(prepared)
+            await self._prepare([(prepared.job, prepared.since) for prepared in stale])
 
     # Reserve, announce, launch
 
     async def _start(self) -> float:
         """Books and launches what may start within the next second. Seconds to wait before the next turn."""
+        await self._reconsider()
+        if not self._waiting:
+            return 0.0
         try:
             allowed, wait = await self._breaker.admit(self.name, len(self._waiting))
             if allowed <= 0:
@@ -320,7 +342,8 @@ class Runner:
     def _launch(self, flight: Flight) -> None:
         """The moment to send; the last look at lease, slot and shutdown."""
         late = time.monotonic() - flight.grant.start_at > LATEST_START
-        if late or self._stopping or not self._may_send() or not self._recorder.ready:
+        pointless = not self.engine.ring.serves(flight.grant.key.name, flight.prepared.request.model)
+        if late or pointless or self._stopping or not self._may_send() or not self._recorder.ready:
             flight.task = asyncio.ensure_future(self._unsend(flight))
         else:
             flight.task = asyncio.ensure_future(self._fly(flight))
