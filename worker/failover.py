@@ -136,7 +136,7 @@ def _rate_limited(failure: Failure, situation: Situation, rng: random.Random) ->
         # never earlier than told; spread, so that those told the same don't come back together
         delay = failure.retry_after + rng.uniform(0.0, max(0.5, failure.retry_after * 0.2))
     else:
-        delay = rng.uniform(0.5, min(LONGEST_SNOOZE, 2.0 ** (in_a_row + 1)))
+        delay = rng.uniform(0.5, min(LONGEST_SNOOZE, 2.0 ** min(in_a_row + 1, 9)))
     return Verdict(About.POOL, delay)
 
 
@@ -154,7 +154,7 @@ def provider_failed(failure: Failure, situation: Situation, rng: random.Random) 
         return Verdict(About.PROVIDER, None)
     if len(here) + 1 >= FAILURES_WHILE_OTHERS_SUCCEED and situation.others_succeed and not situation.routed:
         return Verdict(About.PROVIDER, None)
-    longest = min(LONGEST_SNOOZE, FIRST_SNOOZE * 3.0 ** (len(broken) - 1))
+    longest = min(LONGEST_SNOOZE, FIRST_SNOOZE * 3.0 ** min(len(broken) - 1, 9))
     delay = rng.uniform(longest / 2, longest)
     return Verdict(About.PROVIDER, max(failure.retry_after or 0.0, delay), forgive=situation.routed)
 
