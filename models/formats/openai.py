@@ -18,7 +18,14 @@ from models.formats.outcome import Outcome, one_line, storable
 
 DIALECT = "openai"
 
-_OPERATIONS = {"/v1/chat/completions": "chat"}
+_OPERATIONS = {
+    "/v1/chat/completions": "chat",
+    "/v1/responses": "responses",
+    "/v1/completions": "completions",
+    "/v1/embeddings": "embeddings",
+}
+_DEMANDED = {"chat": "messages", "completions": "prompt", "embeddings": "input"}
+"""The field without which a body of the operation asks for nothing. /v1/responses has several ways to ask."""
 
 
 def recognises(row: Mapping[str, Any]) -> bool:
@@ -54,9 +61,11 @@ def read(row: Mapping[str, Any], line: bytes) -> Draft:
         raise Refused(f"url {show(url)} is not understood; these are: {', '.join(_OPERATIONS)}")
     if type(body) is not dict:
         raise Refused(f"body must be an object, not {show(body)}")
-    if body.get("messages") is None:
-        raise Refused("body.messages is missing")
-    fields.messages(body["messages"], "body.messages")
+    demanded = _DEMANDED.get(operation)
+    if demanded is not None and body.get(demanded) is None:
+        raise Refused(f"body.{demanded} is missing")
+    if operation == "chat":
+        fields.messages(body["messages"], "body.messages")
     fields.parameters(body, "body.")
     model = fields.name(body, "model", "body.")
     provider, route = fields.name(row, "provider"), fields.name(row, "route")

@@ -58,6 +58,19 @@ def test_an_openai_lines_body_is_stored_byte_for_byte(read: Reader) -> None:
     assert read(line) == [Line(1, "r 1", "openai", "chat", "openai", "gpt-4o", body)]
 
 
+@pytest.mark.parametrize(
+    ("url", "operation", "body"),
+    [
+        ("/v1/responses", "responses", b'{"model":"gpt-4o",  "input":"hi","reasoning":{"effort":"low"}}'),
+        ("/v1/completions", "completions", b'{"model":"gpt-4o",  "prompt":[1,2]}'),
+        ("/v1/embeddings", "embeddings", b'{"input":["a",  "b"],"model":"gpt-4o"}'),
+    ],
+)
+def test_the_url_of_an_openai_line_says_what_is_asked_for(read: Reader, url: str, operation: str, body: bytes) -> None:
+    line = b'{"custom_id":"r","method":"POST","url":"%b","body":%b}' % (url.encode(), body)
+    assert read(line) == [Line(1, "r", "openai", operation, "openai", "gpt-4o", body)]
+
+
 def test_the_bare_bodies_of_parallel_request_scripts_just_work(read: Reader) -> None:
     line = json.dumps({"model": "gpt-4o", "messages": MESSAGES, "metadata": {"row": 1}}).encode()
     (only,) = read(line)
@@ -220,11 +233,13 @@ def test_limit_counts_lines_that_arent_blank_and_reads_no_further(three_lanes: L
         (batch(method=...), "method is missing"),
         (batch(method="GET"), "method must be 'POST', not 'GET'"),
         (batch(url=...), "url is missing"),
-        (batch(url="/v1/embeddings"), "url '/v1/embeddings' is not understood; these are: /v1/chat/completions"),
+        (batch(url="/v1/videos"), "url '/v1/videos' is not understood; these are: /v1/chat/completions"),
         (batch(url=["x"]), "url an array is not understood"),
         (batch(body=...), "body is missing"),
         (batch(body="x"), "body must be an object, not 'x'"),
         (batch(body={"model": "gpt-4o"}), "body.messages is missing"),
+        (batch(url="/v1/completions", body={"model": "gpt-4o"}), "body.prompt is missing"),
+        (batch(url="/v1/embeddings", body={"model": "gpt-4o"}), "body.input is missing"),
         (batch_body(messages=[{"role": 1, "content": "x"}]), "body.messages[0].role"),
         (batch_body(model=5), "body.model must be a string, not 5"),
         (batch_body(model="claude-haiku-4-5"), "an OpenAI body can't go to provider 'claude'"),
