@@ -367,9 +367,10 @@ def test_the_two_commands_for_developers_are_the_readmes() -> None:
 
 
 def runnable(text: str) -> list[str]:
-    """The bash blocks that no comment excuses; the comment says why."""
-    found = re.findall(r"(<!-- not run here: [^>]+ -->\n)?```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    return [block for excuse, block in found if not excuse]
+    """The bash and Python blocks that no comment excuses (the comment says why), in order, as bash."""
+    found = re.findall(r"(<!-- not run here: [^>]+ -->\n)?```(bash|python)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    as_bash = {"bash": "{}", "python": "python -P - <<'PYTHON'\n{}PYTHON\n"}
+    return [as_bash[language].replace("{}", block) for excuse, language, block in found if not excuse]
 
 
 SHIM = """\
@@ -399,7 +400,7 @@ def test_examples_run_as_they_stand(path: Path, sandbox: SandboxProcess, tmp_pat
     process = subprocess.Popen(
         ["bash", "-euo", "pipefail", "-c", "\n".join(runnable(path.read_text()))],
         cwd=here,
-        env={**kept, "PATH": f"{tools}{os.pathsep}{kept['PATH']}"},
+        env={**kept, "PATH": os.pathsep.join([str(tools), str(Path(sys.executable).parent), kept["PATH"]])},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
