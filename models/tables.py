@@ -46,6 +46,7 @@ batches = Table(
         "again", Integer, nullable=False, server_default="0", comment="0, or the batch's number when forced by --new"
     ),
     Column("status", String(16), nullable=False, comment="models.states.BatchStatus"),
+    Column("paused_reason", Text, comment="While paused: why, for people"),
     Column("priority", Integer, nullable=False, server_default="0", comment="Higher goes first"),
     Column("defaults", Text, nullable=False, server_default="{}", comment="The options, as JSON"),
     Column("total", Big, nullable=False, server_default="0", comment="Jobs in the batch; final once loaded"),
@@ -126,6 +127,7 @@ _CLAIMABLE = "status = 'queued' AND not_before IS NULL"
 _SNOOZED = "status = 'queued' AND not_before IS NOT NULL"
 _RUNNING = "status = 'running'"
 _FAILED = "status = 'failed'"
+_PASSED_ON = "status = 'queued' AND not_before IS NULL AND excluded <> ''"
 
 jobs = Table(
     "jobs",
@@ -169,6 +171,13 @@ jobs = Table(
     ),
     Index("ix_jobs_snoozed", "lane", "not_before", sqlite_where=text(_SNOOZED), postgresql_where=text(_SNOOZED)),
     Index("ix_jobs_running", "worker_id", sqlite_where=text(_RUNNING), postgresql_where=text(_RUNNING)),
+    Index(
+        "ix_jobs_passed_on",
+        "lane",
+        "batch_id",
+        sqlite_where=text(_PASSED_ON),
+        postgresql_where=text(_PASSED_ON),
+    ),
     Index("ix_jobs_failed", "batch_id", "position", sqlite_where=text(_FAILED), postgresql_where=text(_FAILED)),
     comment="One row a line of input",
     sqlite_autoincrement=True,
@@ -260,6 +269,7 @@ workers = Table(
     Column("queues", Text, nullable=False, comment="Providers it serves: 'a,b'"),
     Column("config_hash", String(64), nullable=False, comment="Of its settings, to tell whether workers agree"),
     Column("tickets", Big, nullable=False, server_default="0", comment="Celery messages it has taken"),
+    Column("draining", Integer, nullable=False, server_default="0", comment="1: it was told to finish and to end"),
     Column("started_at", Double, nullable=False, comment="When it signed in"),
     Column(
         "beat", Big, nullable=False, server_default="0", comment="Raised by each heartbeat; equal for 45 s means dead"

@@ -79,6 +79,8 @@ class Engine:
         self._rng = random.Random()
         self._compressor = zstandard.ZstdCompressor(level=3)
         self._succeeded_at = float("-inf")
+        self.latency_ms: float | None = None
+        """Mean latency of its answers, recent ones weighing more."""
 
     @property
     def name(self) -> str:
@@ -214,6 +216,9 @@ class Engine:
             actual = self.provider.settled(grant.charge, usage)
         if failure is None:
             self._succeeded_at = time.monotonic()
+            self.latency_ms = (
+                latency if self.latency_ms is None else self.latency_ms + (latency - self.latency_ms) * 0.1
+            )
             text = response.text
             answer = Answer(
                 response=self._compressor.compress(response.raw_response),

@@ -41,7 +41,9 @@ from worker.limits.limiter import Limiter, connect
 from worker.providers.registry import make_provider
 from worker.recorder import Recorder
 from worker.runner import Runner
+from worker.standings import Standings
 from worker.tasks import register
+from worker.turns import Turns
 
 log = logging.getLogger("truckllm.worker")
 
@@ -144,6 +146,7 @@ class Process:
                 self._limiter,
                 self._breaker,
                 self._recorder,
+                Turns(self.config, name, Standings(self._client)),
                 worker_id=lambda: self._lease.worker_id,
                 may_send=lambda: self._lease.fresh,
                 attempt_id=self._lease.attempt_id,

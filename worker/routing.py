@@ -1,12 +1,18 @@
-"""Which lanes a provider works for, and under which model: plain functions of the configuration.
+"""Which lanes a provider works for, under which model, and whether it may take from a route's lane now: plain functions.
 
-A job on a route waits in the route's lane, and every provider of the route takes from it as its own limits allow; those that a
-job has failed on are in its `excluded`.
+A job on a route waits in the route's lane. The strategy orders the route's providers; one takes from the lane while no better one
+has room, so all limits work at once, in the strategy's order. What a job has failed on is in its `excluded`.
 """
 
 from __future__ import annotations
 
-from models.config import Config
+from decimal import Decimal
+
+from models.config import Config, RouteConfig
+from worker.standings import View
+
+ROUND = 16
+"""How many jobs a provider may be ahead of the others under round_robin; also the most it takes at once."""
 
 
 def lanes(config: Config, provider: str) -> list[str]:
@@ -56,3 +62,39 @@ def larger(config: Config, lane: str, provider: str, field: str) -> list[str]:
     if here is None:
         return []
     return [name for name in others(config, lane, provider, field) if (windows[name] or 0) > here]
+
+
+def better(config: Config, route: RouteConfig, provider: str, view: View) -> list[str]:
+    """The route's providers that the strategy prefers to this one, given how they stand. Not for round_robin."""
+    order = list(dict.fromkeys(name for name, _ in route.pairs()))
+    place = {name: number for number, name in enumerate(order)}
+
+    def rank(name: str) -> tuple[Decimal | float, int]:
+        if route.strategy == "cost_first":
+            return cost(config, route, name), place[name]
+        if route.strategy == "latency_first":
+            standing = view.standings.get(name)
+            # one that nobody has measured goes first, or it never would be
+            return (standing.latency_ms or 0.0) if standing else float("inf"), place[name]
+        return 0.0, place[name]
+
+    return [name for name in order if rank(name) < rank(provider)]
+
+
+def cost(config: Config, route: RouteConfig, provider: str) -> Decimal | float:
+    """What 1,000 tokens in and 1,000 out cost on the cheapest key of a candidate; infinite when no price is known."""
+    settings = config.provider(provider)
+    model = next(model for name, model in route.pairs() if name == provider)
+    known = [pricing for key in settings.keys if (pricing := settings.pricing(key, model))]
+    return min((p.input_token_cost + p.output_token_cost for p in known), default=float("inf"))
+
+
+def may_take(config: Config, lane: str, provider: str, view: View) -> bool:
+    """Whether the strategy lets this provider take from a route's lane now."""
+    route = config.routes[lane]
+    if route.strategy == "round_robin":
+        taken = view.taken.get(lane, {})
+        there = [name for name, _ in route.pairs() if name in view.standings and view.standings[name].room]
+        return taken.get(provider, 0) - min((taken.get(name, 0) for name in there), default=0) < ROUND
+    standings = view.standings
+    return not any(name in standings and standings[name].room for name in better(config, route, provider, view))

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import redis.exceptions
 from sqlalchemy.engine import Connection
@@ -23,9 +23,11 @@ from models.store.endings import Ending
 from models.store.jobs import Claimed
 from worker import routing
 from worker.breaker import Breaker
-from worker.engine import Engine, Finished, NoKey, Prepared
-from worker.limits.limiter import MOST_WANTS, Grant, Limiter, Settlement, TooLarge, Wait
+from worker.engine import Engine, NoKey, Prepared
+from worker.limits.limiter import MOST_WANTS, Grant, Limiter, TooLarge, Wait
 from worker.recorder import Recorder
+from worker.tally import Tally
+from worker.turns import Turns
 
 log = logging.getLogger("truckllm.runner")
 
@@ -52,15 +54,6 @@ class Flight:
     task: asyncio.Task[None] | None = None
 
 
-@dataclass(slots=True)
-class Tally:
-    """What is told to Redis in bulk: settlements of the limiter, good and bad calls of the breaker."""
-
-    settlements: list[Settlement] = field(default_factory=list)
-    ok: int = 0
-    bad: int = 0
-
-
 class Runner:
     """The drain of one provider in one process.
 
@@ -73,6 +66,7 @@ class Runner:
         limiter: Limiter,
         breaker: Breaker,
         recorder: Recorder,
+        turns: Turns,
         *,
         worker_id: Callable[[], int],
         may_send: Callable[[], bool],
@@ -85,11 +79,11 @@ class Runner:
         self._limiter = limiter
         self._breaker = breaker
         self._recorder = recorder
+        self._turns = turns
         self._worker_id = worker_id
         self._may_send = may_send
         self._attempt_id = attempt_id
         self._concurrency = engine.config.worker.concurrency
-        self._lanes = routing.lanes(engine.config, engine.name)
         self._waiting: list[Prepared] = []
         self._flights: dict[int, Flight] = {}  # by attempt: a job lost and claimed again can have two
         self._slow: dict[tuple[str, str], float] = {}  # (lane, model) → until when its limits let nothing start
@@ -101,8 +95,7 @@ class Runner:
         self._stopping = False
         self._landed = asyncio.Event()
         self._stopped = asyncio.Event()
-        self._tally = Tally()
-        self._telling: asyncio.Task[None] | None = None
+        self._tally = Tally(engine.name, limiter, breaker)
 
     @property
     def name(self) -> str:
@@ -119,6 +112,7 @@ class Runner:
         if self.draining or self._stopping:
             return False
         self.draining = True
+        self._turns.begin()
         deadline = time.monotonic() + budget
         try:
             while not self._stopping and time.monotonic() < deadline:
@@ -137,6 +131,7 @@ class Runner:
             return True
         free = self._concurrency - len(self._flights)
         if free <= 0:
+            await self._turns.full(self.engine.latency_ms)
             await self._pause(IDLE_SECONDS, landing=True)
             return True
         if self.engine.ring.all_out:
@@ -186,22 +181,29 @@ class Runner:
         wake = now - self._woken_at >= WAKE_SECONDS
         room = MOST_INPUT_BYTES - self._bytes
         worker_id = self._worker_id()
+        lanes = await self._turns.open_lanes(self.engine.latency_ms)
+        withheld = [lane for lane in self._turns.lanes if lane not in lanes]
+        if any(self._turns.takes_turns(lane) for lane in lanes):
+            most = min(most, routing.ROUND)
 
         def claim(connection: Connection) -> tuple[list[Claimed], float | None]:
             at = self._recorder.now()
             if wake:
-                job_store.wake(connection, self._lanes, at)
+                job_store.wake(connection, self._turns.lanes, at)
             claimed = job_store.claim(
                 connection,
                 provider=self.name,
-                lanes=self._lanes,
+                lanes=lanes,
                 worker_id=worker_id,
                 most=most,
                 most_bytes=max(room, 1),
                 now=at,
                 skip=skip,
+                withheld=withheld,
             )
-            return claimed, (at if claimed else job_store.next_due(connection, self._lanes))
+            if claimed or (withheld and not job_store.waiting_lanes(connection).isdisjoint(withheld)):
+                return claimed, at
+            return claimed, job_store.next_due(connection, self._turns.lanes)
 
         if room <= 0 and self._flights:
             if not self._waiting:
@@ -220,6 +222,7 @@ class Runner:
             return False  # declared dead meanwhile: these jobs are somebody else's
         self.held |= {job.id: job.epoch for job in claimed}
         self._ended_without_call = 0
+        await self._turns.count(claimed)
         await self._prepare([(job, now) for job in claimed])
         return True
 
@@ -258,6 +261,7 @@ class Runner:
         try:
             allowed, wait = await self._breaker.admit(self.name, len(self._waiting))
             if allowed <= 0:
+                await self._turns.full(self.engine.latency_ms)
                 await self._return_waiting()
                 self._ask = 1
                 return max(wait, LEAST_PAUSE)
@@ -284,6 +288,7 @@ class Runner:
                     waited = now - prepared.since + answer.seconds > HOLD_SECONDS
                     (back if waited and not answer.held else later).append(prepared)
         self._waiting = later + self._waiting[len(asking) :]
+        self._turns.room = not pauses
         self._ask = min(MOST_WANTS, self._ask * 2) if not pauses else max(1, len(granted) * 2)
         if granted:
             await self._announce(granted)
@@ -375,33 +380,10 @@ class Runner:
             log.exception("the call of job %d could not be judged", flight.prepared.job.id)
             self._let_go({flight.prepared.job.id: flight.prepared.job.epoch})
         else:
-            self._take(finished, flight.grant)
+            self._tally.add(finished, flight.grant)
+            self._store(finished.ending)
         finally:
             self._land(flight)
-
-    def _take(self, finished: Finished, grant: Grant) -> None:
-        """Passes on what came of a call."""
-        if finished.actual is not None and finished.actual != grant.charge:
-            self._tally.settlements.append(Settlement(grant.key.buckets, grant.slot, grant.charge, finished.actual))
-        if finished.provider_failed:
-            self._tally.bad += 1
-        else:
-            self._tally.ok += 1
-        if self._telling is None:
-            self._telling = asyncio.ensure_future(self._tell())
-        self._store(finished.ending)
-
-    async def _tell(self) -> None:
-        """Tells Redis what calls really took and how they went, a tenth of a second's worth at a time."""
-        await asyncio.sleep(0.1)
-        tally, self._tally, self._telling = self._tally, Tally(), None
-        try:
-            if tally.settlements:
-                await self._limiter.settle(tally.settlements)
-            if tally.ok or tally.bad:
-                await self._breaker.record(self.name, tally.ok, tally.bad)
-        except (redis.exceptions.RedisError, OSError, TimeoutError) as error:
-            log.info("%s: settlements were lost: %s", self.name, type(error).__name__)
 
     # Letting go
 
@@ -469,6 +451,5 @@ class Runner:
         if left:
             await asyncio.wait([flight.task for flight in left if flight.task])
             await self._give_back([flight.prepared.job for flight in left])
-        if self._telling:
-            await self._telling
+        await self._tally.flush()
         return len(left)

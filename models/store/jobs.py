@@ -9,6 +9,7 @@ import math
 import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
@@ -50,10 +51,12 @@ def claim(
     most_bytes: int,
     now: float,
     skip: Collection[tuple[str, str]] = (),
+    withheld: Collection[str] = (),
 ) -> list[Claimed]:
     """Takes up to `most` queued jobs of these lanes, `most_bytes` of input together (one bigger job alone).
 
-    `skip` are (lane, model) pairs that can't start at this moment. Batches of the highest priority share equally, by position inside each; lower ones get 5 %. Jobs that `provider` has already
+    `skip` are (lane, model) pairs that can't start at this moment; from `withheld` lanes only jobs are taken that another provider of
+    the route has failed. Batches of the highest priority share equally, by position inside each; lower ones get 5 %. Jobs that `provider` has already
     failed are left to the others of their route.
     """
     found = batch_store.runnable(connection)
@@ -68,6 +71,9 @@ def claim(
     if lower and len(picked) + len(low) < most:
         low = _share(connection, lower, lanes, provider, most - len(picked), skip)
     picked += low
+    for lane in withheld:
+        if len(picked) < most:
+            picked += _passed_on(connection, [row["id"] for row in found], lane, provider, most - len(picked))
     taken: list[RowMapping] = []
     room = most_bytes
     for row in picked:
@@ -155,6 +161,26 @@ def _queued(
     skip: Collection[tuple[str, str]],
 ) -> list[RowMapping]:
     query = (
+        _claimable(lane, provider, most)
+        .where(jobs.c.batch_id == batch_id, jobs.c.position > after)
+        .order_by(jobs.c.position)
+    )
+    slow = [model for of, model in skip if of == lane]
+    if slow:
+        query = query.where(jobs.c.model.not_in(slow))
+    return list(connection.execute(query).mappings())
+
+
+def _passed_on(connection: Connection, batch_ids: list[int], lane: str, provider: str, most: int) -> list[RowMapping]:
+    """Jobs of a lane that another provider has failed: they are few, and have an index of their own."""
+    query = _claimable(lane, provider, most).where(
+        jobs.c.batch_id.in_(batch_ids), jobs.c.excluded != sa.literal_column("''")
+    )
+    return list(connection.execute(query).mappings())
+
+
+def _claimable(lane: str, provider: str, most: int) -> sa.Select[Any]:
+    query = (
         sa.select(
             jobs.c.id,
             jobs.c.batch_id,
@@ -168,22 +194,16 @@ def _queued(
             jobs.c.input_bytes,
         )
         .where(
-            jobs.c.batch_id == batch_id,
             jobs.c.lane == lane,
             jobs.c.status == sa.literal_column("'queued'"),  # literal, or the partial index isn't used
             jobs.c.not_before.is_(None),
-            jobs.c.position > after,
         )
-        .order_by(jobs.c.position)
         .limit(most)
         .with_for_update(skip_locked=True)
     )
     if lane != provider:
         query = query.where(jobs.c.excluded.not_like(f"%,{provider},%"))
-    slow = [model for of, model in skip if of == lane]
-    if slow:
-        query = query.where(jobs.c.model.not_in(slow))
-    return list(connection.execute(query).mappings())
+    return query
 
 
 def give_back(connection: Connection, held: Mapping[int, int], *, not_before: float | None = None) -> None:

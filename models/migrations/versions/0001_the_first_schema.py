@@ -264,6 +264,13 @@ def upgrade() -> None:
             postgresql_where=sa.text("status = 'failed'"),
         )
         batch_op.create_index(
+            "ix_jobs_passed_on",
+            ["lane", "batch_id"],
+            unique=False,
+            sqlite_where=sa.text("status = 'queued' AND not_before IS NULL AND excluded <> ''"),
+            postgresql_where=sa.text("status = 'queued' AND not_before IS NULL AND excluded <> ''"),
+        )
+        batch_op.create_index(
             "ix_jobs_running",
             ["worker_id"],
             unique=False,

@@ -1,0 +1,79 @@
+"""Where the providers of routes stand: each drain tells the others, through Redis, whether it has room and how fast it is.
+
+It decides nothing: `worker.routing` does, from what is told here. A word is good for two seconds; whoever says nothing isn't there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import redis.asyncio
+
+from worker.limits.server import TAG
+
+GOOD_MILLISECONDS = 2000
+REMEMBER_SECONDS = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a provider's drains last said: whether a call could start now, and the mean latency of its answers in ms."""
+
+    room: bool
+    latency_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What is known at this moment: standings by provider, and by lane how many jobs each provider has taken."""
+
+    standings: Mapping[str, Standing] = field(default_factory=dict)
+    taken: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+
+class Standings:
+    """The notice board in Redis. Redis errors are raised."""
+
+    def __init__(self, client: redis.asyncio.Redis) -> None:
+        self._client = client
+
+    async def tell(self, provider: str, standing: Standing) -> None:
+        """Says how `provider` stands. Of several processes that serve it, the last word counts."""
+        latency = "" if standing.latency_ms is None else f"{standing.latency_ms:.0f}"
+        await self._client.set(_name(provider), f"{int(standing.room)}:{latency}", px=GOOD_MILLISECONDS)
+
+    async def took(self, lane: str, provider: str, number: int) -> None:
+        """Counts jobs that `provider` has taken from a lane."""
+        async with self._client.pipeline(transaction=False) as pipe:
+            pipe.hincrby(_taken(lane), provider, number)
+            pipe.expire(_taken(lane), REMEMBER_SECONDS)
+            await pipe.execute()
+
+    async def view(self, providers: Iterable[str], lanes: Iterable[str]) -> View:
+        """How these providers stand, and what was taken from these lanes."""
+        names, counted = list(providers), list(lanes)
+        async with self._client.pipeline(transaction=False) as pipe:
+            pipe.mget([_name(name) for name in names])
+            for lane in counted:
+                pipe.hgetall(_taken(lane))
+            told, *taken = await pipe.execute()
+        standings = {name: _read(word) for name, word in zip(names, told, strict=True) if word}
+        by_lane = {
+            lane: {provider.decode(): int(number) for provider, number in row.items()}
+            for lane, row in zip(counted, taken, strict=True)
+        }
+        return View(standings, by_lane)
+
+
+def _name(provider: str) -> str:
+    return f"{TAG}:standing:{provider}"
+
+
+def _taken(lane: str) -> str:
+    return f"{TAG}:taken:{lane}"
+
+
+def _read(word: bytes) -> Standing:
+    room, _, latency = word.decode().partition(":")
+    return Standing(room == "1", float(latency) if latency else None)

@@ -1,0 +1,60 @@
+"""What a drain tells Redis in bulk: what calls really took from their limits, and how many the provider answered or failed.
+
+It decides nothing, and what is lost with Redis is only precision: the limiter errs towards sending less.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import redis.exceptions
+
+from worker.breaker import Breaker
+from worker.engine import Finished
+from worker.limits.limiter import Grant, Limiter, Settlement
+
+log = logging.getLogger("truckllm.tally")
+
+TELL_SECONDS = 0.1
+
+
+class Tally:
+    """Collects for a tenth of a second, then tells."""
+
+    def __init__(self, provider: str, limiter: Limiter, breaker: Breaker) -> None:
+        self._provider = provider
+        self._limiter = limiter
+        self._breaker = breaker
+        self._settlements: list[Settlement] = []
+        self._ok = 0
+        self._bad = 0
+        self._telling: asyncio.Task[None] | None = None
+
+    def add(self, finished: Finished, grant: Grant) -> None:
+        """Takes in one finished call."""
+        if finished.actual is not None and finished.actual != grant.charge:
+            self._settlements.append(Settlement(grant.key.buckets, grant.slot, grant.charge, finished.actual))
+        if finished.provider_failed:
+            self._bad += 1
+        else:
+            self._ok += 1
+        if self._telling is None:
+            self._telling = asyncio.ensure_future(self._tell())
+
+    async def flush(self) -> None:
+        """Waits until all is told."""
+        if self._telling:
+            await self._telling
+
+    async def _tell(self) -> None:
+        await asyncio.sleep(TELL_SECONDS)
+        settlements, ok, bad = self._settlements, self._ok, self._bad
+        self._settlements, self._ok, self._bad, self._telling = [], 0, 0, None
+        try:
+            if settlements:
+                await self._limiter.settle(settlements)
+            if ok or bad:
+                await self._breaker.record(self._provider, ok, bad)
+        except (redis.exceptions.RedisError, OSError, TimeoutError) as error:
+            log.info("%s: settlements were lost: %s", self._provider, type(error).__name__)
