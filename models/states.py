@@ -3,15 +3,19 @@
 It does not make the moves: `models.store` does, each as one guarded statement.
 
     batch   loading ──publish──▶ queued ──first claim──▶ running ──last job ends──▶ completed
-               │                    │  ◀──rerun── completed              │
-            (swept)                 ├──pause──▶ paused ──resume──▶ queued│
-                                    └──cancel──▶ cancelled ◀──cancel─────┘
+               │                    │                       │  ▲                       │
+            (swept)                 └─────────┬─────────────┘  └────────rerun──────────┘
+                                            pause
+                                              ▼
+                                            paused ──resume──▶ queued or running, as before
+            loading, queued, running, paused ──cancel──▶ cancelled ──rerun──▶ running
+            completed, cancelled ──delete──▶ deleting ──▶ (gone; its attempts stay)
 
     job     queued ──claim──▶ running ──succeed──▶ succeeded
               ▲                  ├──fail─────▶ failed ──rerun──▶ queued
               │                  ├──snooze, give back, rescue──▶ queued (cancelled, if its batch is)
               └──────────────────┘
-            queued ──cancel──▶ cancelled
+            queued ──cancel──▶ cancelled ──rerun──▶ queued
 
 Every move out of `running` raises the job's `epoch`; a claim raises it too. A finish is valid only while epoch and status are
 those of its claim, so a late worker can't overwrite what happened meanwhile.
@@ -29,6 +33,8 @@ class BatchStatus(StrEnum):
     PAUSED = "paused"
     COMPLETED = "completed"
     CANCELLED = "cancelled"
+    DELETING = "deleting"
+    """Its prompts and replies are being removed; it can't be used any more."""
 
 
 class JobStatus(StrEnum):

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from models.money import format_money
-from submit.progress import BLOCKED, Part, Snapshot
+from submit.progress import Part, Snapshot
 
 LINE_SECONDS = 5.0
 
@@ -68,8 +68,8 @@ def line(seen: Snapshot) -> str:
     if not seen.finished:
         parts += [f"{seen.running:,} in flight", f"{_rate(seen.rate)}", f"ETA {duration(seen.eta_seconds)}"]
     parts.append(money(seen.costs, seen.unpriced_tokens))
-    if seen.blocked:
-        parts.append(seen.blocked)
+    if why := seen.blocked or seen.paused:
+        parts.append(why)
     return ", ".join(parts)
 
 
@@ -79,7 +79,7 @@ def drawn(seen: Snapshot) -> Group:
     head.add_row(
         Text(f"batch {seen.batch_id}", style="bold"),
         Text(seen.name),
-        Text(seen.status, style="bold red" if seen.status == BLOCKED else "bold green" if seen.finished else "bold"),
+        Text(seen.status, style="bold red" if seen.stuck else "bold green" if seen.finished else "bold"),
         ProgressBar(total=max(1, seen.total), completed=seen.ended, width=30),
         Text(f"{seen.ended:,}/{seen.total:,}"),
         Text("" if seen.finished else f"{_rate(seen.rate)}  ETA {duration(seen.eta_seconds)}"),
@@ -102,8 +102,8 @@ def drawn(seen: Snapshot) -> Group:
     if seen.cancelled:
         foot.append(f"{seen.cancelled:,} cancelled")
     rows: list[RenderableType] = [head, table, Text(", ".join(filter(None, foot)), style="dim")]
-    if seen.blocked:
-        rows.append(Text(seen.blocked, style="red"))
+    if why := seen.blocked or seen.paused:
+        rows.append(Text(why, style="red"))
     return Group(*rows)
 
 

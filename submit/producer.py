@@ -174,7 +174,7 @@ def _submit(
     if isinstance(found, Load):
         return Submitted(found.batch_id, order.total, "new" if found.done == 0 else "resumed", tuple(warnings))
     if found.paused:
-        warnings.append(f"batch {found.batch_id} is paused")
+        warnings.append(f"batch {found.batch_id} is paused: `truckllm resume {found.batch_id}` lets it go on")
     return Submitted(found.batch_id, found.total, "joined" if joined else "resumed", tuple(warnings))
 
 

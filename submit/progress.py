@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from models.config import Config, KeyConfig, ProviderConfig
 from models.database import Database, storage_errors
-from models.states import RUNNABLE
+from models.states import RUNNABLE, BatchStatus
 from models.store import batches, jobs, keys, ledger, outcomes
 from submit.bell import providers_of
 
@@ -48,7 +48,8 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A batch at one moment. `status` is models.states.BatchStatus, or "blocked" with its reason in `blocked`.
+    """A batch at one moment. `status` is models.states.BatchStatus, or "blocked" with its reason in `blocked`; `paused` is why it is
+    paused.
 
     `rate` is jobs a second of late, `eta_seconds` what is left at that rate; None: not known. `blocked_seconds` counts only
     while somebody watches.
@@ -72,6 +73,7 @@ class Snapshot:
     eta_seconds: float | None = None
     blocked: str | None = None
     blocked_seconds: float = 0.0
+    paused: str | None = None
 
     @property
     def ended(self) -> int:
@@ -85,6 +87,11 @@ class Snapshot:
     def finished(self) -> bool:
         """Whether every job has ended and been counted."""
         return self.finished_at is not None
+
+    @property
+    def stuck(self) -> bool:
+        """Whether work is left that nobody does until a person acts."""
+        return self.status in (BLOCKED, BatchStatus.PAUSED)
 
     @property
     def costs(self) -> tuple[tuple[str, int], ...]:
@@ -101,8 +108,8 @@ class Snapshot:
 
     @property
     def exit_code(self) -> int:
-        """0 all succeeded, 1 some did not, 3 blocked."""
-        if self.status == BLOCKED:
+        """0 all succeeded, 1 some did not, 3 blocked or paused."""
+        if self.stuck:
             return 3
         return 0 if self.finished and self.succeeded == self.total else 1
 
@@ -141,6 +148,7 @@ def snapshot(connection: Connection, batch_id: int, config: Config | None, now: 
         rate=rate,
         eta_seconds=_eta(counts.left, rate),
         blocked=blocked,
+        paused=(row["paused_reason"] or "paused") if status == BatchStatus.PAUSED else None,
     )
 
 
@@ -170,8 +178,8 @@ def watch(
 
 
 def done(seen: Snapshot) -> bool:
-    """Whether there is nothing to wait for: finished, or blocked for some seconds."""
-    return seen.finished or seen.blocked_seconds >= BLOCKED_SECONDS
+    """Whether there is nothing to wait for: finished, paused with nothing in flight, or blocked for some seconds."""
+    return seen.finished or (seen.paused is not None and not seen.running) or seen.blocked_seconds >= BLOCKED_SECONDS
 
 
 class Pace:

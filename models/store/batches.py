@@ -257,8 +257,40 @@ def finish_if_done(connection: Connection, batch_id: int, now: float) -> bool:
             status=sa.case(
                 (batches.c.status == BatchStatus.CANCELLED, BatchStatus.CANCELLED), else_=BatchStatus.COMPLETED
             ),
+            paused_reason=None,
             finished_at=now,
         )
+    )
+    return done.rowcount == 1
+
+
+def pause(connection: Connection, batch_id: int, reason: str) -> bool:
+    """Nothing of the batch is claimed or sent from here on; calls under way finish. False when it isn't queued or running."""
+    done = connection.execute(
+        batches.update()
+        .where(batches.c.id == batch_id, batches.c.status.in_(RUNNABLE))
+        .values(status=BatchStatus.PAUSED, paused_reason=reason)
+    )
+    return done.rowcount == 1
+
+
+def resume(connection: Connection, batch_id: int) -> bool:
+    """Goes on with a paused batch. False when it isn't paused."""
+    done = connection.execute(
+        batches.update()
+        .where(batches.c.id == batch_id, batches.c.status == BatchStatus.PAUSED)
+        .values(
+            status=sa.case((batches.c.started_at.is_(None), BatchStatus.QUEUED), else_=BatchStatus.RUNNING),
+            paused_reason=None,
+        )
+    )
+    return done.rowcount == 1
+
+
+def set_priority(connection: Connection, batch_id: int, priority: int) -> bool:
+    """From the next claim on. False when the batch has ended."""
+    done = connection.execute(
+        batches.update().where(batches.c.id == batch_id, batches.c.status.in_(UNFINISHED)).values(priority=priority)
     )
     return done.rowcount == 1
 
@@ -271,7 +303,7 @@ def cancel(connection: Connection, batch_id: int) -> bool:
     done = connection.execute(
         batches.update()
         .where(batches.c.id == batch_id, batches.c.status.in_(UNFINISHED))
-        .values(status=BatchStatus.CANCELLED)
+        .values(status=BatchStatus.CANCELLED, paused_reason=None)
     )
     return done.rowcount == 1
 

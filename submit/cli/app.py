@@ -87,7 +87,7 @@ def _root(
     """Runs batches of LLM calls at the speed that your keys allow, with every token accounted for.
 
     `truckllm run FILE` is the whole job in one command. Exit codes: 0 all succeeded, 1 some jobs failed, 2 bad usage or
-    input, 3 blocked (no usable key), 4 disk or database, 130 interrupted.
+    input, 3 blocked (no usable key) or paused, 4 disk or database, 130 interrupted.
     """
 
 

@@ -28,7 +28,7 @@ from submit.cli.status import as_json
 from submit.exports import STDOUT, Exported, export
 from submit.live import LiveView, duration
 from submit.producer import submit_batch
-from submit.progress import BLOCKED, Snapshot, watch
+from submit.progress import Snapshot, watch
 from submit.reports import DEFAULT_BY, as_table, report
 from submit.stack import WORKER_LOG, Stack, local_stack
 
@@ -76,8 +76,8 @@ def run(
 
     Without a Redis URL in the configuration it starts what it needs and ends it again; with one, workers elsewhere do the
     work. The same command goes on with a batch that was interrupted. Exit codes: 0 all succeeded, 1 some jobs failed, 2 bad
-    usage or input, 3 blocked (no usable key), 4 disk or database, 130 interrupted. --json: the fields of `status BATCH --json`,
-    and {seconds, results: {path, lines, succeeded, failed, cancelled} or null when blocked, calls, unknown_calls (maybe
+    usage or input, 3 blocked (no usable key) or paused, 4 disk or database, 130 interrupted. --json: the fields of `status BATCH --json`,
+    and {seconds, results: {path, lines, succeeded, failed, cancelled} or null when blocked or paused, calls, unknown_calls (maybe
     billed), unpriced_calls}.
     """
     if json and out == STDOUT:
@@ -236,7 +236,7 @@ class Run:
 
     def _finish(self, database: Database, end: Snapshot) -> int:
         exported = None
-        if end.status != BLOCKED:
+        if not end.stuck:
             exported = export(database, end.batch_id, self.job.out)
         with storage_errors(database), database.read() as connection:
             spent = ledger.spent(connection, DEFAULT_BY, batch_id=end.batch_id)
@@ -311,7 +311,13 @@ def _summary(end: Snapshot, exported: Exported | None, seconds: float) -> str:
         lines.append(
             f"`truckllm jobs {end.batch_id} --status failed` lists what failed, `truckllm rerun {end.batch_id}` repeats it"
         )
-    if end.status == BLOCKED:
+    if end.paused:
+        lines.append(f"paused: {end.paused}")
+        lines.append(
+            f"`truckllm resume {end.batch_id}` lets it go on, then the same `run` does; "
+            f"`truckllm results {end.batch_id}` writes what is there so far"
+        )
+    if end.blocked:
         lines.append(f"blocked: {end.blocked}")
         lines.append(
             f"`truckllm keys` shows the keys. Once one is usable again, the same `run` goes on; "

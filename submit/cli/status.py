@@ -20,15 +20,17 @@ def status(
         int | None, typer.Argument(help="A batch's number; without it, the last 20.", metavar="BATCH")
     ] = None,
     config: ConfigOption = None,
-    watching: Annotated[bool, typer.Option("--watch", help="Stay until the batch is finished or blocked.")] = False,
+    watching: Annotated[
+        bool, typer.Option("--watch", help="Stay until the batch is finished, paused or blocked.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Show batches, or how far one is.
 
     --json: {batch_id, name, input_name, status, total, succeeded, failed, cancelled, running, queued, rate (jobs a second), eta_seconds,
-    blocked (reason or null), created_at, started_at, finished_at, costs ({currency: nano-units}), unpriced_tokens, providers: [{provider,
+    blocked (reason or null), paused (reason or null), created_at, started_at, finished_at, costs ({currency: nano-units}), unpriced_tokens, providers: [{provider,
     succeeded, failed, calls, input_tokens, output_tokens, costs, unpriced_tokens}]}; without BATCH {"batches": [the same, …]}. Status is
-    loading, queued, running, paused, blocked, completed or cancelled. With --watch the exit code is that of `run`.
+    loading, queued, running, paused, blocked, completed, cancelled or deleting. With --watch the exit code is that of `run`.
     """
     settings = found_config(config)
     with stored(settings) as database:
@@ -70,6 +72,7 @@ def as_json(seen: Snapshot) -> dict[str, Any]:
         "rate": None if seen.rate is None else round(seen.rate, 3),
         "eta_seconds": None if seen.eta_seconds is None else round(seen.eta_seconds, 1),
         "blocked": seen.blocked,
+        "paused": seen.paused,
         "created_at": iso(seen.created_at),
         "started_at": iso(seen.started_at),
         "finished_at": iso(seen.finished_at),
