@@ -1,0 +1,96 @@
+"""Estimates of tokens: cold by characters and bounds, warm by what calls really took, never negative and never beyond the request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.estimates import COLD_OUTPUT_TOKENS, MEDIA_TOKENS, TOKENS_A_MESSAGE, WARM_AFTER, Estimates, characters
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=30),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=15,
+)
+COUNTS = st.integers(0, 10**9)
+
+
+def chat(text: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": text}]}
+
+
+def test_text_is_counted_wherever_it_lies_and_other_values_are_not() -> None:
+    assert characters({"a": "four", "b": ["two", 7, None, True, {"c": "x"}]}) == (8, 0)
+    assert characters({}) == (0, 0)
+    assert characters(3.5) == (0, 0)
+
+
+def test_an_inline_picture_counts_as_one_medium_and_not_as_a_megabyte_of_text() -> None:
+    picture = "data:image/png;base64," + "A" * 1_000_000
+    assert characters(["see", picture]) == (3, 1)
+    assert characters("Q" * 1000) == (0, 1)
+    prose = "a word and another " * 100
+    assert characters(prose) == (len(prose), 0)
+    assert Estimates().input_tokens("m", chat(picture)) < 2 * MEDIA_TOKENS
+
+
+def test_cold_output_is_the_requests_own_bound_or_else_a_guess() -> None:
+    assert Estimates().output_tokens("m", 300) == 300
+    assert Estimates().output_tokens("m", None) == COLD_OUTPUT_TOKENS
+    assert Estimates(default_output_tokens=77).output_tokens("m", None) == 77
+    assert Estimates(default_output_tokens=77).output_tokens("m", 20) == 20
+
+
+def test_warm_estimates_are_what_calls_take() -> None:
+    estimates = Estimates()
+    prompt = chat("x y " * 500)
+    for _ in range(WARM_AFTER):
+        estimates.learn("m", prompt, 504, 40)
+    assert abs(estimates.input_tokens("m", prompt) - 504) <= 2
+    assert abs(estimates.input_tokens("m", chat("x y " * 1000)) - 1004) <= 4
+    assert estimates.output_tokens("m", None) == 40
+    assert estimates.output_tokens("m", 4000) == 40
+    assert estimates.output_tokens("m", 15) == 15
+
+
+def test_what_is_learned_of_one_model_tells_nothing_of_another() -> None:
+    estimates = Estimates()
+    for _ in range(50):
+        estimates.learn("short", chat("hello there"), 10, 3)
+    assert estimates.output_tokens("short", None) == 3
+    assert estimates.output_tokens("long", None) == COLD_OUTPUT_TOKENS
+
+
+def test_a_few_first_calls_never_make_the_input_look_smaller_than_cold() -> None:
+    estimates = Estimates()
+    prompt = chat("w " * 700)
+    cold = estimates.input_tokens("m", prompt)
+    for _ in range(WARM_AFTER - 1):
+        estimates.learn("m", prompt, 14, 1)
+        assert estimates.input_tokens("m", prompt) >= cold
+
+
+def test_a_change_of_habit_is_followed() -> None:
+    estimates = Estimates()
+    for _ in range(200):
+        estimates.learn("m", chat("one two"), 10, 1000)
+    for _ in range(100):
+        estimates.learn("m", chat("one two"), 10, 10)
+    assert estimates.output_tokens("m", None) < 50
+
+
+@given(JSON, st.lists(st.tuples(JSON, COUNTS, COUNTS), max_size=12), st.none() | st.integers(1, 10**9))
+def test_estimates_are_whole_positive_and_within_the_bound_after_any_experience(
+    source: Any, past: list[tuple[Any, int, int]], most: int | None
+) -> None:
+    estimates = Estimates()
+    for seen, input_tokens, output_tokens in past:
+        estimates.learn("m", {"input": seen}, input_tokens, output_tokens)
+    going_in = estimates.input_tokens("m", {"input": source})
+    assert isinstance(going_in, int)
+    assert going_in >= TOKENS_A_MESSAGE
+    coming_out = estimates.output_tokens("m", most)
+    assert isinstance(coming_out, int)
+    assert 1 <= coming_out <= (most or 10**9)
