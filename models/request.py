@@ -13,6 +13,11 @@ from typing import Any
 SIMPLE = "simple"
 """Dialect of a simple line: `Request.input` is in the neutral chat shape."""
 
+CHAT = "chat"
+"""The operation of most requests: messages in, an answer out. What others there are, the providers say."""
+EMBEDDINGS = "embeddings"
+"""The operation of requests for vectors: no text and no tokens come out."""
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
@@ -82,8 +87,9 @@ class Request:
     """One generation request to one provider.
 
     `input` is what to generate from: for the dialect `simple` the neutral chat shape, `{"messages": [{"role", "content"}, …],
-    "max_tokens"?, "temperature"?, …}` with OpenAI's field names; else the provider's own body, decoded. `body` holds the bytes of
-    such a body as the user wrote them. `operation` is what is asked for (`chat`).
+    "max_tokens"?, "temperature"?, …}` with OpenAI's field names (for embeddings `{"input": text or list of texts, "dimensions"?}`);
+    else the provider's own body, decoded. `body` holds the bytes of such a body as the user wrote them. `operation` is what is
+    asked for: `chat`, `responses`, `completions` or `embeddings`.
     """
 
     model: str

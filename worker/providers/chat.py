@@ -7,41 +7,24 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from models.config import ProviderConfig
 from models.errors import Untranslatable
-from models.request import SIMPLE, Failure, Request, Response, Usage
+from models.request import CHAT, EMBEDDINGS, SIMPLE, Failure, Request, Response
+from worker.providers.answers import Answer, Stream
 from worker.providers.base import Call, Provider, Reply, Sender
 from worker.providers.bodies import own_body
+from worker.providers.embeddings import outline
 from worker.providers.events import Event, is_event_stream, read_events
 from worker.providers.failures import plain_failure, redirected, truncated, unreadable
 from worker.providers.replies import decode, encode
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a body says. `failure` is set when the answer isn't usable; its usage is kept, for it is billed all the same."""
-
-    usage: Usage | None = None
-    text: str | None = None
-    finish_reason: str | None = None
-    served_model: str | None = None
-    failure: Failure | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Stream:
-    """A stream put together: the `body` it stands for, an error `event` that came in it, `whole` if it reached its end."""
-
-    body: dict[str, Any]
-    error: Any
-    whole: bool
-
-
 class ChatProvider(Provider):
-    """A provider whose chat is one POST of JSON."""
+    """A provider whose chat is one POST of JSON, and so is whatever else it can be asked for (`operations`)."""
+
+    operations: ClassVar[frozenset[str]] = frozenset({CHAT})
 
     def __init__(self, config: ProviderConfig, sender: Sender) -> None:
         super().__init__(config, sender)
@@ -60,8 +43,8 @@ class ChatProvider(Provider):
         """The body for a simple request. Raises Untranslatable."""
 
     @abc.abstractmethod
-    def answer(self, body: dict[str, Any], reply: Reply) -> Answer | None:
-        """What a body means that holds no error; None if it is no answer at all."""
+    def answer(self, request: Request, body: dict[str, Any], reply: Reply) -> Answer | None:
+        """What a body means that holds no error; None if it is no answer at all. Of embeddings the body is an `outline`."""
 
     @abc.abstractmethod
     def error_in(self, body: Any) -> Any:
@@ -72,7 +55,7 @@ class ChatProvider(Provider):
         """The failure that an error body stands for. The status may be 200: errors come inside streams too."""
 
     @abc.abstractmethod
-    def assemble(self, events: Iterator[Event]) -> Stream:
+    def assemble(self, request: Request, events: Iterator[Event]) -> Stream:
         """The body that a stream's events stand for."""
 
     @abc.abstractmethod
@@ -84,8 +67,9 @@ class ChatProvider(Provider):
         return own_body(request)
 
     def build(self, request: Request) -> Call:
-        if request.operation != "chat":
-            raise Untranslatable("operation", f"{self.name} does chat only, not {request.operation}")
+        if request.operation not in self.operations:
+            known = ", ".join(sorted(self.operations))
+            raise Untranslatable("operation", f"{self.name} does {known} only, not {request.operation}")
         if request.dialect == SIMPLE:
             body = encode(self.translate(request))
         elif request.dialect == self.dialect:
@@ -103,17 +87,17 @@ class ChatProvider(Provider):
         whole = True
         raw = reply.body
         if good and is_event_stream(reply, request.stream):
-            stream = self.assemble(read_events(reply.body))
+            stream = self.assemble(request, read_events(reply.body))
             body: Any = stream.body
             error, whole = stream.error, stream.whole
             if body:
                 raw = encode(body)
         else:
-            body = decode(reply.body)
+            body = outline(reply.body) if good and request.operation == EMBEDDINGS else decode(reply.body)
             if isinstance(body, list) and len(body) == 1:  # Gemini wraps errors like this where no SSE was asked for
                 body = body[0]
             error = self.error_in(body)
-        answer = self.answer(body, reply) if good and isinstance(body, dict) else None
+        answer = self.answer(request, body, reply) if good and isinstance(body, dict) else None
         failure: Failure | None
         if 300 <= reply.status < 400:
             failure = redirected(reply)

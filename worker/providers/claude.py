@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 
 from models.request import SIMPLE, Failure, FailureKind, ModelInfo, Request, Usage
 from worker.limits.shapes import Charge
+from worker.providers.answers import Answer, Stream
 from worker.providers.base import Call, Reply, http_failure
-from worker.providers.chat import Answer, ChatProvider, Stream
+from worker.providers.chat import ChatProvider
 from worker.providers.events import Event
 from worker.providers.failures import (
     clean,
@@ -150,7 +151,7 @@ class Claude(ChatProvider):
             return _BY_TYPE.get(kind, FailureKind.SERVER) if isinstance(kind, str) else FailureKind.SERVER
         return http_failure(reply).kind
 
-    def answer(self, body: dict[str, Any], reply: Reply) -> Answer | None:
+    def answer(self, request: Request, body: dict[str, Any], reply: Reply) -> Answer | None:
         content = body.get("content")
         if not isinstance(content, list):
             return None
@@ -168,7 +169,7 @@ class Claude(ChatProvider):
             failure=failure,
         )
 
-    def assemble(self, events: Iterator[Event]) -> Stream:
+    def assemble(self, request: Request, events: Iterator[Event]) -> Stream:
         body: dict[str, Any] = {}
         blocks: dict[int, dict[str, Any]] = {}
         whole = False

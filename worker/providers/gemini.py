@@ -12,8 +12,9 @@ from urllib.parse import quote
 
 from models.request import SIMPLE, Failure, FailureKind, ModelInfo, Request, Usage
 from worker.limits.shapes import Charge
+from worker.providers.answers import Answer, Stream
 from worker.providers.base import Call, Reply, http_failure
-from worker.providers.chat import Answer, ChatProvider, Stream
+from worker.providers.chat import ChatProvider
 from worker.providers.events import Event
 from worker.providers.failures import (
     clean,
@@ -186,7 +187,7 @@ class Gemini(ChatProvider):
             return FailureKind.SERVER
         return http_failure(Reply(status, {}, b"")).kind
 
-    def answer(self, body: dict[str, Any], reply: Reply) -> Answer | None:
+    def answer(self, request: Request, body: dict[str, Any], reply: Reply) -> Answer | None:
         usage = read_usage(body.get("usageMetadata"))
         served = name(body.get("modelVersion"))
         candidate = at(body, "candidates", 0)
@@ -207,7 +208,7 @@ class Gemini(ChatProvider):
         text = storable("".join(texts)) if texts or not parts else None
         return Answer(usage, text, finish, served, failure)
 
-    def assemble(self, events: Iterator[Event]) -> Stream:
+    def assemble(self, request: Request, events: Iterator[Event]) -> Stream:
         body: dict[str, Any] = {}
         candidates: dict[int, dict[str, Any]] = {}
         for event in events:

@@ -1,4 +1,4 @@
-"""The OpenAI dialect: chat/completions, as OpenAI and the many compatible servers speak it.
+"""The OpenAI dialect as OpenAI and the many compatible servers speak it: chat, and which file reads the other endpoints.
 
 It does not send or retry; it knows no vendor beyond the dialect.
 """
@@ -9,10 +9,15 @@ import re
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from models.request import Failure, FailureKind, ModelInfo, Request, Usage
+from models.errors import Untranslatable
+from models.request import CHAT, EMBEDDINGS, Failure, FailureKind, ModelInfo, Request, Usage
 from worker.limits.shapes import Charge
+from worker.providers import openai_completions as completions
+from worker.providers import openai_responses as responses
+from worker.providers.answers import Answer, Stream
 from worker.providers.base import Call, Reply, http_failure
-from worker.providers.chat import Answer, ChatProvider, Stream
+from worker.providers.chat import ChatProvider
+from worker.providers.embeddings import embeddings_answer, token_numbers, vectors_wanted
 from worker.providers.events import Event
 from worker.providers.failures import (
     clean,
@@ -43,6 +48,9 @@ _BY_CODE = {
     "context_length_exceeded": FailureKind.CONTEXT_LENGTH,
     "content_filter": FailureKind.CONTENT_FILTER,
     "content_policy_violation": FailureKind.CONTENT_FILTER,
+    "image_content_policy_violation": FailureKind.CONTENT_FILTER,
+    "bio_policy": FailureKind.CONTENT_FILTER,
+    "misalignment_policy_violation": FailureKind.CONTENT_FILTER,
     "request_too_large": FailureKind.TOO_LARGE,
 }
 """Codes that tell more than the status does."""
@@ -56,6 +64,25 @@ _BY_CODE_IN_200 = {
     "permission_error": FailureKind.KEY_MODEL,
     "invalid_prompt": FailureKind.BAD_REQUEST,
     "invalid_request_error": FailureKind.BAD_REQUEST,
+    "data_residency_mismatch": FailureKind.BAD_REQUEST,
+    **dict.fromkeys(
+        (
+            "invalid_image",
+            "invalid_image_format",
+            "invalid_base64_image",
+            "invalid_image_url",
+            "invalid_image_mode",
+            "image_too_large",
+            "image_too_small",
+            "image_parse_error",
+            "image_file_too_large",
+            "image_file_not_found",
+            "unsupported_image_media_type",
+            "empty_image_file",
+            "failed_to_download_image",
+        ),
+        FailureKind.BAD_REQUEST,
+    ),
 }
 """Codes that stand for the status where an error comes inside a 200."""
 _TOO_LONG = re.compile(r"maximum context length|context[ _]window|reduce the length of the messages", re.IGNORECASE)
@@ -67,19 +94,38 @@ _LIMITS = tuple(
 )
 
 
+_PATHS = {
+    CHAT: "/chat/completions",
+    "responses": "/responses",
+    "completions": "/completions",
+    EMBEDDINGS: "/embeddings",
+}
+
+
 class OpenAI(ChatProvider):
-    """chat/completions with a bearer key."""
+    """chat/completions and its siblings with a bearer key."""
 
     dialect: ClassVar[str] = "openai"
+    operations: ClassVar[frozenset[str]] = frozenset(_PATHS)
 
     def auth(self, api_key: str) -> dict[str, str]:
         return {"authorization": f"Bearer {api_key}"}
 
     def path(self, request: Request) -> str:
-        return "/chat/completions"
+        return _PATHS[request.operation]
+
+    def build(self, request: Request) -> Call:
+        if request.operation == "responses" and request.input.get("background") is True:
+            why = "background can't be true: the answer would have to be fetched later, and is lost here; leave it out"
+            raise Untranslatable("background", why)
+        return super().build(request)
 
     def translate(self, request: Request) -> dict[str, Any]:
         """The neutral shape is this dialect's own: every field passes as it is. A stream is asked to tell its usage."""
+        if request.operation not in (CHAT, EMBEDDINGS):
+            raise Untranslatable(
+                "operation", f"a simple line can't ask for {request.operation}; write an OpenAI Batch line"
+            )
         body = {"model": request.model, **{key: value for key, value in request.input.items() if key != "model"}}
         if request.stream and "include_usage" not in table(body.get("stream_options")):
             body["stream_options"] = {**table(body.get("stream_options")), "include_usage": True}
@@ -87,8 +133,18 @@ class OpenAI(ChatProvider):
 
     def charge(self, request: Request, input_tokens: int, output_tokens: int) -> Charge:
         """OpenAI charges a minute's tokens when the call starts: the larger of max_tokens and its estimate of the input."""
+        input_tokens = max(
+            input_tokens, token_numbers(request.input.get("input")), token_numbers(request.input.get("prompt"))
+        )
+        if request.operation == EMBEDDINGS:
+            return Charge(tokens=input_tokens, input_tokens=input_tokens)
         booked = max(self.max_output_tokens(request) or 0, input_tokens)
         return Charge(tokens=booked, input_tokens=input_tokens, output_tokens=output_tokens)
+
+    def max_output_tokens(self, request: Request) -> int | None:
+        if request.operation == "completions":
+            return completions.most_output_tokens(request.input)
+        return super().max_output_tokens(request)
 
     def settled(self, booked: Charge, usage: Usage) -> Charge:
         """Nothing is refunded and nothing added: what was charged at the start stays charged."""
@@ -135,7 +191,19 @@ class OpenAI(ChatProvider):
             return next((_BY_CODE_IN_200[code] for code in codes if code in _BY_CODE_IN_200), FailureKind.SERVER)
         return http_failure(Reply(status, {}, b"")).kind
 
-    def answer(self, body: dict[str, Any], reply: Reply) -> Answer | None:
+    def answer(self, request: Request, body: dict[str, Any], reply: Reply) -> Answer | None:
+        match request.operation:
+            case "responses":
+                return responses.answer(body, reply)
+            case "completions":
+                return completions.answer(body, read_usage(body.get("usage")), reply)
+            case "embeddings":
+                given = told_count(at(body, "usage", "prompt_tokens"))
+                usage = None if given is None else Usage(given)
+                return embeddings_answer(body, vectors_wanted(request.input, within="input"), usage, reply)
+        return self._chat(body, reply)
+
+    def _chat(self, body: dict[str, Any], reply: Reply) -> Answer | None:
         choice = at(body, "choices", 0)
         message = at(choice, "message")
         usage = read_usage(body.get("usage"))
@@ -154,7 +222,11 @@ class OpenAI(ChatProvider):
                 failure = Failure(FailureKind.CONTENT_FILTER, "content_filter", reason, reply.status)
         return Answer(usage, text, finish, name(body.get("model")), failure)
 
-    def assemble(self, events: Iterator[Event]) -> Stream:
+    def assemble(self, request: Request, events: Iterator[Event]) -> Stream:
+        if request.operation == "responses":
+            return responses.assemble(events)
+        legacy = request.operation == "completions"
+        form = "text_completion" if legacy else "chat.completion"
         body: dict[str, Any] = {}
         choices: dict[int, dict[str, Any]] = {}
         for event in events:
@@ -164,14 +236,14 @@ class OpenAI(ChatProvider):
             if not isinstance(chunk, dict):
                 continue
             if error := self.error_in(chunk):
-                return Stream(_with_choices(body, choices), error, False)
+                return Stream(_with_choices(body, choices, form), error, False)
             for key, value in chunk.items():
                 if key != "choices" and (value is not None or key not in body):
                     body[key] = value
             for part in objects(chunk.get("choices")):
-                _add(choices, part)
+                completions.add(choices, part) if legacy else _add(choices, part)
         whole = bool(choices) and all(choice.get("finish_reason") for choice in choices.values())
-        return Stream(_with_choices(body, choices), None, whole)
+        return Stream(_with_choices(body, choices, form), None, whole)
 
     def build_list_models(self, api_key: str) -> Call:
         return self.list_models_call("/models", api_key)
@@ -221,15 +293,15 @@ def _joined(content: Any) -> str | None:
     return storable("".join(texts)) if texts else None
 
 
-def _with_choices(body: dict[str, Any], choices: dict[int, dict[str, Any]]) -> dict[str, Any]:
+def _with_choices(body: dict[str, Any], choices: dict[int, dict[str, Any]], form: str) -> dict[str, Any]:
     if not body and not choices:
         return {}
     ordered = [choices[index] for index in sorted(choices)]
     for choice in ordered:
-        calls = choice["message"].get("tool_calls")
+        calls = at(choice, "message", "tool_calls")
         if isinstance(calls, dict):
             choice["message"]["tool_calls"] = [calls[index] for index in sorted(calls)]
-    return {**body, "object": "chat.completion", "choices": ordered}
+    return {**body, "object": form, "choices": ordered}
 
 
 def _add(choices: dict[int, dict[str, Any]], part: dict[str, Any]) -> None:

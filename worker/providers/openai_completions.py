@@ -1,0 +1,56 @@
+"""OpenAI's legacy `/completions`: text that follows a prompt, whole or streamed.
+
+It does not know chat; usage and errors have the dialect's common form, which `openai` reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from models.request import Failure, FailureKind, Usage
+from worker.providers.answers import Answer
+from worker.providers.base import Reply
+from worker.providers.replies import at, count, name, storable, table
+
+DEFAULT_MAX_TOKENS = 16
+"""How long a completion gets where the body names no bound: the endpoint's own default."""
+
+
+def answer(body: dict[str, Any], usage: Usage | None, reply: Reply) -> Answer | None:
+    """What a body means: the text of its first choice. None if it has none and tells no usage."""
+    choice = at(body, "choices", 0)
+    text = at(choice, "text")
+    if not isinstance(text, str):
+        message = "the reply tells its usage but holds no choice"
+        unreadable = Failure(FailureKind.NETWORK, "unreadable_reply", message, reply.status)
+        return None if usage is None else Answer(usage=usage, failure=unreadable)
+    finish = name(choice.get("finish_reason"))
+    failure = None
+    if finish == "content_filter" and not text:
+        reason = "the provider's content filter removed the whole answer"
+        failure = Failure(FailureKind.CONTENT_FILTER, "content_filter", reason, reply.status)
+    return Answer(usage, storable(text), finish, name(body.get("model")), failure)
+
+
+def add(choices: dict[int, dict[str, Any]], part: dict[str, Any]) -> None:
+    """Adds one chunk's part of a choice: texts and lists grow."""
+    index = count(part.get("index"))
+    choice = choices.setdefault(index, {"index": index, "text": "", "logprobs": None, "finish_reason": None})
+    if isinstance(text := part.get("text"), str):
+        choice["text"] += text
+    if isinstance(finish := part.get("finish_reason"), str):
+        choice["finish_reason"] = finish
+    for key, value in table(part.get("logprobs")).items():
+        if isinstance(value, list):
+            lists = choice["logprobs"] = choice["logprobs"] or {}
+            lists[key] = lists.get(key, []) + value
+
+
+def most_output_tokens(source: Mapping[str, Any]) -> int:
+    """The bound on all that a body asks for: on each choice of each prompt, as the endpoint counts them."""
+    prompts = source.get("prompt")
+    number = len(prompts) if isinstance(prompts, list) and not all(type(one) is int for one in prompts) else 1
+    copies = max(count(source.get("n")), count(source.get("best_of")), 1)
+    most = source.get("max_tokens")
+    return (DEFAULT_MAX_TOKENS if most is None else count(most)) * copies * max(1, number)
