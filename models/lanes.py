@@ -21,6 +21,7 @@ _PREFIXES = {
 }
 """How model names of each dialect's own vendor begin."""
 
+_BODIES = {"openai": "an OpenAI body", "claude": "a Claude body", "gemini": "a Gemini body"}
 _REMEMBERED = 4096
 _BUILT_IN = frozenset(BASE_URLS)
 
@@ -43,8 +44,8 @@ class Lanes:
         """The lane (provider's id or route's name) and the model to ask for there ("" on a route: its candidates name it).
 
         `dialect` is that of the line's body. In this order: `provider`, which takes `model` as it is; `route`;
-        `provider/model`; the `models` of a provider or key that name the model; the beginning of its name; the only provider.
-        Raises NoLane.
+        `provider/model`; the `models` of a provider or key that name the model; the beginning of its name; the only provider, or
+        the only one of the body's own dialect. Raises NoLane.
         """
         asked = (model, provider, route, dialect)
         found = self._known.get(asked)
@@ -72,7 +73,7 @@ class Lanes:
             if not after and not own_name:
                 raise NoLane(f"model {show(model)} names a provider and no model")
             return self._fitting([named], model, dialect), model if own_name else after
-        return self._fitting(self._candidates(model), model, dialect), model
+        return self._fitting(self._candidates(model, dialect), model, dialect), model
 
     def _route(self, name: str, dialect: str) -> str:
         if name not in self._routes:
@@ -82,7 +83,7 @@ class Lanes:
             self._fitting([self._providers[provider_id]], model, dialect)
         return name
 
-    def _candidates(self, model: str) -> list[ProviderConfig]:
+    def _candidates(self, model: str, dialect: str) -> list[ProviderConfig]:
         """The providers that a model's name alone points to; at least one. Raises NoLane."""
         every = list(self._providers.values())
         if naming := [provider for provider in every if provider.names_model(model)]:
@@ -92,6 +93,8 @@ class Lanes:
             return of_kind
         if len(every) == 1:
             return every
+        if of_dialect := [provider for provider in every if provider.type == dialect]:
+            return of_dialect
         raise NoLane(
             f"no provider for model {show(model)}: add \"provider\" to the line, write it as 'provider/model', or "
             f"name it in a provider's models ({self._configured()})"
@@ -104,8 +107,8 @@ class Lanes:
             return fit[0].id
         if not fit:
             raise NoLane(
-                f"an OpenAI body can't go to {_names(candidates)} (type {candidates[0].type}) for model {show(model)}: "
-                "use an OpenAI-type provider, or a simple line with prompt or messages"
+                f"{_BODIES.get(dialect, 'its body')} can't go to {_names(candidates)} (type {candidates[0].type}) for model "
+                f"{show(model)}: use a provider of type {dialect}, or a simple line with prompt or messages"
             )
         raise NoLane(
             f'model {show(model)} could go to {_names(fit)}: add "provider" to the line, put its id in '

@@ -1,6 +1,6 @@
 """Checks of single fields of an input line, each with a reason a person can act on.
 
-It does not know which dialect a line is in; `simple` and `openai` put these checks together.
+It does not know which dialect a line is in; the dialects put these checks together.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ from typing import Any
 
 MAX_NAME = 512
 """Longest id, model, provider or route, in characters: these become columns of the database."""
+
+QUESTIONS = ("prompt", "messages", "input")
+"""The fields in which a simple line holds what it asks."""
 
 
 class Refused(ValueError):
@@ -31,6 +34,11 @@ def show(value: object, limit: int = 60) -> str:
             return "an array"
         case _:
             return "an object"
+
+
+def asks_itself(row: Mapping[str, Any]) -> bool:
+    """Whether the line holds its question itself, as a simple line does, whatever else stands in it."""
+    return "prompt" in row or "messages" in row or "input" in row
 
 
 def custom_id(row: Mapping[str, Any], field: str) -> str | None:

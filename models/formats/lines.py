@@ -10,12 +10,13 @@ import io
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any, BinaryIO, cast
 
 import orjson
 
 from models.errors import BadLine, InputError
-from models.formats import openai, simple
+from models.formats import claude, gemini, openai, simple
 from models.formats.fields import Refused, show
 from models.formats.ids import SeenIds
 from models.lanes import Lanes, NoLane
@@ -35,7 +36,8 @@ class Line:
 
     `number` counts from 1, blank lines included. `custom_id` is the user's own id, else `line-<number>`. `lane` is a provider's
     id or a route's name. `model` is what the provider is asked for; "" on a route whose candidates name it. `body` is the whole
-    line (simple) or the value of its `body` (openai), byte for byte; its `model` may differ from ours, see `openai.with_model`.
+    line (simple) or the value of its `body` (openai), `params` (claude) or `request` (gemini), byte for byte; its `model` may
+    differ from ours, see `openai.with_model`.
     """
 
     number: int
@@ -78,7 +80,7 @@ def read_lines(
     def judge(line: bytes, number: int) -> Line | BadLine:
         try:
             row = _decode(line)
-            dialect = openai if openai.recognises(row) else simple
+            dialect = _dialect_of(row)
             custom_id = dialect.identify(row) or f"line-{number}"
             earlier = seen.first_line(custom_id, number)
             if earlier is not None:
@@ -118,6 +120,14 @@ def read_lines(
 def _skip_rest(stream: BinaryIO) -> None:
     while (chunk := stream.readline(_BUFFER)) and not chunk.endswith(b"\n"):
         pass
+
+
+def _dialect_of(row: Mapping[str, Any]) -> ModuleType:
+    if openai.recognises(row):
+        return openai
+    if claude.recognises(row):
+        return claude
+    return gemini if gemini.recognises(row) else simple
 
 
 def _decode(line: bytes) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ import msgspec
 from models.formats import fields
 from models.formats.draft import Draft
 from models.formats.fields import Refused, show
-from models.formats.outcome import Outcome, one_line, storable
+from models.formats.outcome import UNSAID, Outcome, as_line, one_line, refusal
 
 DIALECT = "openai"
 
@@ -108,11 +108,6 @@ class _Row(msgspec.Struct):
 
 
 _encode = msgspec.json.Encoder().encode
-_UNSAID = {
-    "queued": "This request has not been sent yet.",
-    "running": "This request is being worked on.",
-    "cancelled": "This request was cancelled before it had a reply.",
-}
 
 
 def result(outcome: Outcome) -> bytes:
@@ -126,22 +121,12 @@ def result(outcome: Outcome) -> bytes:
         raw = outcome.response or b""
         body = one_line(raw) or _encode(raw.decode("utf-8", "replace"))
         row.response = _Response(outcome.http_status or 200, outcome.request_id, msgspec.Raw(body))
-    elif (refusal := _refusal(outcome)) is not None:
-        row.response = _Response(outcome.http_status or 0, outcome.request_id, msgspec.Raw(refusal))
+    elif (told := refusal(outcome)) is not None:
+        row.response = _Response(outcome.http_status or 0, outcome.request_id, msgspec.Raw(told))
     else:
-        message = outcome.error_message or _UNSAID.get(outcome.status)
+        message = outcome.error_message or UNSAID.get(outcome.status)
         row.error = _Error(outcome.error_code or outcome.status, message)
-    try:
-        return _encode(row)
-    except UnicodeEncodeError:  # a lone surrogate in a provider's words: the line must still be written
-        return _encode(storable(row))
-
-
-def _refusal(outcome: Outcome) -> bytes | None:
-    """The body with which the provider refused the request, if it is what failed the job."""
-    if outcome.status != "failed" or (outcome.http_status or 0) < 400 or not outcome.response:
-        return None
-    return one_line(outcome.response)
+    return as_line(row)
 
 
 def _request_name(outcome: Outcome) -> str:

@@ -1,6 +1,6 @@
 """Outcome: all that one finished (or unfinished) job puts into the results, and the small tools that write it exactly.
 
-It does not know the dialects: `simple` and `openai` shape the line, `results` picks between them.
+It does not know the dialects: each shapes its own line, `results` picks between them.
 """
 
 from __future__ import annotations
@@ -60,7 +60,33 @@ def one_line(raw: bytes) -> bytes | None:
         return None
 
 
+def refusal(outcome: Outcome) -> bytes | None:
+    """The JSON body with which the provider refused the request, if that is what failed the job."""
+    if outcome.status != "failed" or (outcome.http_status or 0) < 400 or not outcome.response:
+        return None
+    return one_line(outcome.response)
+
+
+UNSAID = {
+    "queued": "This request has not been sent yet.",
+    "running": "This request is being worked on.",
+    "cancelled": "This request was cancelled before it had a reply.",
+}
+"""What the results say of jobs without reply or failure, by status."""
+
+
+_encode = msgspec.json.Encoder().encode
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
+
+
+def as_line(row: msgspec.Struct) -> bytes:
+    """`row` as one line of JSON, without its newline."""
+    try:
+        return _encode(row)
+    except (
+        UnicodeEncodeError
+    ):  # a lone surrogate, decoded by a plugin or in a provider's words: the line must still be written
+        return _encode(storable(row))
 
 
 def storable(row: _Struct) -> _Struct:

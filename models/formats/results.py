@@ -5,12 +5,14 @@ It does not open files or query the store: `submit.exports` does, in input order
 
 from __future__ import annotations
 
-from models.formats import openai, simple
+from collections.abc import Callable, Mapping
+
+from models.formats import claude, gemini, openai, simple
 from models.formats.outcome import Outcome
 
 __all__ = ["Outcome", "result_line"]
 
-_WRITERS = {simple.DIALECT: simple.result, openai.DIALECT: openai.result}
+_WRITERS: Mapping[str, Callable[[Outcome], bytes]] = {dialect.DIALECT: dialect.result for dialect in (simple, openai, claude, gemini)}
 
 
 def result_line(outcome: Outcome) -> bytes:

@@ -12,8 +12,8 @@ import msgspec
 
 from models.formats import fields
 from models.formats.draft import Draft
-from models.formats.fields import Refused, show
-from models.formats.outcome import Outcome, one_line, storable
+from models.formats.fields import QUESTIONS, Refused, show
+from models.formats.outcome import Outcome, as_line, one_line
 from models.money import decimal_amount
 from models.request import SIMPLE
 
@@ -21,8 +21,6 @@ DIALECT = SIMPLE
 
 OWN_FIELDS = frozenset({"id", "custom_id", "model", "provider", "route", "metadata"})
 """Fields that are ours; every other one that isn't folded into the messages is passed on to the provider."""
-
-_QUESTIONS = ("prompt", "messages", "input")
 
 
 def identify(row: Mapping[str, Any]) -> str | None:
@@ -36,7 +34,7 @@ def identify(row: Mapping[str, Any]) -> str | None:
 
 def read(row: Mapping[str, Any], line: bytes) -> Draft:
     """What the line asks for. `row` is `line` decoded. Raises Refused."""
-    asked = [field for field in _QUESTIONS if row.get(field) is not None]
+    asked = [field for field in QUESTIONS if row.get(field) is not None]
     if len(asked) != 1:
         raise Refused(_ask_once(asked, row))
     question, value = asked[0], row[asked[0]]
@@ -70,12 +68,12 @@ def simple_input(body: bytes) -> dict[str, Any]:
     row: dict[str, Any] = msgspec.json.decode(body)
     neutral: dict[str, Any] = {"messages": []}
     for field, value in row.items():
-        if field not in OWN_FIELDS and field not in _QUESTIONS and field != "system":
+        if field not in OWN_FIELDS and field not in QUESTIONS and field != "system":
             neutral[field] = value
     system = row.get("system")
     if system is not None:
         neutral["messages"].append({"role": "system", "content": system})
-    question = next(row[field] for field in _QUESTIONS if row.get(field) is not None)
+    question = next(row[field] for field in QUESTIONS if row.get(field) is not None)
     if type(question) is str:
         neutral["messages"].append({"role": "user", "content": question})
     else:
@@ -123,9 +121,6 @@ class _Row(msgspec.Struct):
     metadata: msgspec.Raw | None
 
 
-_encode = msgspec.json.Encoder().encode
-
-
 def result(outcome: Outcome) -> bytes:
     """One result line without its newline: `id` and `metadata` as the user wrote them, `cost` an exact decimal number."""
     own = _own.decode(outcome.body) if outcome.body else _Own()
@@ -149,10 +144,7 @@ def result(outcome: Outcome) -> bytes:
         attempts=outcome.attempts,
         metadata=msgspec.Raw(one_line(bytes(own.metadata)) or b"null"),
     )
-    try:
-        return _encode(row)
-    except UnicodeEncodeError:  # a reply's lone surrogate, decoded by a plugin: the line must still be written
-        return _encode(storable(row))
+    return as_line(row)
 
 
 def _number(nanos: int) -> msgspec.Raw:

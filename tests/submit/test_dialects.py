@@ -1,0 +1,55 @@
+"""Files in every form that is understood, through `truckllm run` against the sandbox."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import SandboxProcess
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_batch_lines_of_three_vendors_in_one_file_come_back_as_each_vendor_writes_them(
+    cli: Cli,
+    sandbox: SandboxProcess,
+    write_config: Callable[..., Path],
+    write_lines: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    write_config(sandbox.url)
+    sandbox.faults({"kind": "status", "status": 400, "model": "no-such-model"})
+    say = {"role": "user", "content": "Say hi."}
+    write_lines(
+        [
+            {"custom_id": "c", "params": {"model": "claude-haiku-4-5", "max_tokens": 50, "messages": [say]}},
+            {"key": "g", "request": {"model": "models/gemini-3.5-flash", "contents": [{"parts": [{"text": "Hi"}]}]}},
+            {
+                "custom_id": "o",
+                "method": "POST",
+                "url": "/v1/chat/completions",
+                "body": {"model": "gpt-4o-mini", "messages": [say]},
+            },
+            {"custom_id": "bad", "params": {"model": "no-such-model", "max_tokens": 5, "messages": [say]}},
+            {"key": "bad too", "request": {"contents": [{"parts": [{"text": "Hi"}]}]}, "model": "no-such-model"},
+            {"id": "s", "model": "claude-haiku-4-5", "prompt": "Say hi."},
+        ]
+    )
+    done = cli("run", "prompts.jsonl")
+    assert done.returncode == 1, done.stderr
+    claude, gemini, openai, bad_claude, bad_gemini, simple = rows(tmp_path / "prompts.results.jsonl")
+    assert claude["result"]["type"] == "succeeded"
+    assert claude["result"]["message"]["content"][0]["text"]
+    assert gemini["key"] == "g"
+    assert gemini["response"]["candidates"][0]["content"]["parts"][0]["text"]
+    assert openai["response"]["body"]["choices"][0]["message"]["content"]
+    assert bad_claude["result"]["error"]["error"]["type"] == "invalid_request_error"
+    assert bad_gemini["error"]["code"] == 3
+    assert simple["text"]
