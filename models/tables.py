@@ -151,6 +151,13 @@ jobs = Table(
         server_default="0",
         comment="Raised by each claim and each move out of running",
     ),
+    Column(
+        "rerun_epoch",
+        Integer,
+        nullable=False,
+        server_default="0",
+        comment="Its epoch when a person reran it: earlier calls count for no retry any more",
+    ),
     Column("worker_id", Big, comment="Who runs it"),
     Column("attempts", Integer, nullable=False, server_default="0", comment="Calls made for it"),
     Column("rescues", Integer, nullable=False, server_default="0", comment="Times its worker died while it ran"),

@@ -75,7 +75,7 @@ def unsent(connection: Connection, attempt_ids: Sequence[int]) -> None:
 
 
 def history(connection: Connection, job_id: int) -> list[RowMapping]:
-    """The job's calls so far, oldest first: epoch, provider, key_id, requested_model, outcome, error_code, http_status, started_at."""
+    """The job's calls so far, since a person last reran it, oldest first: epoch, provider, key_id, requested_model, outcome, error_code, http_status, started_at."""
     query = (
         sa.select(
             attempts.c.id,
@@ -88,7 +88,8 @@ def history(connection: Connection, job_id: int) -> list[RowMapping]:
             attempts.c.http_status,
             attempts.c.started_at,
         )
-        .where(attempts.c.job_id == job_id)
+        .join(jobs, jobs.c.id == attempts.c.job_id)
+        .where(attempts.c.job_id == job_id, attempts.c.epoch > jobs.c.rerun_epoch)
         .order_by(attempts.c.started_at, attempts.c.id)
     )
     return list(connection.execute(query).mappings())

@@ -1,6 +1,6 @@
-"""Jobs on their way through `queued` and `running`: claimed, given back, woken, rescued, cancelled, rerun.
+"""Jobs on their way through `queued` and `running`: claimed, given back, woken, rescued, cancelled.
 
-How a call's end moves its job is in `models.store.endings`.
+How a call's end moves its job is in `models.store.endings`, reruns in `models.store.reruns`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
 
-from models.states import RUNNABLE, BatchStatus, JobStatus
+from models.states import BatchStatus, JobStatus
 from models.store import batches as batch_store
 from models.tables import attempts, batch_counts, batches, job_inputs, jobs, workers
 
@@ -381,52 +381,6 @@ def cancel_queued(connection: Connection, batch_id: int, now: float, most: int =
             .values(status=JobStatus.CANCELLED, epoch=jobs.c.epoch + 1, not_before=None, finished_at=now)
         )
         _count_cancelled(connection, batch_id, len(ids))
-    return len(ids)
-
-
-def rerun_failed(connection: Connection, batch_id: int, most: int = 2000) -> int:
-    """Puts a chunk of a batch's failed jobs back into the queue, their attempts kept. How many; call it until it says 0.
-
-    Nothing of a cancelled batch: its jobs would wait for ever.
-    """
-    query = (
-        sa.select(jobs.c.id)
-        .join(batches, batches.c.id == jobs.c.batch_id)
-        .where(
-            jobs.c.batch_id == batch_id,
-            jobs.c.status == sa.literal_column("'failed'"),
-            batches.c.status != BatchStatus.CANCELLED,
-        )
-        .order_by(jobs.c.position)
-        .limit(most)
-        .with_for_update(skip_locked=True)
-    )
-    ids = list(connection.execute(query).scalars())
-    if ids:
-        connection.execute(
-            jobs.update()
-            .where(jobs.c.id.in_(ids))
-            .values(
-                status=JobStatus.QUEUED,
-                epoch=jobs.c.epoch + 1,
-                excluded="",
-                not_before=None,
-                rescues=0,
-                error_code=None,
-                error_message=None,
-                finished_at=None,
-            )
-        )
-        connection.execute(
-            batch_counts.update()
-            .where(batch_counts.c.batch_id == batch_id, batch_counts.c.shard == 0)
-            .values(failed=batch_counts.c.failed - len(ids))
-        )
-        connection.execute(
-            batches.update()
-            .where(batches.c.id == batch_id, batches.c.status.in_((*RUNNABLE, BatchStatus.COMPLETED)))
-            .values(status=BatchStatus.RUNNING, finished_at=None)
-        )
     return len(ids)
 
 

@@ -300,14 +300,6 @@ def test_rerun_waits_for_another_batch_of_the_same_file(command: Cli, prompts: P
     assert "another batch works on the same file" in run.stderr
 
 
-def test_rerun_of_a_cancelled_batch_is_refused(command: Cli, prompts: Path, stored: Database) -> None:
-    command("submit", prompts)
-    worker = WorkerByHand(stored)
-    worker.fail(worker.claim()[0])
-    command("cancel", 1)
-    assert command("rerun", 1).returncode == 2
-
-
 def test_costs_in_three_formats(command: Cli, prompts: Path, stored: Database, tmp_path: Path) -> None:
     assert command("costs").stdout == "no calls have been made yet\n"
     command("submit", prompts)

@@ -1,4 +1,4 @@
-"""Why a batch is paused, and workers that are told to end."""
+"""Why a batch is paused, workers that are told to end, and since when a job was rerun."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -23,3 +23,19 @@ def upgrade() -> None:
             comment="1: it was told to finish and to end",
         ),
     )
+    op.add_column(
+        "jobs",
+        sa.Column(
+            "rerun_epoch",
+            sa.Integer(),
+            server_default="0",
+            nullable=False,
+            comment="Its epoch when a person reran it: earlier calls count for no retry any more",
+        ),
+    )
+
+
+def downgrade() -> None:
+    for table, column in (("jobs", "rerun_epoch"), ("workers", "draining"), ("batches", "paused_reason")):
+        with op.batch_alter_table(table, schema=None) as batch_op:
+            batch_op.drop_column(column)

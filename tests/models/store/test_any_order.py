@@ -17,6 +17,7 @@ from models.states import BatchStatus, JobStatus, Outcome
 from models.store import attempts as attempt_store
 from models.store import batches as batch_store
 from models.store import jobs as job_store
+from models.store import reruns as rerun_store
 from models.store.attempts import Announcement
 from models.store.endings import Ending, record
 from models.store.jobs import Claimed
@@ -124,7 +125,7 @@ class Moves(RuleBasedStateMachine):
     @rule(which=st.sampled_from([0, 1]))
     def is_rerun(self, which: int) -> None:
         with self.database.write() as connection:
-            if job_store.rerun_failed(connection, self.batches[which]):
+            if rerun_store.rerun(connection, self.batches[which]):
                 self.completed.discard(self.batches[which])
 
     def looks(self, touched: set[int]) -> None:

@@ -12,6 +12,7 @@ from models.database import Database
 from models.states import BatchStatus, JobStatus
 from models.store import batches as batch_store
 from models.store import jobs as job_store
+from models.store import reruns as rerun_store
 from models.store.attempts import Announcement
 from models.store.endings import record
 from models.tables import batches, jobs, workers
@@ -182,7 +183,7 @@ def test_a_rerun_queues_the_failed_jobs_and_only_those(database: Database) -> No
         record(connection, [ending(call, JobStatus.FAILED, excluded=",openai,") for call in calls[2:]], 5, NOW)
     assert finish(database, batch)
     with database.write() as connection:
-        assert [job_store.rerun_failed(connection, batch, most=2) for _ in range(3)] == [2, 1, 0]
+        assert [rerun_store.rerun(connection, batch, most=2) for _ in range(3)] == [2, 1, 0]
     assert statuses(database, batch) == ["succeeded"] * 2 + ["queued"] * 3
     row = job_rows(database, batch)[4]
     assert (row["epoch"], row["excluded"], row["error_code"], row["error_message"]) == (3, "", None, None)
@@ -201,7 +202,7 @@ def test_a_late_reply_to_a_failed_call_cannot_touch_the_rerun(database: Database
     (call,) = announce(database, *claim(database))
     with database.write() as connection:
         record(connection, [ending(call, JobStatus.FAILED)], 0, NOW)
-        job_store.rerun_failed(connection, batch)
+        rerun_store.rerun(connection, batch)
         assert record(connection, [ending(call)], 0, NOW) == set()
     (again,) = announce(database, *claim(database))
     with database.write() as connection:
@@ -217,7 +218,7 @@ def test_nothing_of_a_cancelled_batch_is_rerun(database: Database) -> None:
         record(connection, [ending(call, JobStatus.FAILED)], 0, NOW)
         batch_store.cancel(connection, batch)
         job_store.cancel_queued(connection, batch, NOW)
-        assert job_store.rerun_failed(connection, batch) == 0
+        assert rerun_store.rerun(connection, batch) == 0
     assert statuses(database, batch) == ["failed", "cancelled"]
     assert finish(database, batch)
     assert_counts_are_true(database, batch)

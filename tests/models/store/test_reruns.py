@@ -1,0 +1,118 @@
+"""Reruns on both databases: only the jobs asked for, in the lane asked for, with counts that stay true and retries counted anew."""
+
+from __future__ import annotations
+
+from models.database import Database
+from models.states import BatchStatus, JobStatus
+from models.store import attempts as attempt_store
+from models.store import batches as batch_store
+from models.store import jobs as job_store
+from models.store import reruns
+from models.store.endings import record
+from models.store.reruns import Kind, Which
+from tests.making import (
+    NOW,
+    announce,
+    assert_counts_are_true,
+    batch_status,
+    claim,
+    ending,
+    job_rows,
+    make_batch,
+    new_job,
+    statuses,
+)
+
+CANCELLED = Which(JobStatus.CANCELLED)
+
+
+def failed_batch(database: Database, *codes: str) -> int:
+    batch = make_batch(database, len(codes))
+    calls = announce(database, *claim(database))
+    ends = [ending(call, JobStatus.FAILED, error_code=code) for call, code in zip(calls, codes, strict=True)]
+    with database.write() as connection:
+        record(connection, ends, 0, NOW)
+    with database.write() as connection:
+        assert batch_store.finish_if_done(connection, batch, NOW)
+    return batch
+
+
+def cancelled_batch(database: Database, number: int) -> int:
+    batch = make_batch(database, number)
+    with database.write() as connection:
+        batch_store.cancel(connection, batch)
+        assert job_store.cancel_queued(connection, batch, NOW) == number
+    return batch
+
+
+def test_kinds_and_jobs_are_those_of_the_filter(database: Database) -> None:
+    batch = failed_batch(database, "a", "b", "a")
+    with database.write() as connection:
+        assert reruns.kinds(connection, batch, Which(error_code="c")) == []
+        assert reruns.kinds(connection, batch, Which(provider="claude")) == []
+        assert reruns.kinds(connection, batch, Which(error_code="a")) == [Kind("openai", "gpt-4o", "simple")]
+        assert reruns.rerun(connection, batch, Which(error_code="a", provider="openai")) == 2
+    assert statuses(database, batch) == ["queued", "failed", "queued"]
+    assert_counts_are_true(database, batch)
+
+
+def test_each_kind_goes_to_its_own_place(database: Database) -> None:
+    batch = make_batch(database, [new_job(0), new_job(1, model="o3"), new_job(2)])
+    calls = announce(database, *claim(database))
+    with database.write() as connection:
+        record(connection, [ending(call, JobStatus.FAILED) for call in calls], 0, NOW)
+        places = {"gpt-4o": ("claude", "haiku"), "o3": ("smart", "")}
+        assert reruns.rerun(connection, batch, place=lambda kind: places[kind.model]) == 3
+    moved = [(row["lane"], row["model"]) for row in job_rows(database, batch)]
+    assert moved == [("claude", "haiku"), ("smart", ""), ("claude", "haiku")]
+    assert [job.model for job in claim(database, provider="claude")] == ["haiku", "haiku"]
+
+
+def test_calls_before_a_rerun_count_for_no_retry_and_stay_in_the_ledger(database: Database) -> None:
+    batch = failed_batch(database, "http_503")
+    (row,) = job_rows(database, batch)
+    with database.write() as connection:
+        assert len(attempt_store.history(connection, row["id"])) == 1
+        reruns.rerun(connection, batch)
+        assert attempt_store.history(connection, row["id"]) == []
+    announce(database, *claim(database))
+    with database.read() as connection:
+        assert len(attempt_store.history(connection, row["id"])) == 1
+    assert job_rows(database, batch)[0]["attempts"] == 1
+
+
+def test_a_cancelled_batch_is_revived_only_when_asked_and_only_when_it_has_ended(database: Database) -> None:
+    batch = cancelled_batch(database, 3)
+    with database.write() as connection:
+        assert reruns.rerun(connection, batch, CANCELLED, revive=True) == 0
+    with database.write() as connection:
+        assert batch_store.finish_if_done(connection, batch, NOW)
+    with database.write() as connection:
+        assert reruns.rerun(connection, batch, CANCELLED) == 0
+        assert reruns.rerun(connection, batch, CANCELLED, revive=True, most=2) == 2
+        assert reruns.rerun(connection, batch, CANCELLED) == 1
+    assert batch_status(database, batch) == BatchStatus.RUNNING
+    assert assert_counts_are_true(database, batch).left == 3
+    assert len(claim(database)) == 3
+
+
+def test_a_load_that_was_cancelled_half_way_is_never_revived(database: Database) -> None:
+    batch = make_batch(database, 2, publish=False)
+    with database.write() as connection:
+        batch_store.cancel(connection, batch)
+        job_store.cancel_queued(connection, batch, NOW)
+    with database.write() as connection:
+        batch_store.finish_if_done(connection, batch, NOW)
+    with database.write() as connection:
+        assert reruns.rerun(connection, batch, CANCELLED, revive=True) == 0
+
+
+def test_a_paused_batch_stays_paused(database: Database) -> None:
+    batch = make_batch(database, 2)
+    (call,) = announce(database, *claim(database, most=1))
+    with database.write() as connection:
+        record(connection, [ending(call, JobStatus.FAILED)], 0, NOW)
+        batch_store.pause(connection, batch, "why")
+        assert reruns.rerun(connection, batch) == 1
+    assert batch_status(database, batch) == BatchStatus.PAUSED
+    assert claim(database) == []
