@@ -11,14 +11,15 @@ from typing import Any, ClassVar
 
 from models.config import ProviderConfig
 from models.errors import Untranslatable
-from models.request import CHAT, EMBEDDINGS, SIMPLE, Failure, Request, Response
+from models.request import CHAT, EMBEDDINGS, Failure, Request, Response
 from worker.providers.answers import Answer, Stream
 from worker.providers.base import Call, Provider, Reply, Sender
 from worker.providers.bodies import own_body
 from worker.providers.embeddings import outline
 from worker.providers.events import Event, is_event_stream, read_events
 from worker.providers.failures import plain_failure, redirected, truncated, unreadable
-from worker.providers.replies import decode, encode
+from worker.providers.replies import at, count, decode, encode
+from worker.providers.translation import readable
 
 
 class ChatProvider(Provider):
@@ -40,7 +41,7 @@ class ChatProvider(Provider):
 
     @abc.abstractmethod
     def translate(self, request: Request) -> dict[str, Any]:
-        """The body for a simple request. Raises Untranslatable."""
+        """The body for a request in another dialect, simple lines included. Raises Untranslatable."""
 
     @abc.abstractmethod
     def answer(self, request: Request, body: dict[str, Any], reply: Reply) -> Answer | None:
@@ -70,17 +71,23 @@ class ChatProvider(Provider):
         if request.operation not in self.operations:
             known = ", ".join(sorted(self.operations))
             raise Untranslatable("operation", f"{self.name} does {known} only, not {request.operation}")
-        if request.dialect == SIMPLE:
-            body = encode(self.translate(request))
-        elif request.dialect == self.dialect:
+        if request.dialect == self.dialect:
             body = self.own_body(request)
+        elif readable(request.dialect):
+            try:
+                body = encode(self.translate(request))
+            except RecursionError:
+                raise Untranslatable("body", "the body is nested too deep to be translated") from None
         else:
-            reason = (
-                f"a body in the {request.dialect} dialect can't go to {self.name}, which takes {self.dialect} bodies"
-            )
-            raise Untranslatable("body", f"{reason} and simple lines")
+            raise Untranslatable("body", f"a body in the {request.dialect} dialect can't go to {self.name}")
         headers = {"content-type": "application/json", **self.auth(request.api_key), **self._headers}
         return Call("POST", self.config.base_url + self.path(request), headers, body, request.stream)
+
+    def max_output_tokens(self, request: Request) -> int | None:
+        if request.dialect != "gemini":
+            return super().max_output_tokens(request)
+        config = at(request.input, "generationConfig") or at(request.input, "generation_config")
+        return count(at(config, "maxOutputTokens") or at(config, "max_output_tokens")) or None
 
     def read(self, request: Request, reply: Reply) -> Response:
         good = 200 <= reply.status < 300

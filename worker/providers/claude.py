@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-from models.request import SIMPLE, Failure, FailureKind, ModelInfo, Request, Usage
+from models.request import Failure, FailureKind, ModelInfo, Request, Usage
 from worker.limits.shapes import Charge
 from worker.providers.answers import Answer, Stream
 from worker.providers.base import Call, Reply, http_failure
@@ -29,11 +29,10 @@ from worker.providers.failures import (
     until_next_month,
     until_timestamp,
 )
-from worker.providers.neutral import ImagePart, Settings, TextPart, conversation, refuse
 from worker.providers.replies import at, count, decode, name, objects, storable, table, told_count
+from worker.providers.translation import claude as translation
+from worker.providers.translation import read as read_body
 
-_WITHOUT_SAMPLING = "2026-10-21"
-"""From this API version on, temperature, top_p and top_k are refused even at their defaults."""
 _SPEND_LIMITS = {"enforced_spend_limit_reached", "contract_spend_limit_reached"}
 _BY_TYPE = {
     "authentication_error": FailureKind.AUTH,
@@ -55,7 +54,6 @@ _LIMITS = tuple(
     (f"anthropic-ratelimit-{what}-remaining", f"anthropic-ratelimit-{what}-reset")
     for what in ("requests", "tokens", "input-tokens", "output-tokens")
 )
-_DIALECT = "Claude"
 
 
 class Claude(ChatProvider):
@@ -70,38 +68,13 @@ class Claude(ChatProvider):
         return "/messages"
 
     def translate(self, request: Request) -> dict[str, Any]:
-        talk = conversation(request, _DIALECT)
-        settings = Settings(request, _DIALECT)
-        fields: dict[str, Any] = {
-            "model": request.model,
-            "max_tokens": settings.take("max_completion_tokens", "max_tokens") or self.config.max_tokens,
-            "system": "\n\n".join(talk.system) or None,
-            "messages": [{"role": turn.role, "content": _content(turn.parts)} for turn in talk.turns],
-            "temperature": settings.take("temperature"),
-            "top_p": settings.take("top_p"),
-            "top_k": settings.take("top_k"),
-            "stop_sequences": settings.take_stop(),
-            "stream": settings.take("stream"),
-        }
-        if self.config.anthropic_version >= _WITHOUT_SAMPLING:
-            for sampling in ("temperature", "top_p", "top_k"):
-                if fields[sampling] is not None:
-                    refuse(sampling, _DIALECT, f"anthropic-version {self.config.anthropic_version} takes no {sampling}")
-        if user := settings.take("safety_identifier", "user"):
-            fields["metadata"] = {"user_id": user}
-        form, schema = settings.take_schema()
-        if form == "json":
-            refuse("response_format", _DIALECT, "there is no JSON mode without a schema; use type json_schema")
-        if form == "schema":
-            fields["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
-        settings.take("stream_options")  # asks for the usage, which comes in any case
-        settings.take_only("n", 1)
-        settings.done()
-        return {key: value for key, value in fields.items() if value is not None}
+        config = self.config
+        ask = read_body(request, translation.TARGET)
+        return translation.write(ask, request.model, bound=config.max_tokens, version=config.anthropic_version)
 
     def max_output_tokens(self, request: Request) -> int | None:
         own = super().max_output_tokens(request)
-        return self.config.max_tokens if own is None and request.dialect == SIMPLE else own
+        return self.config.max_tokens if own is None and request.dialect != self.dialect else own
 
     def settled(self, booked: Charge, usage: Usage) -> Charge:
         """Cached reads don't count against a minute's input; output counts as produced, whatever max_tokens was."""
@@ -220,20 +193,6 @@ def read_usage(usage: Any) -> Usage | None:
         cache_write_tokens=written,
         reasoning_tokens=count(at(usage, "output_tokens_details", "thinking_tokens")),
     )
-
-
-def _content(parts: tuple[TextPart | ImagePart, ...]) -> str | list[dict[str, Any]]:
-    if len(parts) == 1 and isinstance(parts[0], TextPart):
-        return parts[0].text
-    return [_block(part) for part in parts]
-
-
-def _block(part: TextPart | ImagePart) -> dict[str, Any]:
-    if isinstance(part, TextPart):
-        return {"type": "text", "text": part.text}
-    if part.url:
-        return {"type": "image", "source": {"type": "url", "url": part.url}}
-    return {"type": "image", "source": {"type": "base64", "media_type": part.media_type, "data": part.data}}
 
 
 def _regained(reply: Reply, message: str) -> float | None:

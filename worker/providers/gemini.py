@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 from urllib.parse import quote
 
-from models.request import SIMPLE, Failure, FailureKind, ModelInfo, Request, Usage
+from models.request import Failure, FailureKind, ModelInfo, Request, Usage
 from worker.limits.shapes import Charge
 from worker.providers.answers import Answer, Stream
 from worker.providers.base import Call, Reply, http_failure
@@ -27,10 +27,10 @@ from worker.providers.failures import (
     retry_after,
     until_pacific_midnight,
 )
-from worker.providers.neutral import ImagePart, Settings, TextPart, conversation, refuse
 from worker.providers.replies import at, count, decode, encode, name, objects, storable, table, told_count
+from worker.providers.translation import gemini as translation
+from worker.providers.translation import read as read_body
 
-_DIALECT = "Gemini"
 _PREFIXES = ("models/", "tunedModels/")
 _BAD_KEY = re.compile(r"api[ _]?key (?:not valid|not found|expired|is invalid)|valid api key", re.IGNORECASE)
 _BAD_KEY_REASONS = {"API_KEY_INVALID", "API_KEY_EXPIRED", "API_KEY_NOT_FOUND"}
@@ -87,43 +87,7 @@ class Gemini(ChatProvider):
         return encode(dict(request.input)) if request.body is None else request.body
 
     def translate(self, request: Request) -> dict[str, Any]:
-        talk = conversation(request, _DIALECT)
-        settings = Settings(request, _DIALECT)
-        config = {
-            "temperature": settings.take("temperature"),
-            "topP": settings.take("top_p"),
-            "topK": settings.take("top_k"),
-            "maxOutputTokens": settings.take("max_completion_tokens", "max_tokens"),
-            "stopSequences": settings.take_stop(),
-            "seed": settings.take("seed"),
-            "candidateCount": settings.take("n"),
-            "presencePenalty": settings.take("presence_penalty"),
-            "frequencyPenalty": settings.take("frequency_penalty"),
-        }
-        form, schema = settings.take_schema()
-        if form != "text":
-            config["responseMimeType"] = "application/json"
-            config["responseJsonSchema"] = schema
-        settings.take("stream")  # says so in the URL
-        settings.take("stream_options")  # asks for the usage, which comes in any case
-        settings.done()
-        config = {key: value for key, value in config.items() if value is not None}
-        body: dict[str, Any] = {}
-        if talk.system:
-            body["systemInstruction"] = {"parts": [{"text": text} for text in talk.system]}
-        body["contents"] = [
-            {"role": "model" if turn.role == "assistant" else "user", "parts": [_part(part) for part in turn.parts]}
-            for turn in talk.turns
-        ]
-        if config:
-            body["generationConfig"] = config
-        return body
-
-    def max_output_tokens(self, request: Request) -> int | None:
-        if request.dialect == SIMPLE:
-            return super().max_output_tokens(request)
-        config = at(request.input, "generationConfig") or at(request.input, "generation_config")
-        return count(at(config, "maxOutputTokens") or at(config, "max_output_tokens")) or None
+        return translation.write(read_body(request, translation.TARGET), request.model)
 
     def charge(self, request: Request, input_tokens: int, output_tokens: int) -> Charge:
         """Gemini counts a minute's input tokens only."""
@@ -258,14 +222,6 @@ def read_usage(usage: Any) -> Usage | None:
         cached_tokens=count(usage.get("cachedContentTokenCount")),
         reasoning_tokens=thoughts,
     )
-
-
-def _part(part: TextPart | ImagePart) -> dict[str, Any]:
-    if isinstance(part, TextPart):
-        return {"text": part.text}
-    if part.url:
-        refuse(part.where, _DIALECT, "it takes no image URLs; give the image as a base64 data URL")
-    return {"inlineData": {"mimeType": part.media_type, "data": part.data}}
 
 
 def _forbidden(message: str, reasons: set[str], model: str) -> FailureKind:

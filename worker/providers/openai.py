@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from models.errors import Untranslatable
-from models.request import CHAT, EMBEDDINGS, Failure, FailureKind, ModelInfo, Request, Usage
+from models.request import CHAT, EMBEDDINGS, SIMPLE, Failure, FailureKind, ModelInfo, Request, Usage
 from worker.limits.shapes import Charge
 from worker.providers import openai_completions as completions
 from worker.providers import openai_responses as responses
@@ -31,6 +31,8 @@ from worker.providers.failures import (
     retry_after,
 )
 from worker.providers.replies import at, count, decode, name, objects, storable, table, told_count
+from worker.providers.translation import openai as translation
+from worker.providers.translation import read as read_body
 
 _BY_CODE = {
     "insufficient_quota": FailureKind.QUOTA,
@@ -121,10 +123,12 @@ class OpenAI(ChatProvider):
         return super().build(request)
 
     def translate(self, request: Request) -> dict[str, Any]:
-        """The neutral shape is this dialect's own: every field passes as it is. A stream is asked to tell its usage."""
-        if request.operation not in (CHAT, EMBEDDINGS):
+        """A simple line's shape is this dialect's own: every field passes as it is. A stream is asked to tell its usage."""
+        if request.dialect != SIMPLE and request.operation == CHAT:
+            return translation.write(read_body(request, translation.TARGET), request.model)
+        if request.dialect != SIMPLE or request.operation not in (CHAT, EMBEDDINGS):
             raise Untranslatable(
-                "operation", f"a simple line can't ask for {request.operation}; write an OpenAI Batch line"
+                "operation", f"a {request.dialect} line can't ask for {request.operation}; write an OpenAI Batch line"
             )
         body = {"model": request.model, **{key: value for key, value in request.input.items() if key != "model"}}
         if request.stream and "include_usage" not in table(body.get("stream_options")):

@@ -1,0 +1,400 @@
+"""Claude's messages: read into the neutral shape, and written from it.
+
+It knows no other dialect, and nothing of replies.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from models.errors import Untranslatable
+from worker.providers.neutral import (
+    Ask,
+    Choice,
+    Form,
+    Media,
+    Part,
+    Settings,
+    Talk,
+    Text,
+    Tool,
+    ToolResult,
+    ToolUse,
+    Turn,
+    agreed,
+    base64_in,
+    checked_name,
+    given,
+    listed,
+    mapping,
+    refusal,
+    refuse_rest,
+    text_in,
+    with_ids,
+)
+from worker.providers.replies import encode
+
+TARGET = "Claude"
+WITHOUT_SAMPLING = "2026-10-21"
+"""From this API version on, temperature, top_p and top_k are refused even at their defaults."""
+
+_PLAIN = ("max_tokens", "temperature", "top_p", "top_k", "stream")
+_READ = (
+    "model",
+    "messages",
+    "system",
+    "tools",
+    "tool_choice",
+    "stop_sequences",
+    "metadata",
+    "thinking",
+    "output_config",
+)
+_APART = (*_READ, *_PLAIN)
+_IMAGES = ("image/jpeg", "image/png", "image/gif", "image/webp")
+_MODES = {"auto": "auto", "any": "any", "none": "none", "tool": "any"}
+_EFFORTS = ("low", "medium", "high", "xhigh", "max")
+_TIERS_IN = {"auto": "auto", "standard_only": "default"}
+_TIERS_OUT = {"auto": "auto", "default": "standard_only"}
+_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}", re.ASCII)
+_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}", re.ASCII)
+_NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}}
+
+
+def read(body: Mapping[str, Any], target: str) -> Ask:
+    """A messages body in the neutral shape. Raises Untranslatable."""
+    system = _system(body.get("system"), target)
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise Untranslatable("messages", "messages should be a list of {role, content} with at least one entry")
+    talk = Talk(target)
+    for where, message in listed(messages, "messages", target):
+        refuse_rest(message, ("role", "content"), where, target)
+        role = message.get("role")
+        if role not in ("user", "assistant"):
+            raise refusal(f"{where}.role", target, f"{role!r:.40} is none of user, assistant")
+        talk.add(Turn(where, role, _parts(message.get("content"), f"{where}.content", target)))
+    tools = _tools(body.get("tools"), target)
+    settings = Settings(target)
+    for name in _PLAIN:
+        settings.put(name, body.get(name))
+    settings.put("stop", body.get("stop_sequences"), "stop_sequences")
+    metadata = mapping(body.get("metadata") or {}, "metadata", target)
+    refuse_rest(metadata, ("user_id",), "metadata", target)
+    settings.put("user", metadata.get("user_id"), "metadata.user_id")
+    choice = _choice(body.get("tool_choice"), settings, target)
+    form = _output(body.get("output_config"), body.get("thinking"), settings, target)
+    for name, value in body.items():
+        if name == "service_tier" and isinstance(value, str):
+            settings.put(name, _TIERS_IN.get(value, value))
+        elif name not in _APART:
+            settings.put(name, value)
+    agreed(tools, choice, settings)
+    return Ask(target, system, talk.turns(), tools, choice, form, settings)
+
+
+def _system(system: Any, target: str) -> tuple[Text, ...]:
+    if system is None:
+        return ()
+    parts = _parts(system, "system", target)
+    for part in parts:
+        if not isinstance(part, Text):
+            raise refusal(part.where, target, "a system message can only hold text")
+    return tuple(part for part in parts if isinstance(part, Text))
+
+
+def _parts(content: Any, where: str, target: str) -> tuple[Part, ...]:
+    if isinstance(content, str):
+        return (Text(where, content),)
+    if not isinstance(content, list) or not content:
+        raise Untranslatable(where, f"{where} should be text or a list of blocks")
+    return tuple(_part(block, spot, target) for spot, block in listed(content, where, target))
+
+
+def _part(block: Mapping[str, Any], where: str, target: str) -> Part:
+    kind = block.get("type")
+    if kind == "text" and isinstance(block.get("text"), str):
+        refuse_rest(block, ("type", "text"), where, target)
+        return Text(where, block["text"])
+    if kind in ("image", "document"):
+        return _media(block, kind, where, target)
+    if kind == "tool_use":
+        refuse_rest(block, ("type", "id", "name", "input"), where, target)
+        return ToolUse(
+            where,
+            text_in(block.get("id"), f"{where}.id", target),
+            text_in(block.get("name"), f"{where}.name", target),
+            mapping(block.get("input"), f"{where}.input", target),
+        )
+    if kind == "tool_result":
+        refuse_rest(block, ("type", "tool_use_id", "content", "is_error"), where, target)
+        content = block.get("content")
+        parts = _parts(content, f"{where}.content", target) if content else ()
+        said = tuple(part for part in parts if isinstance(part, Text | Media))
+        if len(said) != len(parts):
+            raise refusal(f"{where}.content", target, "a tool's result can hold text and media only")
+        name = text_in(block.get("tool_use_id"), f"{where}.tool_use_id", target)
+        return ToolResult(where, name, said, failed=block.get("is_error") is True)
+    raise refusal(where, target, f"a block of type {kind!r:.60} has no counterpart there")
+
+
+def _media(block: Mapping[str, Any], kind: str, where: str, target: str) -> Media:
+    refuse_rest(block, ("type", "source", *(("title",) if kind == "document" else ())), where, target)
+    spot = f"{where}.source"
+    source = mapping(block.get("source"), spot, target)
+    name = block.get("title") if isinstance(block.get("title"), str) else ""
+    media_type = source.get("media_type")
+    match source.get("type"):
+        case "base64":
+            refuse_rest(source, ("type", "media_type", "data"), spot, target)
+            media_type = text_in(media_type, f"{spot}.media_type", target)
+            return Media(where, kind, media_type, base64_in(source.get("data"), spot, target), name=name or "")
+        case "url":
+            refuse_rest(source, ("type", "url"), spot, target)
+            return Media(where, kind, url=text_in(source.get("url"), f"{spot}.url", target), name=name or "")
+        case "text" if kind == "document":
+            refuse_rest(source, ("type", "media_type", "data"), spot, target)
+            data = text_in(source.get("data"), f"{spot}.data", target)
+            return Media(where, kind, "text/plain", base64.b64encode(data.encode()).decode(), name=name or "")
+    raise refusal(spot, target, "only sources of type base64, url and (for documents) text can be translated")
+
+
+def _tools(tools: Any, target: str) -> tuple[Tool, ...]:
+    found = []
+    for where, tool in listed([] if tools is None else tools, "tools", target):
+        if tool.get("type") not in (None, "custom"):
+            raise refusal(
+                f"{where}.type", target, "only tools of your own can be translated, not those that Claude brings"
+            )
+        refuse_rest(tool, ("type", "name", "description", "input_schema", "strict"), where, target)
+        schema = mapping(tool.get("input_schema"), f"{where}.input_schema", target)
+        name = text_in(tool.get("name"), f"{where}.name", target)
+        found.append(Tool(f"{where}.name", name, tool.get("description"), schema, tool.get("strict")))
+    return tuple(found)
+
+
+def _choice(choice: Any, settings: Settings, target: str) -> Choice | None:
+    if choice is None:
+        return None
+    where = "tool_choice"
+    choice = mapping(choice, where, target)
+    refuse_rest(choice, ("type", "name", "disable_parallel_tool_use"), where, target)
+    kind, apart = choice.get("type"), choice.get("disable_parallel_tool_use")
+    if apart is not None:
+        settings.put("parallel_tool_calls", apart is not True, f"{where}.disable_parallel_tool_use")
+    if not isinstance(kind, str) or kind not in _MODES:
+        raise refusal(where, target, "its type should be auto, any, tool or none")
+    names = (text_in(choice.get("name"), f"{where}.name", target),) if kind == "tool" else ()
+    return Choice(where, _MODES[kind], names)
+
+
+def _output(config: Any, thinking: Any, settings: Settings, target: str) -> Form | None:
+    """Reads `output_config` and `thinking`: into effort, budget and the answer's form."""
+    config = mapping(config or {}, "output_config", target)
+    refuse_rest(config, ("effort", "format"), "output_config", target)
+    thinking = mapping(thinking or {}, "thinking", target)
+    settings.put("reasoning_effort", config.get("effort"), "output_config.effort")
+    match thinking.get("type"):
+        case "disabled":
+            refuse_rest(thinking, ("type",), "thinking", target)
+            settings.put("reasoning_effort", "none", "thinking")
+        case "adaptive":
+            refuse_rest(thinking, ("type",), "thinking", target)
+            # high is what Claude takes where no effort is named
+            settings.put("reasoning_effort", config.get("effort") or "high", "thinking")
+        case "enabled":
+            refuse_rest(thinking, ("type", "budget_tokens"), "thinking", target)
+            settings.put("thinking_budget", thinking.get("budget_tokens"), "thinking.budget_tokens")
+        case None if not thinking:
+            pass
+        case _:
+            raise refusal("thinking", target, "only adaptive, enabled and disabled can be translated")
+    form = config.get("format")
+    if form is None:
+        return None
+    where = "output_config.format"
+    form = mapping(form, where, target)
+    refuse_rest(form, ("type", "schema"), where, target)
+    if form.get("type") != "json_schema":
+        raise refusal(where, target, "it should be of type json_schema")
+    return Form(where, mapping(form.get("schema"), f"{where}.schema", target))
+
+
+def write(ask: Ask, model: str, *, bound: int, version: str) -> dict[str, Any]:
+    """A messages body. `bound` is the answer's bound where the request has none. Raises Untranslatable."""
+    settings = ask.settings
+    body: dict[str, Any] = {
+        "model": model,
+        "max_tokens": settings.take("max_completion_tokens", "max_tokens") or bound,
+        "system": "\n\n".join(part.text for part in ask.system) or None,
+        "messages": [{"role": turn.role, "content": _blocks(turn, ask.target)} for turn in with_ids(ask.turns, _ID)],
+    }
+    _check_end(ask)
+    sampled = [name for name in ("temperature", "top_p", "top_k") if name in settings]
+    if sampled and version >= WITHOUT_SAMPLING:
+        raise refusal(settings.where(sampled[0]), ask.target, f"anthropic-version {version} takes no {sampled[0]}")
+    body |= {
+        "temperature": settings.take_number("temperature", 0, 1),
+        "top_p": settings.take_number("top_p", 0, 1),
+        "top_k": settings.take_number("top_k", 0, 10**9),
+        "stop_sequences": _stop(settings),
+        "stream": settings.take("stream"),
+    }
+    if user := settings.take("safety_identifier", "user"):
+        body["metadata"] = {"user_id": user}
+    if ask.tools:
+        body["tools"] = [_tool(tool, ask.target) for tool in ask.tools]
+    body["tool_choice"] = _written_choice(ask)
+    output = _thinking(ask, body)
+    if ask.form and ask.form.schema is None:
+        raise refusal(ask.form.where, ask.target, "there is no JSON mode without a schema; use type json_schema")
+    if ask.form:
+        output["format"] = {"type": "json_schema", "schema": ask.form.schema}
+    body["output_config"] = output or None
+    where = settings.where("service_tier")
+    if (tier := settings.take("service_tier")) is not None:
+        if tier not in _TIERS_OUT:
+            raise refusal(where, ask.target, f"there is no tier like {tier!r:.40}")
+        body["service_tier"] = _TIERS_OUT[tier]
+    settings.take("stream_options")  # asks for the usage, which comes in any case
+    settings.take_only("n", 1)
+    settings.take_only("store", False)
+    settings.done()
+    return given(body)
+
+
+def _check_end(ask: Ask) -> None:
+    """A last message of the assistant is one that Claude goes on writing; it refuses one that ends with a space."""
+    last = ask.turns[-1]
+    if last.role == "assistant" and isinstance(last.parts[-1], Text):
+        text = last.parts[-1].text
+        if text != text.rstrip():
+            raise refusal(last.parts[-1].where, ask.target, "the last message of the assistant can't end with a blank")
+
+
+def _stop(settings: Settings) -> list[str] | None:
+    where = settings.where("stop")
+    stop = settings.take_stop()
+    if stop and not all(text.strip() for text in stop):
+        raise refusal(where, settings.target, "each should hold more than blanks")
+    return stop
+
+
+def _blocks(turn: Turn, target: str) -> str | list[dict[str, Any]]:
+    if len(turn.parts) == 1 and isinstance(turn.parts[0], Text):
+        return _said(turn.parts[0], target)
+    return [_block(part, turn.role, target) for part in turn.parts]
+
+
+def _said(part: Text, target: str) -> str:
+    if not part.text.strip():
+        raise refusal(part.where, target, "a text can't be empty or blank there")
+    return part.text
+
+
+def _block(part: Part, role: str, target: str) -> dict[str, Any]:
+    match part:
+        case Text():
+            return {"type": "text", "text": _said(part, target)}
+        case ToolUse():
+            name = checked_name(part.where, part.name, _NAME, target)
+            return {"type": "tool_use", "id": part.id, "name": name, "input": part.arguments}
+        case ToolResult():
+            block: dict[str, Any] = {"type": "tool_result", "tool_use_id": part.id}
+            if part.value is not None:
+                block["content"] = encode(part.value).decode()
+            elif len(part.parts) == 1 and isinstance(part.parts[0], Text):
+                block["content"] = part.parts[0].text
+            elif part.parts:
+                block["content"] = [_block(inner, role, target) for inner in part.parts]
+            return {**block, "is_error": True} if part.failed else block
+        case Media():
+            if role == "assistant":
+                raise refusal(part.where, target, "a message of the assistant can only hold text")
+            return _medium(part, target)
+
+
+def _medium(part: Media, target: str) -> dict[str, Any]:
+    if part.kind not in ("image", "document"):
+        raise refusal(part.where, target, f"it takes no {part.kind}")
+    if part.url and not part.url.startswith(("https://", "http://")):
+        raise refusal(part.where, target, "it takes http(s) URLs and data only")
+    source: dict[str, Any] = {"type": "url", "url": part.url}
+    if not part.url:
+        source = {"type": "base64", "media_type": part.media_type, "data": part.data}
+        if part.kind == "image" and part.media_type not in _IMAGES:
+            raise refusal(part.where, target, f"it takes {', '.join(_IMAGES)}, not {part.media_type:.60}")
+        if part.kind == "document" and part.media_type == "text/plain":
+            source = {"type": "text", "media_type": "text/plain", "data": _plain(part, target)}
+        elif part.kind == "document" and part.media_type != "application/pdf":
+            raise refusal(part.where, target, f"it takes application/pdf and text/plain, not {part.media_type:.60}")
+    return given({"type": part.kind, "source": source, "title": part.name or None})
+
+
+def _plain(part: Media, target: str) -> str:
+    try:
+        return base64.b64decode(part.data).decode()
+    except ValueError:
+        raise refusal(part.where, target, "a text/plain document should be UTF-8") from None
+
+
+def _tool(tool: Tool, target: str) -> dict[str, Any]:
+    schema = _NO_ARGUMENTS if tool.schema is None else tool.schema
+    if schema.get("type") != "object":
+        if schema:
+            raise refusal(tool.where, target, "the schema of its arguments should be of type object")
+        schema = _NO_ARGUMENTS
+    name = checked_name(tool.where, tool.name, _NAME, target)
+    return given({"name": name, "description": tool.description, "input_schema": schema, "strict": tool.strict})
+
+
+def _written_choice(ask: Ask) -> dict[str, Any] | None:
+    where = ask.settings.where("parallel_tool_calls")
+    parallel = ask.settings.take("parallel_tool_calls")
+    if parallel is not None and not ask.tools:
+        raise refusal(where, ask.target, "there are no tools")
+    choice = ask.choice
+    if choice and (len(choice.names) > 1 or (choice.names and choice.mode == "auto")):
+        raise refusal(choice.where, ask.target, "it takes one tool by name, or any; leave the others out of tools")
+    if choice is None and parallel is not False:
+        return None
+    written: dict[str, Any] = {"type": choice.mode if choice else "auto"}
+    if choice and choice.names:
+        written = {"type": "tool", "name": choice.names[0]}
+    if parallel is False and written["type"] != "none":
+        written["disable_parallel_tool_use"] = True
+    return written
+
+
+def _thinking(ask: Ask, body: dict[str, Any]) -> dict[str, Any]:
+    """Puts `thinking` into the body; returns what of it belongs into `output_config`."""
+    settings = ask.settings
+    effort_at, budget_at = settings.where("reasoning_effort"), settings.where("thinking_budget")
+    effort, budget = settings.take("reasoning_effort"), settings.take("thinking_budget")
+    if effort is None and budget is None:
+        return {}
+    where = effort_at if budget is None else budget_at
+    if effort == "none" or budget == 0:
+        body["thinking"] = {"type": "disabled"}
+        return {}
+    if effort is not None and effort not in _EFFORTS:
+        raise refusal(effort_at, ask.target, f"{effort!r:.40} is none of none, {', '.join(_EFFORTS)}")
+    body["thinking"] = {"type": "adaptive"}
+    if budget is not None and budget != -1:
+        if type(budget) is not int or not 1024 <= budget < body["max_tokens"]:
+            raise refusal(budget_at, ask.target, "it should be at least 1024 and below max_tokens there")
+        if ask.turns[-1].results():
+            raise refusal(
+                budget_at, ask.target, "a budget of thoughts needs the thoughts that led to the last call of a tool"
+            )
+        body["thinking"] = {"type": "enabled", "budget_tokens": budget}
+    if body["temperature"] not in (None, 1) or body["top_k"] is not None or (body["top_p"] or 1) < 0.95:
+        raise refusal(where, ask.target, "it thinks only without temperature, top_k and a top_p below 0.95")
+    if body["tool_choice"] and body["tool_choice"]["type"] in ("any", "tool"):
+        raise refusal(where, ask.target, "it thinks only where tool_choice is auto or none")
+    if ask.turns[-1].role == "assistant":
+        raise refusal(where, ask.target, "it thinks only where the last message is the user's")
+    return {"effort": effort} if effort is not None else {}
