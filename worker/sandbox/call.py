@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from worker.sandbox.dialect import Answer, Chat, Dialect, Listing, Refusal
 from worker.sandbox.house import House
 from worker.sandbox.quotas import Holder, Standing
-from worker.sandbox.replies import Reply, Usage, compose
+from worker.sandbox.replies import Reply, Usage, compose, without_text
 from worker.sandbox.settings import Fault
 from worker.sandbox.wire import LAST_CHUNK, SSE, Connection, Ending, Request, answer_head, chunk
 
@@ -121,6 +121,8 @@ class Call:
             copies=chat.copies,
             cache_writes=dialect.cache_writes,
         )
+        if chat.vectors is not None:
+            reply = without_text(reply)
         at_arrival, _ = dialect.charge(chat, reply.usage)
         denial = holder.pool.admit(chat.model, at_arrival, request.mono, request.at)
         if denial is not None:
@@ -206,7 +208,7 @@ class Call:
                 head = answer_head(200, b"application/json", self._headers(), len(body))
                 return Delivery(200, head + body[: len(body) // 2], Ending.CLOSE, whole=False), True
             case "error_in_200" if not chat.stream:
-                return self._plain(Answer(200, dialect.failure(fault, chat.model).body)), True
+                return self._plain(Answer(200, dialect.error_in_200(chat, fault))), True
             case "error_in_200" | "truncated" | "cut_stream" | "stalled_stream" | "no_done":
                 return self._broken_stream(chat, dialect.events(chat, reply), fault), True
             case _:

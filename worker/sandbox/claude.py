@@ -297,6 +297,9 @@ class Claude:
             events.append(_event("content_block_stop", index=0))
         return [*events, _event("message_delta", **closing), _event("message_stop")]
 
+    def error_in_200(self, chat: Chat, fault: Fault) -> bytes:
+        return self.failure(fault, chat.model).body
+
     def error_event(self, chat: Chat, fault: Fault) -> bytes:
         return b"event: error\ndata: %b\n\n" % self.failure(fault, chat.model).body
 

@@ -20,8 +20,21 @@ PIECES = 6
 
 
 @dataclass(frozen=True, slots=True)
+class Vectors:
+    """What a call for embeddings asks for: a vector of so many numbers for each text, as a list or as base64; `single`: not in a list."""
+
+    texts: tuple[str, ...]
+    dimensions: int
+    base64: bool = False
+    single: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Chat:
-    """A valid call for text. `sha` names `prompt`, its text in any dialect; `copies` is how many choices it asks for."""
+    """A valid call for text, or for vectors. `sha` names `prompt`, its text in any dialect; `copies` is how many choices it asks for.
+
+    `operation` is the endpoint's name where a provider has several; `tier` what serves the call.
+    """
 
     model: str
     prompt: str
@@ -32,6 +45,9 @@ class Chat:
     copies: int = 1
     stream_usage: bool = True
     framed: bool = True  # False: a streamed JSON array instead of server-sent events
+    operation: str = "chat"
+    tier: str = "default"
+    vectors: Vectors | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +111,9 @@ class Dialect(Protocol):
     def events(self, chat: Chat, reply: Reply, spoilt: str | None = None) -> list[bytes]:
         """The events of a streamed reply; the last one is its end marker."""
 
+    def error_in_200(self, chat: Chat, fault: Fault) -> bytes:
+        """The body of a 200 that tells a failure."""
+
     def error_event(self, chat: Chat, fault: Fault) -> bytes:
         """A server error in the middle of a stream."""
 
@@ -117,11 +136,19 @@ def chat(
     copies: int = 1,
     stream_usage: bool = True,
     framed: bool = True,
+    operation: str = "chat",
+    tier: str = "default",
 ) -> Chat:
     """A Chat from the texts of system prompt and messages, in order, one each."""
     prompt = prompt_text(texts)
     sha = prompt_sha(prompt)
-    return Chat(model, prompt, sha, len(texts), max_tokens, stream, copies, stream_usage, framed)
+    return Chat(model, prompt, sha, len(texts), max_tokens, stream, copies, stream_usage, framed, operation, tier)
+
+
+def embed(model: str, vectors: Vectors) -> Chat:
+    """A call for vectors. No message, so no tokens but those of the texts."""
+    prompt = prompt_text(vectors.texts)
+    return Chat(model, prompt, prompt_sha(prompt), 0, operation="embeddings", vectors=vectors)
 
 
 def names(text: str) -> frozenset[str]:

@@ -330,6 +330,9 @@ class Gemini:
         opened = [(b"[" if at == 0 else b",\r\n") + body for at, body in enumerate(bodies)]
         return [*opened[:-1], opened[-1] + b"]"]
 
+    def error_in_200(self, chat: Chat, fault: Fault) -> bytes:
+        return self.failure(fault, chat.model).body
+
     def error_event(self, chat: Chat, fault: Fault) -> bytes:
         body = self.failure(fault, chat.model).body
         return b"data: %b\r\n\r\n" % body if chat.framed else b",\r\n%b]" % body

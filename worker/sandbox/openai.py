@@ -1,12 +1,14 @@
-"""The sandbox's OpenAI: chat completions and models, as api.openai.com words them.
+"""The sandbox's OpenAI: chat completions, models and errors, as api.openai.com words them, and which file plays the rest.
 
 It reads and writes bodies; limits, faults and delivery are decided elsewhere.
 """
 
+from collections.abc import Callable
 from urllib.parse import unquote
 
 import orjson
 
+from worker.sandbox import openai_completions, openai_embeddings, openai_responses
 from worker.sandbox.dialect import (
     MEBIBYTE,
     Answer,
@@ -21,13 +23,14 @@ from worker.sandbox.dialect import (
     spoil,
     without_output,
 )
-from worker.sandbox.openai_chat import INVALID, error, read_chat
+from worker.sandbox.openai_chat import read_chat
+from worker.sandbox.openai_checks import INVALID, error
 from worker.sandbox.quotas import Denial, Gauge, Standing
 from worker.sandbox.replies import Finish, Reply, Usage
 from worker.sandbox.settings import Fault, ProviderName, SandboxSettings
 from worker.sandbox.wire import Request
 
-_CREATED = 1767225600  # a fixed time, so that a body is a pure function of its request
+_CREATED = openai_responses.CREATED
 _FINISH: dict[Finish, str] = {"stop": "stop", "length": "length", "filter": "content_filter"}
 
 # status: (type, code, message); `{model}` is filled in.
@@ -56,6 +59,12 @@ _ERRORS: dict[int, tuple[str, str | None, str]] = {
     504: ("server_error", None, "Gateway timeout."),
 }
 _FAULT_STATUS = {"rate_limit": 429, "overloaded": 503, "key_invalid": 401, "model_missing": 404, "error_in_200": 500}
+_READERS: dict[str, Callable[[bytes, bool], Chat]] = {
+    "/chat/completions": read_chat,
+    "/responses": openai_responses.read,
+    "/completions": openai_completions.read,
+    "/embeddings": openai_embeddings.read,
+}
 
 
 class OpenAI:
@@ -69,11 +78,12 @@ class OpenAI:
 
     def read(self, request: Request, settings: SandboxSettings) -> Chat | Listing:
         path = request.path.removeprefix("/openai/v1")
-        if path == "/chat/completions" and request.method == "POST":
-            return read_chat(request.body, settings.strict_models)
+        reader = _READERS.get(path)
+        if reader is not None and request.method == "POST":
+            return reader(request.body, settings.strict_models)
         if request.method == "GET" and (path == "/models" or path.startswith("/models/")):
             return Listing(unquote(path.removeprefix("/models").removeprefix("/")) or None)
-        if path in ("/chat/completions", "/models"):
+        if reader is not None or path == "/models":
             message = f"Not allowed to {request.method} on {path}."
             raise Refusal(error(405, message, INVALID, None, "method_not_supported"))
         raise Refusal(error(404, f"Invalid URL ({request.method} {request.path.removeprefix('/openai')})"))
@@ -136,6 +146,14 @@ class OpenAI:
         return Answer(200, orjson.dumps(entries[0] if model else {"object": "list", "data": entries}))
 
     def whole(self, chat: Chat, reply: Reply, spoilt: str | None = None) -> bytes:
+        match chat.operation:
+            case "responses" | "background":
+                return openai_responses.whole(chat, reply, spoilt)
+            case "embeddings":
+                return openai_embeddings.whole(chat, reply, spoil(_usage(reply.usage), spoilt))
+            case "completions":
+                usage = spoil(_usage(reply.usage), spoilt)
+                return openai_completions.whole(reply, _FINISH[reply.finish], usage)
         message: dict[str, object] = {"role": "assistant", "content": reply.text, "refusal": None, "annotations": []}
         finish = _FINISH[reply.finish]
         body: dict[str, object] = {
@@ -148,7 +166,7 @@ class OpenAI:
                 for at in range(reply.copies)
             ],
             "usage": spoil(_usage(reply.usage), spoilt),
-            "service_tier": "default",
+            "service_tier": chat.tier,
             "system_fingerprint": "fp_sandbox",
         }
         if spoilt == "missing":
@@ -156,6 +174,10 @@ class OpenAI:
         return orjson.dumps(body)
 
     def events(self, chat: Chat, reply: Reply, spoilt: str | None = None) -> list[bytes]:
+        if chat.operation in ("responses", "background"):
+            return openai_responses.events(chat, reply, spoilt)
+        if chat.operation == "completions":
+            return openai_completions.events(chat, reply, _FINISH[reply.finish], spoil(_usage(reply.usage), spoilt))
         deltas: list[tuple[dict[str, str], str | None]] = [({"role": "assistant", "content": ""}, None)]
         deltas += [({"content": piece}, None) for piece in pieces(reply.text)]
         deltas.append(({}, _FINISH[reply.finish]))
@@ -182,7 +204,13 @@ class OpenAI:
             body["usage"] = usage
         return b"data: %b\n\n" % orjson.dumps(body)
 
+    def error_in_200(self, chat: Chat, fault: Fault) -> bytes:
+        body = self.failure(fault, chat.model).body
+        return openai_responses.failed(chat, body) if chat.operation == "responses" else body
+
     def error_event(self, chat: Chat, fault: Fault) -> bytes:
+        if chat.operation == "responses":
+            return openai_responses.failed_event(chat, self.failure(fault, chat.model).body)
         return b"data: %b\n\n" % self.failure(fault, chat.model).body
 
     def filtered(self, reply: Reply) -> Reply:

@@ -9,8 +9,9 @@ cache and part of the output was reasoning, by the same hash.
 """
 
 import hashlib
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from worker.sandbox.settings import SandboxSettings
@@ -108,6 +109,19 @@ def compose(
     text = _sentence(sha, model, visible, finish)
     usage = Usage(given, total * copies, cached, write, reasoning * copies)
     return Reply(text, finish, usage, settings.served_models.get(model, model), seed.hexdigest()[:24], copies)
+
+
+def without_text(reply: Reply) -> Reply:
+    """The reply to a call for vectors: its input is all that it costs."""
+    return replace(reply, text="", finish="stop", usage=Usage(input=reply.usage.input))
+
+
+def vector(text: str, model: str, dimensions: int) -> list[float]:
+    """The embedding of a text: the same for the same text and model, of length 1."""
+    dice = hashlib.shake_128(f"{model}\0{text}".encode("utf-8", "surrogatepass")).digest(2 * dimensions)
+    numbers = [int.from_bytes(dice[at : at + 2], "big") / 32767.5 - 1 for at in range(0, 2 * dimensions, 2)]
+    length = math.hypot(*numbers)
+    return [round(number / length, 8) for number in numbers]
 
 
 def _sentence(sha: str, model: str, words: int, finish: Finish) -> str:

@@ -150,8 +150,8 @@ class Fault(_Strict):
 
 
 _MODELS: dict[ProviderName, list[str]] = {
-    "openai": ["gpt-4o", "gpt-4o-mini", "gpt-5.4-mini"],
-    "gemini": ["gemini-3.5-flash", "gemini-3.5-flash-lite"],
+    "openai": ["gpt-4o", "gpt-4o-mini", "gpt-5.4-mini", "gpt-3.5-turbo-instruct", "text-embedding-3-small"],
+    "gemini": ["gemini-3.5-flash", "gemini-3.5-flash-lite", "gemini-embedding-001"],
     "claude": ["claude-sonnet-5-5", "claude-haiku-4-5"],
 }
 

@@ -22,18 +22,23 @@ from worker.providers.openai import OpenAI
 
 DATE = "Sun, 22 Nov 2026 20:00:00 GMT"
 CLASSES: dict[str, type[Provider]] = {"openai": OpenAI, "gemini": Gemini, "claude": Claude}
+GOLDEN = Path(__file__).parent / "golden"
+"""One file a dialect, and one more for each other endpoint of it: DIALECT-OPERATION.yaml."""
 FIELDS = ("kind", "code", "retry_after", "resets_in")
 
 
 def rows(section: str) -> list[Any]:
     found = []
-    for dialect in CLASSES:
-        golden = yaml.safe_load((Path(__file__).parent / "golden" / f"{dialect}.yaml").read_text())
-        found += [pytest.param(dialect, row, id=f"{dialect}: {row['name']}") for row in golden[section]]
+    for path in sorted(GOLDEN.glob("*.yaml")):
+        dialect, _, operation = path.stem.partition("-")
+        golden = yaml.safe_load(path.read_text())
+        found += [
+            pytest.param(dialect, operation or "chat", row, id=f"{path.stem}: {row['name']}") for row in golden[section]
+        ]
     return found
 
 
-def read(dialect: str, row: dict[str, Any]) -> Any:
+def read(dialect: str, operation: str, row: dict[str, Any]) -> Any:
     config = ProviderConfig.model_validate(
         {"id": dialect, "base_url": "https://api.example.com/v1", "keys": [{"id": "k", "secret": KEY}]}
     )
@@ -44,12 +49,13 @@ def read(dialect: str, row: dict[str, Any]) -> Any:
     else:
         body = orjson.dumps(row["body"])
     reply = Reply(row.get("status", 200), {"date": DATE, **row.get("headers", {})}, body)
-    return CLASSES[dialect](config, NoSender()).read(Request(MODEL, SIMPLE_INPUT, KEY), reply)
+    source = {"input": row["input"]} if "input" in row else SIMPLE_INPUT
+    return CLASSES[dialect](config, NoSender()).read(Request(MODEL, source, KEY, operation=operation), reply)
 
 
-@pytest.mark.parametrize(("dialect", "row"), rows("errors"))
-def test_an_error_is_what_its_row_says(dialect: str, row: dict[str, Any]) -> None:
-    response = read(dialect, row)
+@pytest.mark.parametrize(("dialect", "operation", "row"), rows("errors"))
+def test_an_error_is_what_its_row_says(dialect: str, operation: str, row: dict[str, Any]) -> None:
+    response = read(dialect, operation, row)
     failure = response.failure
     assert failure is not None
     assert {field: getattr(failure, field) for field in FIELDS} == {field: row.get(field) for field in FIELDS}
@@ -58,9 +64,9 @@ def test_an_error_is_what_its_row_says(dialect: str, row: dict[str, Any]) -> Non
     assert response.text is None
 
 
-@pytest.mark.parametrize(("dialect", "row"), rows("answers"))
-def test_an_answer_is_what_its_row_says(dialect: str, row: dict[str, Any]) -> None:
-    response = read(dialect, row)
+@pytest.mark.parametrize(("dialect", "operation", "row"), rows("answers"))
+def test_an_answer_is_what_its_row_says(dialect: str, operation: str, row: dict[str, Any]) -> None:
+    response = read(dialect, operation, row)
     if "kind" in row:
         assert response.failure is not None
         assert (response.failure.kind, response.failure.code) == (row["kind"], row["code"])
