@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from models.config import BASE_URLS, Config, ProviderConfig
 from models.config_fields import nearest
 from models.formats.fields import show
-from models.request import SIMPLE
+from models.request import CHAT, SIMPLE
 
 _PREFIXES = {
     "openai": re.compile(r"(ft:)?(gpt-|chatgpt-|o\d)"),
@@ -36,51 +36,62 @@ class Lanes:
     def __init__(self, config: Config) -> None:
         self._providers = {provider.id: provider for provider in config.providers}
         self._routes = config.routes
-        self._known: dict[tuple[str | None, str | None, str | None, str], tuple[str, str]] = {}
+        self._known: dict[tuple[str | None, str | None, str | None, str, str], tuple[str, str]] = {}
 
     def resolve(
-        self, *, model: str | None, provider: str | None = None, route: str | None = None, dialect: str = SIMPLE
+        self,
+        *,
+        model: str | None,
+        provider: str | None = None,
+        route: str | None = None,
+        dialect: str = SIMPLE,
+        operation: str = CHAT,
     ) -> tuple[str, str]:
         """The lane (provider's id or route's name) and the model to ask for there ("" on a route: its candidates name it).
 
         `dialect` is that of the line's body. In this order: `provider`, which takes `model` as it is; `route`;
         `provider/model`; the `models` of a provider or key that name the model; the beginning of its name; the only provider, or
-        the only one of the body's own dialect. Raises NoLane.
+        the only one of the body's own dialect. A body that asks for chat may go to any of them: what can't be translated is told
+        at the call. Any other `operation` is only for providers of its own dialect. Raises NoLane.
         """
-        asked = (model, provider, route, dialect)
+        asked = (model, provider, route, dialect, operation)
         found = self._known.get(asked)
         if found is None:
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
-            found = self._known[asked] = self._find(model, provider, route, dialect)
+            # what a body asks of its own dialect only is bound to it; None: no dialect is
+            bound = None if dialect == SIMPLE or operation == CHAT else operation
+            found = self._known[asked] = self._find(model, provider, route, dialect, bound)
         return found
 
-    def _find(self, model: str | None, provider: str | None, route: str | None, dialect: str) -> tuple[str, str]:
+    def _find(
+        self, model: str | None, provider: str | None, route: str | None, dialect: str, bound: str | None
+    ) -> tuple[str, str]:
         if provider is not None and route is not None:
             raise NoLane(f"names both provider {show(provider)} and route {show(route)}: keep one of them")
         if route is not None:
-            return self._route(route, dialect), ""
+            return self._route(route, dialect, bound), ""
         if provider is not None and provider not in self._providers:
             raise NoLane(f"no provider {show(provider)}{nearest(provider, self._providers)} ({self._configured()})")
         if not model:
             raise NoLane('has no model: add "model" to the line, or use --model')
         if provider is not None:
-            return self._fitting([self._providers[provider]], model, dialect), model
+            return self._fitting([self._providers[provider]], model, dialect, bound), model
         before, slash, after = model.partition("/")
         if slash and before in self._providers:
             named = self._providers[before]
             own_name = named.names_model(model)  # some vendors' model names begin with the vendor's
             if not after and not own_name:
                 raise NoLane(f"model {show(model)} names a provider and no model")
-            return self._fitting([named], model, dialect), model if own_name else after
-        return self._fitting(self._candidates(model, dialect), model, dialect), model
+            return self._fitting([named], model, dialect, bound), model if own_name else after
+        return self._fitting(self._candidates(model, dialect), model, dialect, bound), model
 
-    def _route(self, name: str, dialect: str) -> str:
+    def _route(self, name: str, dialect: str, bound: str | None) -> str:
         if name not in self._routes:
             known = f"routes: {', '.join(self._routes)}" if self._routes else "no routes are configured"
             raise NoLane(f"no route {show(name)}{nearest(name, self._routes)} ({known})")
         for provider_id, model in self._routes[name].pairs():
-            self._fitting([self._providers[provider_id]], model, dialect)
+            self._fitting([self._providers[provider_id]], model, dialect, bound)
         return name
 
     def _candidates(self, model: str, dialect: str) -> list[ProviderConfig]:
@@ -100,16 +111,18 @@ class Lanes:
             f"name it in a provider's models ({self._configured()})"
         )
 
-    def _fitting(self, candidates: list[ProviderConfig], model: str, dialect: str) -> str:
-        """The id of the one candidate that takes the dialect. Raises NoLane."""
-        fit = [provider for provider in candidates if _takes(provider, dialect)]
-        if len(fit) == 1:
-            return fit[0].id
+    def _fitting(self, candidates: list[ProviderConfig], model: str, dialect: str, bound: str | None) -> str:
+        """The id of the one candidate that takes the body; one that takes it untouched goes first. Raises NoLane."""
+        fit = [provider for provider in candidates if bound is None or _untouched(provider, dialect)]
         if not fit:
             raise NoLane(
-                f"{_BODIES.get(dialect, 'its body')} can't go to {_names(candidates)} (type {candidates[0].type}) for model "
-                f"{show(model)}: use a provider of type {dialect}, or a simple line with prompt or messages"
+                f"{_BODIES.get(dialect, 'its body')} for {bound} can't go to {_names(candidates)} (type "
+                f"{candidates[0].type}) for model {show(model)}: only chat is translated; use a provider of type {dialect}"
             )
+        if len(fit) > 1 and (own := [provider for provider in fit if provider.type == dialect]):
+            fit = own
+        if len(fit) == 1:
+            return fit[0].id
         raise NoLane(
             f'model {show(model)} could go to {_names(fit)}: add "provider" to the line, put its id in '
             f"front, as in '{fit[0].id}/…', or name the model in the models of one of them only"
@@ -119,9 +132,9 @@ class Lanes:
         return f"configured: {', '.join(self._providers)}"
 
 
-def _takes(provider: ProviderConfig, dialect: str) -> bool:
-    """A simple line fits every provider, a body its own dialect; a plugin says itself, at the call, what it can't take."""
-    return dialect == SIMPLE or provider.type == dialect or provider.type not in _BUILT_IN
+def _untouched(provider: ProviderConfig, dialect: str) -> bool:
+    """Whether a body needs no translation; a plugin says itself, at the call, what it can't take."""
+    return provider.type == dialect or provider.type not in _BUILT_IN
 
 
 def _names(providers: Iterable[ProviderConfig]) -> str:

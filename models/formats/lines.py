@@ -92,6 +92,7 @@ def read_lines(
                 provider=draft.provider if own_lane else provider,
                 route=draft.route if own_lane else route,
                 dialect=dialect.DIALECT,
+                operation=draft.operation,
             )
         except (Refused, NoLane) as refused:
             return BadLine(number, str(refused))

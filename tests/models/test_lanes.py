@@ -132,24 +132,39 @@ def test_without_a_model_there_is_no_lane(model: str | None) -> None:
         lanes(provider("openai")).resolve(model=model, provider="openai")
 
 
-def test_an_openai_body_goes_to_openai_types_and_to_plugins_only() -> None:
+def test_a_body_goes_where_its_model_says_whatever_its_dialect() -> None:
     found = lanes(*THREE, provider("plugin"))
     assert found.resolve(model="gpt-4o", dialect="openai") == ("openai", "gpt-4o")
     assert found.resolve(model="x", provider="plugin", dialect="openai") == ("plugin", "x")
-    for asked in ({"model": "claude-haiku-4-5"}, {"model": "gpt-4o", "provider": "gemini"}, {"model": "claude/x"}):
-        with pytest.raises(NoLane, match="an OpenAI body can't go to provider"):
-            found.resolve(**asked, dialect="openai")
+    assert found.resolve(model="claude-haiku-4-5", dialect="openai") == ("claude", "claude-haiku-4-5")
+    assert found.resolve(model="gpt-4o", provider="gemini", dialect="claude") == ("gemini", "gpt-4o")
+    assert found.resolve(model="openai/x", dialect="gemini") == ("openai", "x")
 
 
-def test_an_openai_body_decides_between_providers_that_list_its_model() -> None:
+def test_what_is_not_chat_goes_to_its_own_dialect_and_to_plugins_only() -> None:
+    found = lanes(*THREE, provider("plugin"))
+    asked = {"dialect": "openai", "operation": "embeddings"}
+    assert found.resolve(model="gpt-4o", **asked) == ("openai", "gpt-4o")
+    assert found.resolve(model="x", provider="plugin", **asked) == ("plugin", "x")
+    for where in ({"model": "claude-haiku-4-5"}, {"model": "gpt-4o", "provider": "gemini"}, {"model": "claude/x"}):
+        with pytest.raises(NoLane, match="an OpenAI body for embeddings can't go to provider"):
+            found.resolve(**where, **asked)
+    assert found.resolve(model="gemini-embedding-1", operation="embeddings") == ("gemini", "gemini-embedding-1")
+
+
+def test_a_body_goes_to_its_own_dialect_first_among_providers_that_list_its_model() -> None:
     one, two = provider("one", type="claude", models=["m"]), provider("two", type="openai", models=["m"])
     assert lanes(one, two).resolve(model="m", dialect="openai") == ("two", "m")
+    with pytest.raises(NoLane, match="could go to provider 'one' or provider 'two'"):
+        lanes(one, two).resolve(model="m", dialect="gemini")
 
 
-def test_an_openai_body_takes_no_route_with_a_candidate_that_cant_read_it() -> None:
+def test_a_body_takes_a_route_of_any_providers_unless_it_asks_for_what_only_its_own_dialect_does() -> None:
     routes = {"smart": {"candidates": ["openai/gpt-4o", "claude/claude-haiku-4-5"]}}
+    found = lanes(*THREE, routes=routes)
+    assert found.resolve(model=None, route="smart", dialect="openai") == ("smart", "")
     with pytest.raises(NoLane, match="can't go to provider 'claude'"):
-        lanes(*THREE, routes=routes).resolve(model=None, route="smart", dialect="openai")
+        found.resolve(model=None, route="smart", dialect="openai", operation="embeddings")
 
 
 def test_answers_stay_right_when_more_models_are_asked_for_than_are_remembered() -> None:
