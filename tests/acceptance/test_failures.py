@@ -109,6 +109,7 @@ class Stage:
         )
         self.output = folder / "worker.output"
         self._numbers = iter(range(10**6))
+        self.worker = self._start()
 
     def _tree(self) -> dict[str, Any]:
         def whole(name: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -118,7 +119,7 @@ class Stage:
         providers = [whole(name, settings) for name, settings in PROVIDERS.items()]
         return {"providers": providers, "routes": ROUTES, "worker": {"grace_seconds": 5}}
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> subprocess.Popen[bytes]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("TRUCKLLM_")}
         urls = {"TRUCKLLM_REDIS_URL": self.valkey.url, "TRUCKLLM_DATABASE_URL": self.url}
         with self.output.open("ab") as output:
@@ -147,6 +148,8 @@ class Stage:
         """The batch's jobs once all have ended, with their calls under `calls`, oldest first."""
 
         def ended() -> bool:
+            if self.worker.poll() is not None:
+                pytest.fail(f"the worker has ended: {self.output.read_text()}")
             return bool(
                 self.rows(sa.select(batches.c.id).where(batches.c.id == batch, batches.c.finished_at.is_not(None)))
             )
@@ -193,10 +196,9 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     url = sandbox.stdout.readline().split()[2]
     valkey = Valkey()
     stage = Stage(folder, SandboxProcess(sandbox, url), valkey)
-    worker = stage.start()
     yield stage
-    worker.send_signal(signal.SIGTERM)
-    code = worker.wait(20)
+    stage.worker.send_signal(signal.SIGTERM)
+    code = stage.worker.wait(20)
     sandbox.terminate()
     sandbox.wait()
     valkey.close()
