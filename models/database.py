@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from models.errors import SchemaError, StorageError, UsageError
 
-SCHEMA = "0002"
+SCHEMA = "0003"
 """The migration that this code needs; a test holds it equal to the newest file in models/migrations/versions."""
 
 POSTGRES_PATIENCE = {

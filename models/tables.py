@@ -300,3 +300,31 @@ key_states = Table(
     Column("until", Double, comment="When it is tried again; NULL: a person has to act"),
     comment="Keys that something is known about",
 )
+
+budgets = Table(
+    "budgets",
+    metadata,
+    Column(
+        "batch_id",
+        Big,
+        ForeignKey("batches.id", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+        comment="The capped batch",
+    ),
+    Column("most_nanos", Big, nullable=False, comment="The cap, 10^-9 of the currency"),
+    Column("currency", String(8), nullable=False, comment="Of the cap; calls priced in another aren't sent"),
+    Column("spent_nanos", Big, nullable=False, server_default="0", comment="What ended calls cost, or may have cost"),
+    Column("reserved_nanos", Big, nullable=False, server_default="0", comment="What calls under way may cost"),
+    comment="Caps on what batches may cost",
+)
+
+budget_reservations = Table(
+    "budget_reservations",
+    metadata,
+    Column("attempt_id", Big, primary_key=True, autoincrement=False, comment="A call that was announced"),
+    Column("batch_id", Big, ForeignKey("budgets.batch_id", ondelete="CASCADE"), nullable=False, comment="Its batch"),
+    Column("nanos", Big, nullable=False, comment="What it may cost"),
+    Index("ix_budget_reservations_batch", "batch_id"),
+    comment="What is reserved of budgets; a call whose end nobody knows stays here",
+)

@@ -18,8 +18,8 @@ import zstandard
 from models.config import Config
 from models.errors import StorageError, Untranslatable
 from models.formats.simple import simple_input
-from models.prices import price
-from models.request import SIMPLE, Failure, FailureKind, Request, Response
+from models.prices import Cost, price
+from models.request import SIMPLE, Failure, FailureKind, Request, Response, Usage
 from models.states import JobStatus, Outcome
 from models.store import attempts as attempt_store
 from models.store.endings import Answer, AttemptEnd, Ending
@@ -29,7 +29,7 @@ from worker.estimates import Estimates
 from worker.failover import About, Past, Situation, Verdict, decide, outcome_of, provider_failed
 from worker.http import SendError
 from worker.keys import KeyRing
-from worker.limits.limiter import Charge, Grant, Limiter, Want
+from worker.limits.limiter import Charge, Grant, LimitedKey, Limiter, Want
 from worker.providers.base import Provider
 from worker.recorder import Recorder
 
@@ -130,6 +130,15 @@ class Engine:
             input_tokens=min(charge.input_tokens, MOST_TOKENS),
             output_tokens=min(charge.output_tokens, MOST_TOKENS),
         )
+
+    def may_cost(self, prepared: Prepared, key: LimitedKey) -> Cost | None:
+        """What the call may cost on this key: output as far as the request lets it go, where it says; None without a price."""
+        request = prepared.request
+        most = self.provider.max_output_tokens(request)
+        going_in = self.estimates.input_tokens(request.model, request.input)
+        coming_out = self.estimates.output_tokens(request.model, None) if most is None else most
+        usage = Usage(min(going_in, MOST_TOKENS), min(coming_out, MOST_TOKENS))
+        return price(usage, self.provider.config.pricing(self.ring.key(key.name), request.model))
 
     def _without_call(self, job: Claimed, failure: Failure) -> Ending:
         """The ending of a job that needn't be sent to know how it goes."""

@@ -315,19 +315,7 @@ class Runner:
         flights = [Flight(prepared, grant, self._attempt_id()) for prepared, grant in granted]
         for flight in flights:
             self._flights[flight.attempt_id] = flight
-        calls = [
-            Announcement(
-                attempt_id=flight.attempt_id,
-                job_id=flight.prepared.job.id,
-                batch_id=flight.prepared.job.batch_id,
-                epoch=flight.prepared.job.epoch,
-                provider=self.name,
-                key_id=flight.grant.key.name.removeprefix(f"{self.name}/"),
-                requested_model=flight.prepared.request.model,
-                booked_tokens=flight.grant.charge.tokens,
-            )
-            for flight in flights
-        ]
+        calls = [self._announcement(flight) for flight in flights]
         try:
             announced = await self._recorder.call(
                 lambda connection: attempt_store.announce(connection, calls, self._recorder.now())
@@ -343,6 +331,22 @@ class Runner:
         refused = [flight for flight in flights if flight.attempt_id not in announced]
         if refused:
             await self._take_back(refused)
+
+    def _announcement(self, flight: Flight) -> Announcement:
+        prepared, key = flight.prepared, flight.grant.key
+        cost = self.engine.may_cost(prepared, key)
+        return Announcement(
+            attempt_id=flight.attempt_id,
+            job_id=prepared.job.id,
+            batch_id=prepared.job.batch_id,
+            epoch=prepared.job.epoch,
+            provider=self.name,
+            key_id=key.name.removeprefix(f"{self.name}/"),
+            requested_model=prepared.request.model,
+            booked_tokens=flight.grant.charge.tokens,
+            cost_nanos=cost.nanos if cost else None,
+            currency=cost.currency if cost else None,
+        )
 
     def _launch(self, flight: Flight) -> None:
         """The moment to send; the last look at lease, slot and shutdown."""

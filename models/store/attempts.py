@@ -12,12 +12,17 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
 
 from models.states import RUNNABLE, JobStatus, Outcome
+from models.store import budgets
+from models.store.jobs import give_back
 from models.tables import attempts, batches, jobs
+
+UNAFFORDABLE_SECONDS = 1.0
+"""How long a job waits that its batch's cap has no room for, until calls under way have shown what they really cost."""
 
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """A call about to leave. `booked_tokens` is what the limiter booked for it."""
+    """A call about to leave. `booked_tokens` is what the limiter booked for it, `cost_nanos` what it may cost (None: no price)."""
 
     attempt_id: int
     job_id: int
@@ -27,12 +32,15 @@ class Announcement:
     key_id: str
     requested_model: str
     booked_tokens: int
+    cost_nanos: int | None = None
+    currency: str | None = None
 
 
 def announce(connection: Connection, calls: Sequence[Announcement], now: float) -> set[int]:
     """Writes calls down as `unknown`. The ids of those attempts that may be sent once this is committed.
 
-    A call is left out when its job isn't held any more in that epoch, or its batch was paused or cancelled meanwhile.
+    A call is left out when its job isn't held any more in that epoch, its batch was paused or cancelled meanwhile, or can't afford it
+    now: such a job goes back for a second.
     """
     lock = (
         sa.select(jobs.c.id, jobs.c.epoch)
@@ -47,6 +55,11 @@ def announce(connection: Connection, calls: Sequence[Announcement], now: float) 
     )
     held = {row.id: row.epoch for row in connection.execute(lock)}
     valid = [call for call in calls if held.get(call.job_id) == call.epoch]
+    refused = budgets.reserve(connection, valid)
+    if refused:
+        unaffordable = {call.job_id: call.epoch for call in valid if call.attempt_id in refused}
+        give_back(connection, unaffordable, not_before=now + UNAFFORDABLE_SECONDS)
+        valid = [call for call in valid if call.attempt_id not in refused]
     if valid:
         connection.execute(
             attempts.insert(),
@@ -71,6 +84,7 @@ def announce(connection: Connection, calls: Sequence[Announcement], now: float) 
 
 def unsent(connection: Connection, attempt_ids: Sequence[int]) -> None:
     """Takes back announcements of calls that certainly never left this machine."""
+    budgets.release(connection, attempt_ids)
     connection.execute(attempts.delete().where(attempts.c.id.in_(attempt_ids), attempts.c.outcome == Outcome.UNKNOWN))
 
 

@@ -17,6 +17,7 @@ from sqlalchemy.engine import Connection
 
 from models.request import Usage
 from models.states import BatchStatus, JobStatus, Outcome
+from models.store import budgets
 from models.store.batches import SHARDS
 from models.tables import attempts, batch_counts, batch_spend, batches, jobs, results
 
@@ -93,6 +94,10 @@ def record(connection: Connection, endings: Sequence[Ending], shard: int, now: f
     _keep(connection, [ending for ending in moving if ending.status == JobStatus.SUCCEEDED])
     _count(connection, moving, stopped, shard % SHARDS)
     _spend(connection, closing, moved, shard % SHARDS)
+    budgets.settle(
+        connection,
+        [budgets.Settled(end.attempt_id, end.cost_nanos, end.outcome != Outcome.UNKNOWN) for _, end in closing],
+    )
     return {ending.batch_id for ending in moving if ending.status != JobStatus.QUEUED or ending.batch_id in stopped}
 
 

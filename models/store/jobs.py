@@ -255,6 +255,7 @@ def rescue(connection: Connection, dead: Sequence[int] | None, most: int = 2000)
 def _requeue(connection: Connection, ids: Sequence[int], values: Mapping[str, object]) -> None:
     """Running → queued, or → cancelled where the batch is."""
     stopped = sa.select(batches.c.id).where(batches.c.status == BatchStatus.CANCELLED)
+    never = sa.cast(sa.null(), sa.Double)
     cancelled = connection.execute(
         sa.select(jobs.c.batch_id, sa.func.count())
         .where(jobs.c.id.in_(ids), jobs.c.batch_id.in_(stopped))
@@ -267,7 +268,12 @@ def _requeue(connection: Connection, ids: Sequence[int], values: Mapping[str, ob
             status=sa.case((jobs.c.batch_id.in_(stopped), JobStatus.CANCELLED), else_=JobStatus.QUEUED),
             epoch=jobs.c.epoch + 1,
             worker_id=None,
-            **values,
+            **{
+                **values,
+                "not_before": sa.case(
+                    (jobs.c.batch_id.in_(stopped), never), else_=sa.cast(values["not_before"], sa.Double)
+                ),
+            },
         )
     )
     for batch_id, number in cancelled:

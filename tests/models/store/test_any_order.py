@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
@@ -194,6 +194,7 @@ def test_counts_results_and_ledger_stay_true_whatever_happens_in_whatever_order(
         Moves,
         settings=settings(
             max_examples=25,
+            phases=[Phase.explicit, Phase.generate],
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],
