@@ -27,6 +27,7 @@ from models.store import batches, outcomes
 
 STDOUT = "-"
 _BUFFER = 1024 * 1024
+_INPUTS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,9 @@ def default_path(batch_id: int, input_name: str) -> Path:
     if input_name in ("-", ""):
         return Path(f"batch-{batch_id}.results.jsonl")
     source = Path(input_name)
-    name = f"{source.stem if source.suffix in ('.jsonl', '.ndjson', '.json') else source.name}.results.jsonl"
+    name = source.name.removesuffix(".gz").removesuffix(".zst")
+    stem = Path(name).stem if Path(name).suffix in _INPUTS else name
+    name = f"{stem}.results.jsonl"
     return source.parent / name if source.parent.is_dir() else Path(name)
 
 

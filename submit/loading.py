@@ -19,11 +19,12 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from models import processes
 from models.database import Database
 from models.errors import BadLine, ConflictError, InputError
-from models.formats.lines import Line, read_lines
+from models.formats.lines import Line
 from models.lanes import Lanes
 from models.states import UNFINISHED, BatchStatus
 from models.store import batches, loads
 from models.store.batches import NewJob
+from submit.batch_options import BatchOptions
 from submit.source import Source
 
 CHUNK_ROWS = 2000
@@ -31,25 +32,25 @@ CHUNK_BYTES = 8 * 1024 * 1024
 """One write holds SQLite's only writer: so many rows take 0.1 to 0.2 s."""
 
 _WAIT_SECONDS = 0.25
+_TOLD = 300
+"""Most characters of a batch's options that are told: a schema may be long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A checked submission. `options` is the JSON of what changes calls; `total` how many jobs it makes."""
+    """A checked submission; `total` is how many jobs it makes."""
 
     sha256: str
-    options: str
+    options: BatchOptions
     name: str
     input_name: str
     priority: int
     total: int
     new: bool
-    model: str | None
-    limit: int | None
 
     @property
     def options_hash(self) -> str:
-        return hashlib.sha256(self.options.encode()).hexdigest()
+        return hashlib.sha256(self.options.stored().encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ def begin(database: Database, order: Order) -> Load | Found | None:
                     input_name=order.input_name,
                     sha256=order.sha256,
                     options_hash=order.options_hash,
-                    defaults=order.options,
+                    defaults=order.options.stored(),
                     priority=order.priority,
                     again=same[0]["id"] if order.new and same else 0,
                     loader=loader,
@@ -130,7 +131,7 @@ def fill(
     position = 0
     try:
         with source.open() as (stream, hashed):
-            for chunk in _chunks(read_lines(stream, lanes, model=order.model, limit=order.limit)):
+            for chunk in _chunks(order.options.lines(stream, lanes)):
                 position = chunk[-1].position + 1
                 there = [job for job in chunk if job.position < load.done]
                 if there and not _holds(database, load, there):
@@ -211,9 +212,14 @@ def _machine() -> str:
 
 
 def _conflict(order: Order, old: RowMapping) -> ConflictError:
-    there = old["defaults"] if old["defaults"] != "{}" else "no options"
-    here = order.options if order.options != "{}" else "no options"
+    there, here = (_told(options) for options in (old["defaults"], order.options.stored()))
     return ConflictError(
         f"batch {old['id']} ({old['status']}) works on the same input with other options ({there}; now {here}). Go on with it by "
         f"giving the same options, stop it with `truckllm cancel {old['id']}`, or pay for both with --new"
     )
+
+
+def _told(options: str) -> str:
+    if options == "{}":
+        return "no options"
+    return options if len(options) <= _TOLD else options[:_TOLD] + "…"

@@ -6,7 +6,6 @@ It is the one way in, for the command line, the HTTP API and Python. It makes no
 from __future__ import annotations
 
 import contextlib
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,13 +15,13 @@ from typing import Literal
 from models.config import Config
 from models.config_file import load_config
 from models.database import Database, open_database, storage_errors
-from models.errors import BadLine, ConflictError, InputError, NotFoundError, UsageError
-from models.formats.lines import read_lines
+from models.errors import BadLine, ConflictError, InputError, NotFoundError
 from models.lanes import Lanes
 from models.money import format_money
 from models.states import BatchStatus
 from models.store import batches
 from submit import bell
+from submit.batch_options import BatchOptions
 from submit.loading import Load, Order, begin, fill
 from submit.source import Input, Source, opened
 
@@ -66,6 +65,7 @@ def submit_batch(
     database: Database | str | None = None,
     model: str | None = None,
     limit: int | None = None,
+    template: str | None = None,
     name: str | None = None,
     priority: int = 0,
     new: bool = False,
@@ -76,30 +76,27 @@ def submit_batch(
 
     All lines are read and checked before anything is stored, and nothing is visible before all of them are stored. The same
     input with the same options finds its batch as long as that is unfinished, also a load that was interrupted. `model` is
-    asked for instead of every line's own, `limit` takes only so many lines; these two make it another batch, `name` and
-    `priority` (higher goes first) don't. `new` makes a new batch in any case. `ring` wakes workers where a Redis URL is
+    asked for instead of every line's own, `limit` takes only so many lines, `template` ("Translate: {text}") makes prompts of a
+    CSV or Parquet file's rows; these make it another batch, `name` and `priority` (higher goes first) don't. `new` makes a new batch in any case. `ring` wakes workers where a Redis URL is
     configured.
 
     `config` and `database` are read and opened as the command line does when they are None or a path or URL.
-    Raises InputError (bad lines, an empty or unreadable input, one that changed meanwhile), ConflictError (the same input is
+    Raises InputError (bad lines, an empty or unreadable input, one that changed meanwhile), UsageError, ConflictError (the same input is
     unfinished with other options), ConfigError, StorageError.
     """
-    if limit is not None and limit < 1:
-        raise UsageError(f"limit is {limit}: it must be 1 or more")
+    options = BatchOptions(model=model, limit=limit, template=template)
     settings = config if isinstance(config, Config) else load_config(config, secrets=False)
     lanes = Lanes(settings)
-    with opened(source) as given:
-        checked = check(given, lanes, model=model, limit=limit, progress=progress)
+    with opened(source, template) as given:
+        checked = check(given, lanes, options, progress=progress)
         order = Order(
             sha256=checked.sha256,
-            options=_options(model, limit),
+            options=options,
             name=(name or _short(given.name))[:200],
             input_name=given.name.replace("\0", "")[:4000],
             priority=priority,
             total=checked.total,
             new=new,
-            model=model,
-            limit=limit,
         )
         store = database if isinstance(database, Database) else open_database(database or settings.database_url)
         try:
@@ -113,9 +110,8 @@ def submit_batch(
 def check(
     source: Source,
     lanes: Lanes,
+    options: BatchOptions = BatchOptions(),  # noqa: B008 - frozen
     *,
-    model: str | None = None,
-    limit: int | None = None,
     progress: Progress | None = None,
 ) -> Checked:
     """Reads an input once; needs no server. Raises InputError with the first bad lines and their number."""
@@ -123,7 +119,7 @@ def check(
     shown: list[BadLine] = []
     bad = 0
     with source.open() as (stream, hashed):
-        for number, line in enumerate(read_lines(stream, lanes, model=model, limit=limit), 1):
+        for number, line in enumerate(options.lines(stream, lanes), 1):
             if isinstance(line, BadLine):
                 bad += 1
                 if len(shown) < SHOWN_BAD_LINES:
@@ -190,12 +186,6 @@ def call_workers(database: Database, config: Config, rows: Mapping[str, int], re
     ]
     failed = bell.ring(redis_url, numbers)
     return warnings + ([failed] if failed else [])
-
-
-def _options(model: str | None, limit: int | None) -> str:
-    """The options that change calls, as JSON in one spelling; those that aren't given leave no trace."""
-    given = {"model": model, "limit": limit}
-    return json.dumps({name: value for name, value in given.items() if value is not None}, sort_keys=True)
 
 
 def _short(name: str) -> str:

@@ -1,6 +1,6 @@
-"""The input as something that can be read twice: a file where it lies, anything else by a private copy on disk.
+"""The input as lines that can be read twice: a file where it lies, anything else by a private copy on disk.
 
-It does not know what a line means; `models.formats` does.
+Archives are unpacked and tables become lines on the way. It does not know what a line means; `models.formats` does.
 """
 
 from __future__ import annotations
@@ -14,20 +14,29 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 from models.database import home
 from models.errors import BadLine, InputError, StorageError, UsageError
 from models.formats.lines import open_input
+from submit.archives import check_ends, unpacked
+from submit.columns import Template, csv_lines, parquet_lines
 
+PARQUET = b"PAR1"
 _CHUNK = 1024 * 1024
 
 Input = str | Path | BinaryIO | Iterable[Mapping[str, Any]]
 """A path ("-" is stdin), an open binary file, or the lines themselves as dicts."""
 
 
+class Lines(Protocol):
+    """What `read_lines` reads from."""
+
+    def readline(self, size: int = -1, /) -> bytes: ...
+
+
 class Hashed:
-    """A stream that is read by lines and hashes what it hands out."""
+    """A stream that hashes what it hands out."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -38,49 +47,91 @@ class Hashed:
         self._hash.update(line)
         return line
 
+    def read(self, size: int = -1, /) -> bytes:
+        chunk = self._stream.read(size)
+        self._hash.update(chunk)
+        return chunk
+
     def sha256(self) -> str:
         """The hash of the whole stream; reads what is left of it."""
-        while chunk := self._stream.read(_CHUNK):
-            self._hash.update(chunk)
+        while self.read(_CHUNK):
+            pass
         return self._hash.hexdigest()
 
 
 class Source:
-    """An input that can be opened again and again. `name` is what people know it by."""
+    """An input that can be opened again and again. `name` is what people know it by; `template` turns a table's rows into prompts."""
 
-    def __init__(self, name: str, *, path: Path | None = None, copy: BinaryIO | None = None) -> None:
+    def __init__(
+        self, name: str, *, path: Path | None = None, copy: BinaryIO | None = None, template: Template | None = None
+    ) -> None:
         self.name = name
         self._path = path
         self._copy = copy
+        self._template = template
 
     @contextmanager
     def open(self) -> Iterator[tuple[BinaryIO, Hashed]]:
-        """The input from its first byte: a stream for `read_lines`, and its hash once it is read. Raises InputError."""
+        """The input from its first line: a stream for `read_lines`, and the hash of the bytes as they lie, once they are read.
+
+        Raises InputError, UsageError for a template that has nothing to fill.
+        """
         if self._copy is not None:
             self._copy.seek(0)
             hashed = Hashed(self._copy)
-            yield cast(BinaryIO, hashed), hashed
+            yield cast(BinaryIO, self._lines(self._copy, hashed)), hashed
             return
         with open_input(str(self._path)) as stream:
             hashed = Hashed(stream)
             try:
-                yield cast(BinaryIO, hashed), hashed
+                yield cast(BinaryIO, self._lines(stream, hashed)), hashed
             except OSError as error:
                 if error.filename is None and error.errno is not None:  # reading it failed, not something else
                     raise InputError(f"can't read {self.name}: {error.strerror}") from None
                 raise
 
+    def _lines(self, stream: BinaryIO, hashed: Hashed) -> Lines:
+        """The lines in `stream`, which can be sought in; `hashed` is the same stream, hashed."""
+        first = stream.read(4)
+        stream.seek(0)
+        if first == PARQUET:
+            hashed.sha256()  # what reads it will jump about
+            stream.seek(0)
+            return parquet_lines(stream, self._template, self.name)
+        check_ends(stream, first, self.name)
+        content = unpacked(hashed, first, self.name)
+        begin = first if content is None else content.peek(4)[:4]
+        if begin == PARQUET:
+            raise InputError(f"{self.name} holds a Parquet file inside an archive: unpack it, it is compressed already")
+        if self._is_csv(begin):
+            return csv_lines(cast(BinaryIO, content or hashed), self._template, self.name)
+        if self._template is not None:
+            raise UsageError(
+                f"a template fills in the columns of a CSV or Parquet file, and {self.name} holds JSON lines"
+            )
+        return content or hashed
+
+    def _is_csv(self, begin: bytes) -> bool:
+        """By its name; what has none that tells is CSV if there is a template to fill and it doesn't look like JSON."""
+        suffixes = [suffix for suffix in Path(self.name).suffixes[-2:] if suffix not in (".gz", ".zst")]
+        if suffixes and suffixes[-1] in (".csv", ".tsv"):
+            return True
+        looks_like_json = begin.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{"
+        return self._template is not None and not looks_like_json
+
 
 @contextmanager
-def opened(given: Input) -> Iterator[Source]:
-    """The input as a Source, for as long as the block lasts. Raises InputError for what can't be read."""
+def opened(given: Input, template: str | None = None) -> Iterator[Source]:
+    """The input as a Source, for as long as the block lasts. Raises InputError for what can't be read, UsageError for a template
+    that can't be."""
+    filled = None if template is None else Template(template)
     if isinstance(given, str | Path):
         path = Path(given)
         if str(given) != "-" and _lies_still(path):
-            yield Source(str(given), path=path)
+            yield Source(str(given), path=path, template=filled)
             return
         with open_input(str(given)) as stream, _copied(iter(lambda: stream.read(_CHUNK), b"")) as copy:
-            yield Source(str(given), copy=copy)
+            yield Source(str(given), copy=copy, template=filled)
         return
     if isinstance(given, io.TextIOBase):
         raise UsageError("open the input in binary mode (open(path, 'rb')): its bytes are what is submitted")
@@ -88,10 +139,10 @@ def opened(given: Input) -> Iterator[Source]:
         stream = cast(BinaryIO, given)
         name = getattr(stream, "name", None)
         with _copied(iter(lambda: stream.read(_CHUNK), b"")) as copy:
-            yield Source(name if isinstance(name, str) else "-", copy=copy)
+            yield Source(name if isinstance(name, str) else "-", copy=copy, template=filled)
         return
     with _copied(_lines(given)) as copy:
-        yield Source("-", copy=copy)
+        yield Source("-", copy=copy, template=filled)
 
 
 def _lies_still(path: Path) -> bool:

@@ -100,10 +100,15 @@ def read_lines(
 
     number = taken = 0
     while limit is None or taken < limit:
-        line = stream.readline(MAX_LINE + 1)
+        number += 1
+        try:
+            line = stream.readline(MAX_LINE + 1)
+        except Refused as refused:  # what makes the lines of a table couldn't make this one
+            taken += 1
+            yield BadLine(number, str(refused))
+            continue
         if not line:
             return
-        number += 1
         if len(line) > MAX_LINE and not line.endswith(b"\n"):
             _skip_rest(stream)
             judged: Line | BadLine = BadLine(number, f"longer than {MAX_LINE // 1024 // 1024} MB")

@@ -12,7 +12,9 @@ from models.formats.outcome import Outcome
 
 __all__ = ["Outcome", "result_line"]
 
-_WRITERS: Mapping[str, Callable[[Outcome], bytes]] = {dialect.DIALECT: dialect.result for dialect in (simple, openai, claude, gemini)}
+_WRITERS: Mapping[str, Callable[[Outcome], bytes]] = {
+    dialect.DIALECT: dialect.result for dialect in (simple, openai, claude, gemini)
+}
 
 
 def result_line(outcome: Outcome) -> bytes:

@@ -24,6 +24,17 @@ ConfigOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON, for programs.")]
+InputArgument = Annotated[
+    str,
+    typer.Argument(
+        help="JSONL, one request a line, or CSV or Parquet with --template; may be .gz or .zst; - is stdin.",
+        metavar="FILE",
+    ),
+]
+TemplateOption = Annotated[
+    str | None,
+    typer.Option(help="What to ask of each row of a CSV or Parquet file: 'Translate: {text}', with columns in braces."),
+]
 BatchArgument = Annotated[int, typer.Argument(help="The batch's number.", metavar="BATCH")]
 
 

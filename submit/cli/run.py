@@ -22,7 +22,7 @@ from models.crew import Plan
 from models.database import Database, home, open_database, storage_errors
 from models.store import batches, jobs, ledger, outcomes, workers
 from submit import bell
-from submit.cli.options import ConfigOption, JsonOption
+from submit.cli.options import ConfigOption, InputArgument, JsonOption, TemplateOption
 from submit.cli.output import print_json, print_table
 from submit.cli.status import as_json
 from submit.exports import STDOUT, Exported, export
@@ -54,12 +54,13 @@ class Job:
     out: str | None = None
     model: str | None = None
     limit: int | None = None
+    template: str | None = None
     new: bool = False
     as_json: bool = False
 
 
 def run(
-    file: Annotated[str, typer.Argument(help="JSONL, one request a line; - is stdin.", metavar="FILE")],
+    file: InputArgument,
     out: Annotated[
         str | None,
         typer.Option(
@@ -69,6 +70,7 @@ def run(
     config: ConfigOption = None,
     model: Annotated[str | None, typer.Option(help="Ask for this model instead of every line's own.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Take only so many lines.")] = None,
+    template: TemplateOption = None,
     new: Annotated[bool, typer.Option("--new", help="Make a new batch even if one works on the same file.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -82,7 +84,7 @@ def run(
     """
     if json and out == STDOUT:
         raise typer.BadParameter("--json and -o - would write into each other")
-    raise typer.Exit(do(Job(file, out, model, limit, new, json), load_config(config, secrets=True)))
+    raise typer.Exit(do(Job(file, out, model, limit, template, new, json), load_config(config, secrets=True)))
 
 
 def do(job: Job, config: Config) -> int:
@@ -137,6 +139,7 @@ class Run:
                 database=database,
                 model=self.job.model,
                 limit=self.job.limit,
+                template=self.job.template,
                 new=self.job.new,
                 ring=False,
                 progress=progress,

@@ -7,16 +7,17 @@ from typing import Annotated
 import typer
 
 from models.config_file import load_config
-from submit.cli.options import ConfigOption, JsonOption
+from submit.cli.options import ConfigOption, InputArgument, JsonOption, TemplateOption
 from submit.cli.output import note, print_json, say
 from submit.producer import submit_batch
 
 
 def submit(
-    file: Annotated[str, typer.Argument(help="JSONL, one request a line; - is stdin.", metavar="FILE")],
+    file: InputArgument,
     config: ConfigOption = None,
     model: Annotated[str | None, typer.Option(help="Ask for this model instead of every line's own.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Take only so many lines.")] = None,
+    template: TemplateOption = None,
     name: Annotated[str | None, typer.Option(help="What people call the batch; else the file's name.")] = None,
     priority: Annotated[int, typer.Option(help="Higher goes first.")] = 0,
     new: Annotated[bool, typer.Option("--new", help="Make a new batch even if one works on the same file.")] = False,
@@ -28,7 +29,16 @@ def submit(
     that is unfinished. --json: {batch_id, total, found ("new", "resumed" or "joined"), warnings}.
     """
     settings = load_config(config, secrets=False)
-    done = submit_batch(file, config=settings, model=model, limit=limit, name=name, priority=priority, new=new)
+    done = submit_batch(
+        file,
+        config=settings,
+        model=model,
+        limit=limit,
+        template=template,
+        name=name,
+        priority=priority,
+        new=new,
+    )
     for warning in done.warnings:
         note(f"warning: {warning}")
     if json:

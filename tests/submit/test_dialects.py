@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 from collections.abc import Callable
@@ -53,3 +54,22 @@ def test_batch_lines_of_three_vendors_in_one_file_come_back_as_each_vendor_write
     assert bad_claude["result"]["error"]["error"]["type"] == "invalid_request_error"
     assert bad_gemini["error"]["code"] == 3
     assert simple["text"]
+
+
+def test_a_compressed_csv_is_asked_row_by_row_and_its_columns_come_back(
+    cli: Cli, sandbox: SandboxProcess, write_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    write_config(sandbox.url)
+    (tmp_path / "in.csv.gz").write_bytes(gzip.compress(b"id,text,lang\na,Hello,fr\nb,Bye,de\n"))
+    options = ("--template", "Translate to {lang}: {text}", "--model", "gpt-4o-mini")
+    done = cli("run", "in.csv.gz", *options)
+    assert done.returncode == 0, done.stderr
+    found = rows(tmp_path / "in.results.jsonl")
+    assert [(row["id"], row["metadata"]) for row in found] == [
+        ("a", {"text": "Hello", "lang": "fr"}),
+        ("b", {"text": "Bye", "lang": "de"}),
+    ]
+    assert all(row["text"] for row in found)
+    wrong = cli("submit", "in.csv.gz", "--template", "{txt}", "--model", "gpt-4o-mini")
+    assert wrong.returncode == 2
+    assert "has the columns id, text, lang" in wrong.stderr

@@ -1,0 +1,124 @@
+"""Compressed inputs: read as what they hold, by their first bytes, in flat memory; a truncated one is said to be so."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from models.config_file import load_config_text
+from models.errors import InputError
+from models.lanes import Lanes
+from submit.producer import check
+from submit.source import Input, opened
+
+LANES = Lanes(load_config_text("providers: [{id: openai, keys: [{id: a, secret: s}]}]"))
+LINES = b"".join(json.dumps({"prompt": f"say {n}", "model": "m"}).encode() + b"\n" for n in range(5000))
+
+
+def zstd(content: bytes, **options: bool) -> bytes:
+    return zstandard.ZstdCompressor(**options).compress(content)
+
+
+def streamed(content: bytes) -> bytes:
+    """As command line tools write it: without the content's size, with a checksum."""
+    packer = zstandard.ZstdCompressor(write_checksum=True, write_content_size=False).compressobj()
+    return packer.compress(content) + packer.flush()
+
+
+PACKERS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "zstd": zstd, "streamed zstd": streamed}
+SKIPPABLE = b"\x5a\x2a\x4d\x18\x03\x00\x00\x00abc"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRUCKLLM_HOME", str(tmp_path / "home"))
+
+
+def total(source: Input) -> int:
+    with opened(source) as given:
+        first = check(given, LANES)
+        assert check(given, LANES) == first  # it is read twice
+        return first.total
+
+
+@pytest.mark.parametrize("pack", PACKERS.values(), ids=PACKERS)
+def test_an_archive_is_read_as_what_it_holds_whatever_its_name(pack: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    path = tmp_path / "prompts.anything"
+    path.write_bytes(pack(LINES))
+    assert total(path) == 5000
+    assert total(io.BytesIO(pack(LINES))) == 5000
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        gzip.compress(LINES[:999]) + gzip.compress(LINES[999:]),
+        zstd(LINES[:999]) + SKIPPABLE + streamed(LINES[999:]),
+        SKIPPABLE + zstd(LINES),
+    ],
+    ids=["gzip", "zstd", "a note in front"],
+)
+def test_archives_of_several_parts_are_read_to_their_end(content: bytes) -> None:
+    assert total(io.BytesIO(content)) == 5000
+
+
+@pytest.mark.parametrize("pack", PACKERS.values(), ids=PACKERS)
+def test_an_archive_that_ends_too_early_is_an_error_wherever_it_ends(pack: Callable[[bytes], bytes]) -> None:
+    whole = pack(LINES)
+    for end in (5, 9, 12, len(whole) // 2, len(whole) - 5, len(whole) - 1):
+        with pytest.raises(InputError, match="is truncated"):
+            total(io.BytesIO(whole[:end]))
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, streamed], ids=["gzip", "zstd"])
+def test_a_damaged_archive_is_an_error(pack: Callable[[bytes], bytes]) -> None:
+    whole = bytearray(pack(LINES))
+    whole[len(whole) // 2] ^= 0xFF
+    with pytest.raises(InputError, match="damaged|truncated"):
+        total(io.BytesIO(bytes(whole)))
+
+
+def test_an_archive_comes_from_stdin_too() -> None:
+    program = (
+        "from tests.submit.test_archives import total; from models.errors import InputError\n"
+        "try: print(total('-'))\nexcept InputError as error: print(error)"
+    )
+    packed = gzip.compress(LINES)
+    for given, said in ((packed, b"5000\n"), (packed[:-3], b"- is truncated")):
+        done = subprocess.run([sys.executable, "-c", program], input=given, capture_output=True, timeout=60, check=True)
+        assert done.stdout.startswith(said)
+
+
+@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+def test_memory_stays_flat_however_much_is_in_an_archive(kind: str, tmp_path: Path) -> None:
+    """400 MB without a line break, and 200 MB of lines, in archives below 1 MB."""
+    line = b'{"prompt": "' + b"a" * 1_000_000 + b'", "model": "m"}\n'
+    path = tmp_path / "big"
+    program = (
+        "import resource, sys; from tests.submit.test_archives import total; from models.errors import InputError\n"
+        "try: print(total(sys.argv[1]))\nexcept InputError as error: print(error.lines[0].reason)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    for piece, times, said, most_mb in ((b"a" * 1_000_000, 400, "longer than 256 MB", 1100), (line, 200, "200", 250)):
+        if kind == "gzip":
+            with gzip.open(path, "wb", compresslevel=1) as packed:
+                for _ in range(times):
+                    packed.write(piece)
+        else:
+            with path.open("wb") as file, zstandard.ZstdCompressor().stream_writer(file) as packed:
+                for _ in range(times):
+                    packed.write(piece)
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(path)], capture_output=True, text=True, timeout=60, check=True
+        )
+        told, peak = done.stdout.splitlines()
+        assert told == said
+        assert int(peak) / (1024 if sys.platform == "linux" else 1024 * 1024) < most_mb
