@@ -35,7 +35,8 @@ RECORD_SECONDS = 20.0
 class Plan:
     """How many worker processes, for which providers (empty: all), and how one is started.
 
-    `log`: where their output goes; None for our own stderr. `grace_seconds`: how long they may finish calls at the end.
+    `log`: where their output goes; None for our own stderr. `grace_seconds`: how long they may finish calls at the end. `may_end`: one
+    that ends with exit code 0, as it does when a person drains it, isn't started again.
     """
 
     processes: int = 1
@@ -44,6 +45,7 @@ class Plan:
     grace_seconds: float = 60.0
     log: Path | None = None
     command: tuple[str, ...] = OURS
+    may_end: bool = False
 
     @classmethod
     def of(
@@ -53,6 +55,7 @@ class Plan:
         processes: int | None = None,
         providers: tuple[str, ...] = (),
         log: Path | None = None,
+        may_end: bool = False,
     ) -> Plan:
         """What a configuration asks for; `processes` and `providers` overrule it."""
         return cls(
@@ -61,6 +64,7 @@ class Plan:
             providers=providers,
             grace_seconds=config.worker.grace_seconds + RECORD_SECONDS,
             log=log,
+            may_end=may_end,
         )
 
 
@@ -76,6 +80,11 @@ class Crew:
         """The process ids of those that live."""
         return [pid for child in self._children if (pid := child.pid) is not None]
 
+    @property
+    def gone(self) -> bool:
+        """Whether all of them have ended for good."""
+        return bool(self._children) and all(child.process is None for child in self._children)
+
     def start(self, settings: Mapping[str, str] | None = None) -> None:
         """Starts them with these environment variables over our own; those of an earlier start are stopped first."""
         self.stop()
@@ -89,7 +98,8 @@ class Crew:
             _put_aside(plan.log)
         env = {**os.environ, **(settings or {})}
         self._children = [
-            Child(f"worker process {number}", command, env=env, log=plan.log) for number in range(1, plan.processes + 1)
+            Child(f"worker process {number}", command, env=env, log=plan.log, may_end=plan.may_end)
+            for number in range(1, plan.processes + 1)
         ]
         for child in self._children:
             child.start()
@@ -107,6 +117,8 @@ class Crew:
         log = f" (see {self.plan.log})" if self.plan.log is not None else ""
         if ended.code == FIX_FIRST:
             raise UsageError(f"the worker can't start: {ended.last_line or ended.how}{log}")
+        if self.plan.may_end and ended.code == 0:
+            return f"{ended.name} has ended, as it was told to"
         said = f": {ended.last_line}" if ended.last_line and ended.code > 0 else ""
         return f"{ended.name} {ended.how}{said}; it is started again{log}"
 

@@ -102,19 +102,26 @@ class Ended:
 
 
 class Child:
-    """One child process, started again when it dies, in a session of its own so that a terminal's Ctrl-C doesn't reach it.
+    """One child process, started again when it dies (with `may_end`, not after exit code 0), in a session of its own so that a terminal's Ctrl-C doesn't reach it.
 
     Its stdin is a pipe that only this process holds: when this process ends, however it ends, the child reads EOF.
     Start it from the main thread: `die_with_parent` is about the thread that started the child.
     """
 
     def __init__(
-        self, name: str, command: Sequence[str], *, env: Mapping[str, str] | None = None, log: Path | None = None
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        log: Path | None = None,
+        may_end: bool = False,
     ) -> None:
         self.name = name
         self.command = list(command)
         self.env = env
         self.log = log
+        self.may_end = may_end
         self.process: subprocess.Popen[bytes] | None = None
         self.early_deaths = 0
         self._born = 0.0
@@ -152,6 +159,8 @@ class Child:
             self._due = now + BACKOFF_SECONDS[min(self.early_deaths, len(BACKOFF_SECONDS)) - 1]
             self._let_go()
             ended = Ended(self.name, self.process.returncode, lived, self.last_line())
+            if self.may_end and ended.code == 0:
+                self.process = self._due = None
         if self._due is not None and now >= self._due:
             self.start()
         return ended

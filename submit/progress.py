@@ -291,8 +291,13 @@ def quarantined(config: Config, states: Sequence[RowMapping]) -> dict[tuple[str,
 
 
 def state_of(provider: ProviderConfig, key: KeyConfig, states: Sequence[RowMapping]) -> RowMapping | None:
-    """What is known of a key: by its secret's fingerprint, or the latest of its id where the secret isn't known here."""
+    """What is known of a key: a person's word, else by its secret's fingerprint, or the latest of its id where the secret isn't known
+    here.
+    """
     rows = [row for row in states if (row["provider"], row["key_id"]) == (provider.id, key.id)]
+    for row in rows:
+        if row["fingerprint"] == keys.ANY_SECRET:
+            return row
     if key.secret.usable:
         mark = keys.fingerprint(key.secret.reveal())
         rows = [row for row in rows if row["fingerprint"] == mark]

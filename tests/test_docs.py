@@ -28,7 +28,7 @@ from models import config, errors
 from models.config_file import STORAGE_VARIABLES, load_config_text
 from models.formats import simple
 from models.states import Outcome
-from submit.cli.app import Entry, _load
+from submit.cli.app import Entry, add, load
 from tests.conftest import SandboxProcess
 from worker.providers.registry import known_types
 from worker.sandbox import settings as sandbox_settings
@@ -187,31 +187,45 @@ def test_input_lines_in_the_docs_are_good_lines(tmp_path: Path) -> None:
 
 def command_of(name: str) -> click.Command:
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    app.command(name)(_load(COMMANDS[name].target))
-    found: click.Command = typer.main.get_command(app)
+    app.callback()(lambda: None)
+    add(app, name, "", load(COMMANDS[name].target))
+    found: click.Command = commands_of(typer.main.get_command(app))[name]
     return found
+
+
+def commands_of(group: Any) -> dict[str, click.Command]:
+    """By name; typer may bring a click of its own, so its classes tell nothing."""
+    return getattr(group, "commands", {})
+
+
+def with_its_own(name: str) -> list[tuple[str, click.Command]]:
+    """A command and those below it, by the titles of their sections."""
+    command = command_of(name)
+    return [(name, command), *((f"{name} {each}", one) for each, one in commands_of(command).items())]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_of_a_command_is_documented_and_helps(name: str) -> None:
-    command = command_of(name)
-    wanted: set[str] = set()
-    for parameter in command.params:
-        if getattr(parameter, "hidden", False) or "--help" in parameter.opts:
-            continue
-        assert getattr(parameter, "help", None), f"{name}: {parameter.name} has no help"
-        argument = parameter.param_type_name == "argument"
-        wanted |= (
-            {(parameter.metavar or str(parameter.name)).strip("[]{}").upper()} if argument else set(parameter.opts)
-        )
-    text = section(page("cli.md"), f"truckllm {name}")
-    assert command.help
-    assert set(table(text, "option") if wanted else {}) == wanted
+    for title, command in with_its_own(name):
+        wanted: set[str] = set()
+        for parameter in command.params:
+            if getattr(parameter, "hidden", False) or "--help" in parameter.opts:
+                continue
+            assert getattr(parameter, "help", None), f"{title}: {parameter.name} has no help"
+            argument = parameter.param_type_name == "argument"
+            wanted |= (
+                {(parameter.metavar or str(parameter.name)).strip("[]{}").upper()} if argument else set(parameter.opts)
+            )
+        text = section(page("cli.md"), f"truckllm {title}")
+        assert command.help, title
+        assert set(table(text, "option") if wanted else {}) == wanted, title
 
 
 def test_every_command_is_documented_and_nothing_else() -> None:
     titles = re.findall(r"^## truckllm (\S+)$", page("cli.md"), re.MULTILINE)
     assert titles == list(COMMANDS)
+    below = re.findall(r"^### truckllm (.+)$", page("cli.md"), re.MULTILINE)
+    assert below == [title for name in COMMANDS for title, _ in with_its_own(name)[1:]]
 
 
 def test_exit_codes_are_documented_as_they_are() -> None:

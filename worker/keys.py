@@ -274,8 +274,10 @@ class KeyRing:
         rows = await self._recorder.call(key_store.everything)
         now = self._recorder.now()
         out: dict[str, Quarantine] = {}
-        for row in rows:
-            if row["provider"] != self.settings.id or self._marks.get(row["key_id"]) != row["fingerprint"]:
+        by_hand_last = sorted(rows, key=lambda row: str(row["fingerprint"]) == key_store.ANY_SECRET)  # so that it wins
+        for row in by_hand_last:
+            mark = self._marks.get(row["key_id"])
+            if row["provider"] != self.settings.id or row["fingerprint"] not in (mark, key_store.ANY_SECRET):
                 continue
             if row["state"] == key_store.QUARANTINED:
                 out[f"{self.settings.id}/{row['key_id']}"] = Quarantine(row["reason"], row["until"], row["probes"])

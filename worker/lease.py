@@ -31,9 +31,16 @@ def awake_clock() -> float:
 
 
 class Lease:
-    """This process's row in `workers`."""
+    """This process's row in `workers`. `lost` is called when others took it for dead, `drain` once a person tells it to end."""
 
-    def __init__(self, recorder: Recorder, queues: Sequence[str], config_hash: str, lost: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        queues: Sequence[str],
+        config_hash: str,
+        lost: Callable[[], None],
+        drain: Callable[[], None],
+    ) -> None:
         self.worker_id = 0
         self.tickets = 0
         self.beats = 0
@@ -42,6 +49,7 @@ class Lease:
         self._queues = queues
         self._config_hash = config_hash
         self._lost = lost
+        self._drain: Callable[[], None] | None = drain
         self._calls = 0
         self._confirmed = float("-inf")
 
@@ -81,12 +89,13 @@ class Lease:
         at = awake_clock()
         local = time.time()
 
-        def beat(connection: Connection) -> tuple[bool, float]:
+        def beat(connection: Connection) -> tuple[bool, bool, float]:
             now = self._recorder.database.now(connection)
-            return worker_store.beat(connection, self.worker_id, self.tickets, now), now
+            alive = worker_store.beat(connection, self.worker_id, self.tickets, now)
+            return alive, worker_store.told_to_drain(connection, self.worker_id), now
 
         try:
-            alive, now = await self._recorder.call(beat)
+            alive, drained, now = await self._recorder.call(beat)
             self._recorder.clock_offset = now - (local + time.time()) / 2
             if alive:
                 self._confirmed = at
@@ -99,6 +108,10 @@ class Lease:
             log.warning("heartbeat failed: %s", str(error).splitlines()[0])
             return False
         self.beats += 1
+        if drained and self._drain is not None:
+            log.info("worker %d was told to end", self.worker_id)
+            tell, self._drain = self._drain, None
+            tell()
         return True
 
     async def leave(self) -> None:

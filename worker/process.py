@@ -15,12 +15,14 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
 import celery.worker.state
 import redis.exceptions
 import sqlalchemy.exc
+from celery.exceptions import SecurityWarning
 from celery.signals import worker_ready
 from kombu.exceptions import OperationalError
 
@@ -69,8 +71,11 @@ def main(
     has died.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("truckllm").setLevel(logging.INFO)  # Celery raises the root's level while it starts
     logging.getLogger("celery").setLevel(logging.WARNING)
     logging.getLogger("kombu").setLevel(logging.WARNING)
+    # in a container root is usual, and the tickets are JSON, which is what the warning is about
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     _allow_connections()
     served = list(providers) if providers else [provider.id for provider in config.providers]
     process = Process(config, database_url, redis_url, served)
@@ -134,7 +139,7 @@ class Process:
         self._limiter = Limiter(self._client, seed=self._seed)
         self._breaker = Breaker(self._client)
         self._sender = await HttpSender(max_response_bytes=self.config.worker.max_response_bytes).__aenter__()
-        self._lease = Lease(self._recorder, self.served, self.config.config_hash(), self._lost)
+        self._lease = Lease(self._recorder, self.served, self.config.config_hash(), self._lost, self._drained)
         await self._lease.take()
         for name in self.served:
             settings = self.config.provider(name)
@@ -218,6 +223,10 @@ class Process:
         await self._lease.leave()
         await self._sender.close()
         await self._client.aclose()
+
+    def _drained(self) -> None:
+        if not self.stopping:
+            os.kill(os.getpid(), signal.SIGTERM)  # the one way to end, on the one thread that hears signals
 
     def _lost(self) -> None:
         for runner in self._runners.values():

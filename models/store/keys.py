@@ -12,6 +12,8 @@ from models.tables import key_states
 
 ACTIVE = "active"
 QUARANTINED = "quarantined"
+ANY_SECRET = ""
+"""The fingerprint in a person's word: it holds whatever the key's secret is, and needs none to be known where it is said."""
 
 
 def fingerprint(secret: str) -> str:
@@ -56,6 +58,36 @@ def quarantine(
             until=until,
         )
     )
+
+
+def disable(connection: Connection, provider: str, key_id: str, pool: str, reason: str, now: float) -> bool:
+    """Takes a key out of use by a person's word, until `enable`. False when it is so already."""
+    where = (key_states.c.provider == provider, key_states.c.key_id == key_id, key_states.c.fingerprint == ANY_SECRET)
+    if connection.execute(sa.select(key_states.c.since).where(*where)).first() is not None:
+        return False
+    quarantine(
+        connection,
+        provider=provider,
+        key_id=key_id,
+        mark=ANY_SECRET,
+        pool=pool,
+        reason=reason,
+        now=now,
+        until=None,
+    )
+    return True
+
+
+def enable(connection: Connection, provider: str, key_id: str, now: float) -> bool:
+    """Puts a key back into use, whoever or whatever took it out. False when nothing did."""
+    mine = (key_states.c.provider == provider, key_states.c.key_id == key_id)
+    said = connection.execute(key_states.delete().where(*mine, key_states.c.fingerprint == ANY_SECRET))
+    lifted = connection.execute(
+        key_states.update()
+        .where(*mine, key_states.c.state == QUARANTINED)
+        .values(state=ACTIVE, reason="", since=now, until=None, probes=0)
+    )
+    return said.rowcount + lifted.rowcount > 0
 
 
 def lift(connection: Connection, provider: str, key_id: str, mark: str, now: float) -> bool:

@@ -49,6 +49,18 @@ def beat(connection: Connection, worker_id: int, tickets: int, now: float) -> bo
     return done.rowcount == 1
 
 
+def drain(connection: Connection, worker_id: int) -> bool:
+    """Tells a worker to finish what it has and to end; it reads that at its next heartbeat. False when there is none of that number."""
+    done = connection.execute(workers.update().where(workers.c.id == worker_id).values(draining=1))
+    return done.rowcount == 1
+
+
+def told_to_drain(connection: Connection, worker_id: int) -> bool:
+    """Whether `drain` was called for this worker."""
+    query = sa.select(workers.c.draining).where(workers.c.id == worker_id)
+    return bool(connection.execute(query).scalar_one_or_none())
+
+
 def everyone(connection: Connection) -> list[RowMapping]:
     """All workers that are alive or not yet known to be dead."""
     return list(connection.execute(sa.select(workers).order_by(workers.c.id)).mappings())

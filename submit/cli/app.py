@@ -21,7 +21,9 @@ INTERRUPTED = 130
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A command: `target` is "module:function" of its typer function, `help` the line in the list of commands."""
+    """A command: `target` is "module:name" of its typer function or, where it has commands of its own, of its Typer; `help` is the
+    line in the list of commands.
+    """
 
     target: str
     help: str
@@ -59,13 +61,22 @@ def _app(entries: Mapping[str, Entry], asked: str | None) -> typer.Typer:
     app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
     app.callback()(_root)
     for name, entry in entries.items():
-        app.command(name, short_help=entry.help)(_load(entry.target) if name == asked else _unasked)
+        add(app, name, entry.help, load(entry.target) if name == asked else _unasked)
     return app
 
 
-def _load(target: str) -> Callable[..., Any]:
-    module, _, function = target.partition(":")
-    found: Callable[..., Any] = getattr(import_module(module), function)
+def add(app: typer.Typer, name: str, short_help: str, command: typer.Typer | Callable[..., Any]) -> None:
+    """Puts a command, or a group of commands, under its name."""
+    if isinstance(command, typer.Typer):
+        app.add_typer(command, name=name, short_help=short_help)
+    else:
+        app.command(name, short_help=short_help)(command)
+
+
+def load(target: str) -> typer.Typer | Callable[..., Any]:
+    """What an entry's target names."""
+    module, _, name = target.partition(":")
+    found: typer.Typer | Callable[..., Any] = getattr(import_module(module), name)
     return found
 
 

@@ -1,23 +1,35 @@
-"""`truckllm keys`: the configured keys, and whether they are usable. It never shows a secret."""
+"""`truckllm keys`: the configured keys, whether they are usable, and a person's word on that. It never shows a secret."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from models.config import KeyConfig, ProviderConfig
+import typer
+
+from models.config import Config, KeyConfig, ProviderConfig
 from models.config_file import load_config
+from models.errors import UsageError
 from models.store import keys as key_store
 from submit.cli.options import ConfigOption, JsonOption, stored
-from submit.cli.output import iso, print_json, print_table
+from submit.cli.output import iso, note, print_json, print_table
 from submit.progress import state_of
 
+DISABLED = "disabled by hand"
 
-def keys(config: ConfigOption = None, json: JsonOption = False) -> None:
-    """Show the keys and whether they are usable.
+keys = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
+
+KeyArgument = Annotated[str, typer.Argument(help="The key, as PROVIDER/KEY.", metavar="KEY")]
+
+
+@keys.callback()
+def listing(context: typer.Context, config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Show the keys and whether they are usable; `keys disable` and `keys enable` change that.
 
     --json: {"keys": [{provider, key_id, pool, state, reason, since, until}]}. `state` is active or quarantined; `since` and `until`
     are times in UTC or null; `until` null on a quarantined key means that a person has to act.
     """
+    if context.invoked_subcommand is not None:
+        return
     settings = load_config(config, secrets=False)
     with stored(settings) as database, database.read() as connection:
         states = key_store.everything(connection)
@@ -31,11 +43,45 @@ def keys(config: ConfigOption = None, json: JsonOption = False) -> None:
     print_table(columns, [[row[name] for name in columns] for row in found])
 
 
+@keys.command()
+def disable(key: KeyArgument, config: ConfigOption = None) -> None:
+    """Take a key out of use, for all workers, until `keys enable`; calls under way finish."""
+    settings = load_config(config, secrets=False)
+    provider, one = _named(settings, key)
+    with stored(settings) as database, database.write() as connection:
+        now = database.now(connection)
+        done = key_store.disable(connection, provider.id, one.id, _pool(provider, one), DISABLED, now)
+    note(f"{key} is out of use; `truckllm keys enable {key}` puts it back" if done else f"{key} is disabled already")
+
+
+@keys.command()
+def enable(key: KeyArgument, config: ConfigOption = None) -> None:
+    """Put a key back into use, for all workers, whatever took it out: your word, a refusal, or a used-up quota."""
+    settings = load_config(config, secrets=False)
+    provider, one = _named(settings, key)
+    with stored(settings) as database, database.write() as connection:
+        done = key_store.enable(connection, provider.id, one.id, database.now(connection))
+    note(f"{key} is back in use; workers see it within seconds" if done else f"{key} is in use already")
+
+
+def _named(config: Config, text: str) -> tuple[ProviderConfig, KeyConfig]:
+    """The key that PROVIDER/KEY names. Raises UsageError."""
+    provider_id, slash, key_id = text.partition("/")
+    if not slash:
+        raise UsageError(f"{text!r}: name a key as PROVIDER/KEY, as `truckllm keys` lists them")
+    provider = config.provider(provider_id)
+    return provider, provider.key(key_id)
+
+
+def _pool(provider: ProviderConfig, key: KeyConfig) -> str:
+    return key.pool or f"{provider.id}/{key.id}"
+
+
 def _row(provider: ProviderConfig, key: KeyConfig, state: Any) -> dict[str, Any]:
     return {
         "provider": provider.id,
         "key_id": key.id,
-        "pool": key.pool or f"{provider.id}/{key.id}",
+        "pool": _pool(provider, key),
         "state": state["state"] if state else key_store.ACTIVE,
         "reason": state["reason"] if state else "",
         "since": iso(state["since"]) if state else None,

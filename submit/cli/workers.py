@@ -1,19 +1,41 @@
-"""`truckllm workers`: the worker processes, as their heartbeats tell."""
+"""`truckllm workers`: the worker processes, as their heartbeats tell, and telling one to end."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
+from models.errors import NotFoundError
 from models.store import workers as worker_store
 from submit.bell import LIVE_SECONDS
 from submit.cli.options import ConfigOption, JsonOption, found_config, stored
 from submit.cli.output import iso, note, print_json, print_table
 
+workers = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 
-def workers(config: ConfigOption = None, json: JsonOption = False) -> None:
-    """Show the worker processes.
 
-    --json: {"workers": [{id, host, pid, providers, alive, tickets (Celery messages taken), config_hash, started_at, heartbeat_at}]}.
-    `alive` is false when the last heartbeat is older than 45 s.
+@workers.command()
+def drain(
+    worker: Annotated[int, typer.Argument(help="The worker's number, as `workers` lists it.", metavar="WORKER")],
+    config: ConfigOption = None,
+) -> None:
+    """Tell a worker to end: it claims nothing more, finishes its calls, gives the rest back, and isn't started again."""
+    with stored(found_config(config)) as database, database.write() as connection:
+        if not worker_store.drain(connection, worker):
+            raise NotFoundError(f"there is no worker {worker}; `truckllm workers` lists them")
+    note(f"worker {worker} hears of it at its next heartbeat, ends its calls, and exits")
+
+
+@workers.callback()
+def listing(context: typer.Context, config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Show the worker processes; `workers drain` ends one.
+
+    --json: {"workers": [{id, host, pid, providers, alive, draining, tickets (Celery messages taken), config_hash, started_at,
+    heartbeat_at}]}. `alive` is false when the last heartbeat is older than 45 s, `draining` true when it was told to end.
     """
+    if context.invoked_subcommand is not None:
+        return
     with stored(found_config(config)) as database, database.read() as connection:
         now = database.now(connection)
         rows = worker_store.everyone(connection)
@@ -24,6 +46,7 @@ def workers(config: ConfigOption = None, json: JsonOption = False) -> None:
             "pid": row["pid"],
             "providers": [name for name in row["queues"].split(",") if name],
             "alive": row["heartbeat_at"] > now - LIVE_SECONDS,
+            "draining": bool(row["draining"]),
             "tickets": row["tickets"],
             "config_hash": row["config_hash"],
             "started_at": iso(row["started_at"]),
@@ -45,7 +68,7 @@ def workers(config: ConfigOption = None, json: JsonOption = False) -> None:
                 row["host"],
                 row["pid"],
                 ",".join(row["providers"]),
-                "yes" if row["alive"] else "no",
+                ("draining" if row["draining"] else "yes") if row["alive"] else "no",
                 row["tickets"],
                 row["config_hash"][:8],
                 row["started_at"],

@@ -29,6 +29,9 @@ class LocalStack(Protocol):
     @property
     def owner(self) -> bool: ...
 
+    @property
+    def crew(self) -> Crew: ...
+
     def tick(self) -> list[str]: ...
 
 
@@ -62,7 +65,7 @@ def command(join: Join) -> Callable[..., None]:
         count = processes or settings.worker.processes
         if settings.redis_url is not None and count == 1:
             raise typer.Exit(_serve(settings, settings.redis_url, names, parent_pipe))
-        plan = Plan.of(settings, processes=count, providers=names)
+        plan = Plan.of(settings, processes=count, providers=names, may_end=True)
         if settings.redis_url is not None:
             _supervise(plan)
         else:
@@ -86,7 +89,7 @@ def _supervise(plan: Plan) -> None:
     with stop_signals() as stopping:
         try:
             crew.start()
-            _look_after(crew.tick, stopping)
+            _look_after(crew, crew.tick, stopping)
         finally:
             crew.stop()
 
@@ -94,13 +97,15 @@ def _supervise(plan: Plan) -> None:
 def _join(join: Join, plan: Plan) -> None:
     with stop_signals() as stopping, join(home(), plan, always=True) as stack:
         _say("serves the local stack" + ("" if stack.owner else ", which another process owns"))
-        _look_after(stack.tick, stopping)
+        _look_after(stack.crew, stack.tick, stopping)
 
 
-def _look_after(tick: Callable[[], list[str]], stopping: Callable[[], bool]) -> None:
+def _look_after(crew: Crew, tick: Callable[[], list[str]], stopping: Callable[[], bool]) -> None:
     while not stopping():
         for told in tick():
             _say(told)
+        if crew.gone:
+            return
         time.sleep(TICK_SECONDS)
     _say("stopping: calls in flight are finished; once more gives them up")
 
