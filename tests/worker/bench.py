@@ -6,7 +6,8 @@ Nothing is replaced: Valkey, the database and the sandbox are real.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator
+import time
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +24,14 @@ from worker.recorder import Recorder
 from worker.runner import Runner
 
 T = TypeVar("T")
+
+
+async def until(condition: Callable[[], Any], seconds: float = 20.0) -> None:
+    """Waits on the event loop until something holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        await asyncio.sleep(0.01)
 
 
 class Bench:
@@ -54,8 +63,7 @@ class Bench:
 
         async def work() -> bool:
             more = await runner.drain(budget)
-            while runner.in_flight or runner.held:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+            await until(lambda: not runner.in_flight and not runner.held)
             return more
 
         return self.run(work())
