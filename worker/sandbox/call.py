@@ -10,6 +10,7 @@ from worker.sandbox.dialect import Answer, Chat, Dialect, Listing, Refusal
 from worker.sandbox.house import House
 from worker.sandbox.quotas import Holder, Standing
 from worker.sandbox.replies import Reply, Usage, compose, without_text
+from worker.sandbox.samples import shaped
 from worker.sandbox.settings import Fault
 from worker.sandbox.wire import LAST_CHUNK, SSE, Connection, Ending, Request, answer_head, chunk
 
@@ -121,6 +122,7 @@ class Call:
             copies=chat.copies,
             cache_writes=dialect.cache_writes,
         )
+        reply = shaped(reply, chat.shape)
         if chat.vectors is not None:
             reply = without_text(reply)
         at_arrival, _ = dialect.charge(chat, reply.usage)

@@ -9,6 +9,8 @@ from urllib.parse import unquote
 
 import orjson
 
+from worker.sandbox.claude_chat import read_chat
+from worker.sandbox.claude_words import bad, error
 from worker.sandbox.dialect import (
     MEBIBYTE,
     Answer,
@@ -16,14 +18,11 @@ from worker.sandbox.dialect import (
     Listing,
     Refusal,
     bearer,
-    chat,
     exact_retry_after,
-    names,
     pieces,
     request_id,
     retry_after,
     spoil,
-    stand_in,
     without_output,
 )
 from worker.sandbox.quotas import Denial, Gauge, Standing
@@ -31,18 +30,7 @@ from worker.sandbox.replies import Finish, Reply, Usage
 from worker.sandbox.settings import Fault, ProviderName, SandboxSettings
 from worker.sandbox.wire import Request
 
-_FIELDS = names(
-    "model messages max_tokens system metadata stop_sequences stream temperature top_k top_p tools tool_choice thinking "
-    "service_tier container context_management mcp_servers output_config cache_control inference_geo speed"
-)
-_SAMPLING = ("temperature", "top_k", "top_p")
 _VERSIONS = ("2023-01-01", "2023-06-01", "2026-10-21")
-_WITHOUT_SAMPLING = "2026-10-21"
-_BLOCKS = names(
-    "text image document search_result thinking redacted_thinking tool_use tool_result server_tool_use "
-    "web_search_tool_result web_fetch_tool_result code_execution_tool_result mcp_tool_use mcp_tool_result "
-    "container_upload"
-)
 _FINISH: dict[Finish, str] = {"stop": "end_turn", "length": "max_tokens", "filter": "refusal"}
 
 # status: (error type, message); `{model}` is filled in.
@@ -65,87 +53,6 @@ _ERRORS: dict[int, tuple[str, str]] = {
 _FAULT_STATUS = {"rate_limit": 429, "overloaded": 529, "key_invalid": 401, "model_missing": 404, "error_in_200": 529}
 
 
-def _error(status: int, kind: str, message: str, code: str | None = None) -> Answer:
-    error: dict[str, object] = {"type": kind, "message": message}
-    if code is not None:
-        error["details"] = {"error_code": code}
-    return Answer(status, orjson.dumps({"type": "error", "error": error, "request_id": request_id()}))
-
-
-def _bad(message: str) -> Refusal:
-    return Refusal(_error(400, "invalid_request_error", message))
-
-
-def _integer(body: dict[str, Any], name: str, low: int) -> int | None:
-    value = body.get(name)
-    if value is None:
-        return None
-    if type(value) is not int:
-        raise _bad(f"{name}: Input should be a valid integer")
-    if value < low:
-        raise _bad(f"{name}: Input should be greater than or equal to {low}")
-    return value
-
-
-def _share(body: dict[str, Any], name: str) -> None:
-    value = body.get(name)
-    if value is None:
-        return
-    if type(value) not in (int, float):
-        raise _bad(f"{name}: Input should be a valid number")
-    if value < 0 or value > 1:
-        raise _bad(f"{name}: range: 0..1")
-
-
-def _content(content: object, where: str) -> str:
-    if type(content) is str:
-        return content
-    if type(content) is not list:
-        raise _bad(f"{where}: Input should be a valid string or a valid list")
-    texts = []
-    for at, block in enumerate(content):
-        spot = f"{where}.{at}"
-        if type(block) is not dict:
-            raise _bad(f"{spot}: Input should be a valid dictionary")
-        kind = block.get("type")
-        if kind is None:
-            raise _bad(f"{spot}.type: Field required")
-        if type(kind) is not str or kind not in _BLOCKS:
-            raise _bad(f"{spot}: Input tag '{kind}' found using 'type' does not match any of the expected tags")
-        if kind != "text":
-            texts.append(stand_in(block))
-        elif type(block.get("text")) is not str:
-            raise _bad(f"{spot}.text.text: Field required")
-        elif not block["text"]:
-            raise _bad(f"{where.partition('.content')[0]}: text content blocks must be non-empty")
-        else:
-            texts.append(block["text"])
-    return "\n".join(texts)
-
-
-def _message(message: object, at: int, last: bool) -> str:
-    where = f"messages.{at}"
-    if type(message) is not dict:
-        raise _bad(f"{where}: Input should be a valid dictionary")
-    for name in ("role", "content"):
-        if name not in message:
-            raise _bad(f"{where}.{name}: Field required")
-    for name in message:
-        if name not in ("role", "content"):
-            raise _bad(f"{where}.{name}: Extra inputs are not permitted")
-    role, content = message["role"], message["content"]
-    if role == "system":
-        raise _bad(
-            'messages: Unexpected role "system". The Messages API accepts a top-level `system` parameter, not "system" '
-            "as an input message role."
-        )
-    if role not in ("user", "assistant"):
-        raise _bad(f"{where}.role: Input should be 'user' or 'assistant'")
-    if not content and not (last and role == "assistant"):
-        raise _bad(f"{where}: all messages must have non-empty content except for the optional final assistant message")
-    return _content(content, f"{where}.content")
-
-
 class Claude:
     name: ProviderName = "claude"
     max_body = 32 * MEBIBYTE
@@ -160,65 +67,28 @@ class Claude:
         path = request.path.removeprefix("/claude/v1")
         listing = path == "/models" or path.startswith("/models/")
         if not listing and path != "/messages":
-            raise Refusal(_error(404, "not_found_error", f"Not found: {request.path.removeprefix('/claude')}"))
+            raise Refusal(error(404, "not_found_error", f"Not found: {request.path.removeprefix('/claude')}"))
         if request.method != ("GET" if listing else "POST"):
-            raise Refusal(_error(405, "invalid_request_error", "Method Not Allowed"))
+            raise Refusal(error(405, "invalid_request_error", "Method Not Allowed"))
         version = request.headers.get(b"anthropic-version", b"").decode("latin-1")
         if not version:
-            raise _bad("anthropic-version: header is required")
+            raise bad("anthropic-version: header is required")
         if version not in _VERSIONS:
-            raise _bad(f'anthropic-version: "{version}" is not a valid version')
+            raise bad(f'anthropic-version: "{version}" is not a valid version')
         if listing:
             return Listing(unquote(path.removeprefix("/models").removeprefix("/")) or None)
-        return self._chat(request.body, version)
-
-    def _chat(self, raw: bytes, version: str) -> Chat:
-        try:
-            body = orjson.loads(raw)
-        except orjson.JSONDecodeError as error:
-            raise _bad(f"The request body is not valid JSON: {error.msg}") from None
-        if type(body) is not dict:
-            raise _bad("Input should be a valid dictionary")
-        for name in ("model", "max_tokens", "messages"):
-            if name not in body:
-                raise _bad(f"{name}: Field required")
-        for name in body:
-            if name not in _FIELDS or (version == _WITHOUT_SAMPLING and name in _SAMPLING):
-                raise _bad(f"{name}: Extra inputs are not permitted")
-        model, messages, system = body["model"], body["messages"], body.get("system")
-        if type(model) is not str:
-            raise _bad("model: Input should be a valid string")
-        if not model:
-            raise _bad("model: String should have at least 1 character")
-        max_tokens = _integer(body, "max_tokens", 1)
-        if max_tokens is None:
-            raise _bad("max_tokens: Input should be a valid integer")
-        if type(messages) is not list:
-            raise _bad("messages: Input should be a valid list")
-        if not messages:
-            raise _bad("messages: at least one message is required")
-        texts = [] if system is None else [_content(system, "system")]
-        texts += [_message(message, at, at == len(messages) - 1) for at, message in enumerate(messages)]
-        stream = body.get("stream")
-        if stream is not None and type(stream) is not bool:
-            raise _bad("stream: Input should be a valid boolean")
-        _share(body, "temperature")
-        _share(body, "top_p")
-        _integer(body, "top_k", 0)
-        return chat(model, texts, max_tokens, stream=bool(stream))
+        return read_chat(request.body, version)
 
     def stranger(self, secret: str | None) -> Answer:
-        return _error(
-            401, "authentication_error", "x-api-key header is required" if secret is None else _ERRORS[401][1]
-        )
+        return error(401, "authentication_error", "x-api-key header is required" if secret is None else _ERRORS[401][1])
 
     def too_large(self) -> Answer:
-        return _error(413, *_ERRORS[413])
+        return error(413, *_ERRORS[413])
 
     def denied(self, denial: Denial, model: str) -> Answer:
         unit = {"requests": "requests per minute", "tokens": "tokens per minute", "day": "requests per day"}
         message = f"This request would exceed your organization's rate limit of {denial.limit} {unit[denial.what]} (model: {model})."  # noqa: E501
-        answer = _error(429, "rate_limit_error", message)
+        answer = error(429, "rate_limit_error", message)
         # a request over a whole minute's limit will never fit, so no wait is promised
         return Answer(429, answer.body, b"" if denial.too_large else retry_after(denial.wait))
 
@@ -243,7 +113,7 @@ class Claude:
             status = fault.status or _FAULT_STATUS.get(fault.kind, 500)
             kind, message = _ERRORS.get(status, _ERRORS[500] if status >= 500 else _ERRORS[400])
         text = fault.message or message.replace("{model}", model)
-        answer = _error(fault.status or status, kind, text, code)
+        answer = error(fault.status or status, kind, text, code)
         return Answer(answer.status, answer.body, exact_retry_after(fault.retry_after))
 
     def listing(self, names: list[str], model: str | None) -> Answer:
@@ -257,8 +127,10 @@ class Claude:
         return Answer(200, orjson.dumps({"data": entries, "has_more": False, **ends}))
 
     def whole(self, chat: Chat, reply: Reply, spoilt: str | None = None) -> bytes:
-        content = [{"type": "text", "text": reply.text, "citations": None}] if reply.text else []
-        body = self._message(reply, content, _FINISH[reply.finish])
+        content: list[dict[str, Any]] = [{"type": "text", "text": reply.text, "citations": None}] if reply.text else []
+        if reply.call:
+            content = [_tool_use(reply, reply.call[0], reply.call[1])]
+        body = self._message(reply, content, _stop_reason(reply))
         body["usage"] = spoil(_usage(reply.usage), spoilt)
         if spoilt == "missing":
             del body["usage"]
@@ -281,7 +153,7 @@ class Claude:
         final = _usage(reply.usage)
         opening = self._message(reply, [], None)
         opening["usage"] = spoil({**final, "output_tokens": 1, "output_tokens_details": {"thinking_tokens": 0}}, spoilt)
-        stop = _FINISH[reply.finish]
+        stop = _stop_reason(reply)
         closing: dict[str, Any] = {
             "delta": {"stop_reason": stop, "stop_sequence": None, "stop_details": _details(stop)},
             "usage": spoil(final, spoilt),
@@ -289,7 +161,14 @@ class Claude:
         if spoilt == "missing":
             del opening["usage"], closing["usage"]
         events = [_event("message_start", message=opening)]
-        if reply.text:
+        if reply.call:
+            begun = _tool_use(reply, reply.call[0], {})
+            events.append(_event("content_block_start", index=0, content_block=begun))
+            for piece in pieces(orjson.dumps(reply.call[1]).decode()):
+                delta = {"type": "input_json_delta", "partial_json": piece}
+                events.append(_event("content_block_delta", index=0, delta=delta))
+            events.append(_event("content_block_stop", index=0))
+        elif reply.text:
             events.append(_event("content_block_start", index=0, content_block={"type": "text", "text": ""}))
             events.append(_event("ping"))
             for piece in pieces(reply.text):
@@ -325,6 +204,14 @@ class Claude:
 
 
 _UNLIMITED = Standing()
+
+
+def _stop_reason(reply: Reply) -> str:
+    return "tool_use" if reply.call else _FINISH[reply.finish]
+
+
+def _tool_use(reply: Reply, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "tool_use", "id": f"toolu_{reply.digest}", "name": name, "input": arguments}
 
 
 def _details(stop: str | None) -> dict[str, str] | None:

@@ -12,6 +12,7 @@ import orjson
 
 from worker.sandbox.quotas import Denial, Standing
 from worker.sandbox.replies import Reply, Usage, prompt_sha, prompt_text
+from worker.sandbox.samples import Shape
 from worker.sandbox.settings import Fault, ProviderName, SandboxSettings
 from worker.sandbox.wire import JSON, Request
 
@@ -48,6 +49,7 @@ class Chat:
     operation: str = "chat"
     tier: str = "default"
     vectors: Vectors | None = None
+    shape: Shape | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +140,14 @@ def chat(
     framed: bool = True,
     operation: str = "chat",
     tier: str = "default",
+    shape: Shape | None = None,
 ) -> Chat:
     """A Chat from the texts of system prompt and messages, in order, one each."""
     prompt = prompt_text(texts)
-    sha = prompt_sha(prompt)
-    return Chat(model, prompt, sha, len(texts), max_tokens, stream, copies, stream_usage, framed, operation, tier)
+    sha, count = prompt_sha(prompt), len(texts)
+    return Chat(
+        model, prompt, sha, count, max_tokens, stream, copies, stream_usage, framed, operation, tier, shape=shape
+    )
 
 
 def embed(model: str, vectors: Vectors) -> Chat:

@@ -3,7 +3,6 @@
 It reads and writes bodies; limits, faults and delivery are decided elsewhere.
 """
 
-import math
 import re
 from typing import Any
 from urllib.parse import parse_qs, unquote
@@ -16,35 +15,19 @@ from worker.sandbox.dialect import (
     Chat,
     Listing,
     Refusal,
-    chat,
-    names,
     pieces,
     spoil,
-    stand_in,
     without_output,
 )
+from worker.sandbox.gemini_chat import read_chat
+from worker.sandbox.gemini_words import RPC, error
 from worker.sandbox.quotas import Denial, Standing
 from worker.sandbox.replies import Finish, Reply, Usage
 from worker.sandbox.settings import Fault, ProviderName, SandboxSettings
 from worker.sandbox.wire import Request
 
-_FIELDS = names(
-    "model contents systemInstruction tools toolConfig safetySettings generationConfig cachedContent serviceTier labels "
-    "store"
-)
-_GENERATION = names(
-    "temperature topP topK maxOutputTokens stopSequences seed candidateCount responseMimeType responseSchema "
-    "responseJsonSchema presencePenalty frequencyPenalty responseLogprobs logprobs thinkingConfig responseModalities "
-    "speechConfig mediaResolution imageConfig enableEnhancedCivicAnswers responseFormat"
-)
-_CONTENT = frozenset(("role", "parts"))
-_PARTS = names(
-    "text inlineData fileData functionCall functionResponse executableCode codeExecutionResult thought thoughtSignature "
-    "videoMetadata mediaResolution partMetadata"
-)
 _PATH = re.compile(r"/gemini/(?:v1|v1beta)/models(?:/([^/:]+)(?::(\w+))?)?")
 _FINISH: dict[Finish, str] = {"stop": "STOP", "length": "MAX_TOKENS", "filter": "SAFETY"}
-_RPC = "type.googleapis.com/google.rpc."
 _METRIC = "generativelanguage.googleapis.com/"
 
 # status: (name, message); `{model}` is filled in.
@@ -71,26 +54,13 @@ _ERRORS: dict[int, tuple[str, str]] = {
 _FAULT_STATUS = {"rate_limit": 429, "overloaded": 503, "model_missing": 404, "usage_limit": 429, "error_in_200": 503}
 
 
-def _error(status: int, name: str, message: str, details: list[dict[str, Any]] | None = None) -> Answer:
-    error: dict[str, Any] = {"code": status, "message": message, "status": name}
-    if details:
-        error["details"] = details
-    return Answer(status, orjson.dumps({"error": error}))
-
-
-def _bad(message: str, field: str = "") -> Refusal:
-    violation: dict[str, str] = {"description": message} | ({"field": field} if field else {})
-    details = [{"@type": f"{_RPC}BadRequest", "fieldViolations": [violation]}]
-    return Refusal(_error(400, "INVALID_ARGUMENT", message, details))
-
-
 def _reason(reason: str) -> dict[str, Any]:
     metadata = {"service": "generativelanguage.googleapis.com"}
-    return {"@type": f"{_RPC}ErrorInfo", "reason": reason, "domain": "googleapis.com", "metadata": metadata}
+    return {"@type": f"{RPC}ErrorInfo", "reason": reason, "domain": "googleapis.com", "metadata": metadata}
 
 
 def _retry_info(wait: float) -> dict[str, Any]:
-    return {"@type": f"{_RPC}RetryInfo", "retryDelay": f"{wait:.3f}".rstrip("0").rstrip(".") + "s"}
+    return {"@type": f"{RPC}RetryInfo", "retryDelay": f"{wait:.3f}".rstrip("0").rstrip(".") + "s"}
 
 
 def _violation(quota: str, metric: str, model: str, limit: int) -> dict[str, Any]:
@@ -100,81 +70,7 @@ def _violation(quota: str, metric: str, model: str, limit: int) -> dict[str, Any
         "quotaDimensions": {"location": "global", "model": model},
         "quotaValue": str(limit),
     }
-    return {"@type": f"{_RPC}QuotaFailure", "violations": [violation]}
-
-
-def _camel(value: dict[str, Any], known: frozenset[str], where: str) -> dict[str, Any]:
-    """Field names in camelCase (both spellings are accepted); raises Refusal for an unknown one."""
-    fields = {}
-    for name, inner in value.items():
-        head, *rest = name.split("_")
-        camel = head + "".join(word.capitalize() for word in rest)
-        if camel not in known:
-            at = f" at '{where}'" if where else ""
-            raise _bad(f'Invalid JSON payload received. Unknown name "{name}"{at}: Cannot find field.', where)
-        fields[camel] = inner
-    return fields
-
-
-def _object(value: object, where: str) -> dict[str, Any]:
-    if type(value) is not dict:
-        shown = orjson.dumps(value).decode()[:80]
-        raise _bad(f"Invalid value at '{where}' (type.googleapis.com/google.protobuf.Struct), {shown}", where)
-    return value
-
-
-def _count(config: dict[str, Any], name: str, most: float = math.inf) -> int | None:
-    """A positive integer; proto-JSON takes it as a string as well."""
-    value = config.get(name)
-    if value is None:
-        return None
-    where = f"generation_config.{name}"
-    if type(value) is str and value.lstrip("-").isascii() and value.lstrip("-").isdigit():
-        value = int(value)
-    if type(value) is not int:
-        raise _bad(f"Invalid value at '{where}' (TYPE_INT32), {orjson.dumps(value).decode()[:80]}", where)
-    if not 1 <= value <= most:
-        raise _bad(f"* GenerateContentRequest.{where}: must be in the range [1, {most}].\n")
-    return value
-
-
-def _within(config: dict[str, Any], name: str, high: float) -> None:
-    value = config.get(name)
-    if value is None:
-        return
-    where = f"generation_config.{name}"
-    if type(value) not in (int, float):
-        raise _bad(f"Invalid value at '{where}' (TYPE_FLOAT), {orjson.dumps(value).decode()[:80]}", where)
-    if not 0 <= value <= high:
-        raise _bad(f"* GenerateContentRequest.{where}: {name} must be in the range [0.0, {high}].\n")
-
-
-def _parts(content: object, where: str, empty_allowed: bool = False) -> tuple[str, object]:
-    """Text and role of one content."""
-    fields = _camel(_object(content, where), _CONTENT, where)
-    parts = fields.get("parts")
-    if isinstance(parts, dict):  # proto-JSON takes a single value for a list
-        parts = [parts]
-    if not parts and not empty_allowed:
-        raise _bad(f"* GenerateContentRequest.{where}.parts: contents.parts must not be empty.\n")
-    if type(parts) is not list:
-        raise _bad(f"Invalid value at '{where}.parts', a list was expected", where)
-    texts = []
-    for at, part in enumerate(parts):
-        spot = f"{where}.parts[{at}]"
-        known = _camel(_object(part, spot), _PARTS, spot)
-        if "text" not in known:
-            if not known:
-                raise _bad(
-                    f"* GenerateContentRequest.{spot}.data: required oneof field 'data' must have one initialized field\n"
-                )  # noqa: E501
-            texts.append(stand_in(known))
-        elif type(known["text"]) is str:
-            texts.append(known["text"])
-        else:
-            shown = orjson.dumps(known["text"]).decode()[:80]
-            raise _bad(f"Invalid value at '{spot}.text' (TYPE_STRING), {shown}", f"{spot}.text")
-    return "\n".join(texts), fields.get("role")
+    return {"@type": f"{RPC}QuotaFailure", "violations": [violation]}
 
 
 class Gemini:
@@ -194,63 +90,27 @@ class Gemini:
     def read(self, request: Request, settings: SandboxSettings) -> Chat | Listing:
         match = _PATH.fullmatch(request.path)
         if match is None:
-            raise Refusal(_error(404, "NOT_FOUND", f"Requested entity was not found: {request.path[:200]}"))
+            raise Refusal(error(404, "NOT_FOUND", f"Requested entity was not found: {request.path[:200]}"))
         quoted, action = match.groups()
         model = unquote(quoted) if quoted else None
         if request.method == "GET" and action is None:
             return Listing(model)
         if request.method != "POST" or model is None or action not in ("generateContent", "streamGenerateContent"):
-            raise Refusal(_error(404, "NOT_FOUND", "The requested URL was not found on this server."))
+            raise Refusal(error(404, "NOT_FOUND", "The requested URL was not found on this server."))
         stream = action == "streamGenerateContent"
         try:
-            return self._chat(model, request.body, stream, b"alt=sse" in request.query.split(b"&"))
+            return read_chat(model, request.body, stream, b"alt=sse" in request.query.split(b"&"))
         except Refusal as refusal:
             raise Refusal(refusal.answer, model) from None
-
-    def _chat(self, model: str, raw: bytes, stream: bool, framed: bool) -> Chat:
-        try:
-            loaded = orjson.loads(raw)
-        except orjson.JSONDecodeError as error:
-            raise _bad(f"Invalid JSON payload received. {error.msg}") from None
-        if type(loaded) is not dict:
-            raise _bad('Invalid JSON payload received. Unknown name "": Root element must be a message.')
-        body = _camel(loaded, _FIELDS, "")
-        contents, system = body.get("contents"), body.get("systemInstruction")
-        if isinstance(contents, dict):
-            contents = [contents]
-        if not contents:
-            raise _bad("* GenerateContentRequest.contents: contents is not specified\n")
-        if type(contents) is not list:
-            raise _bad("Invalid value at 'contents', a list was expected", "contents")
-        texts = [] if system is None else [_parts(system, "system_instruction", True)[0]]
-        for at, content in enumerate(contents):
-            text, role = _parts(content, f"contents[{at}]")
-            if role not in (None, "user", "model", "function"):
-                raise _bad("Please use a valid role: user, model.")
-            texts.append(text)
-        config = body.get("generationConfig")
-        config = (
-            {} if config is None else _camel(_object(config, "generation_config"), _GENERATION, "generation_config")
-        )
-        _within(config, "temperature", 2.0)
-        _within(config, "topP", 1.0)
-        return chat(
-            model,
-            texts,
-            _count(config, "maxOutputTokens"),
-            stream=stream,
-            copies=_count(config, "candidateCount", 8) or 1,
-            framed=framed,
-        )
 
     def stranger(self, secret: str | None) -> Answer:
         if secret is None:
             message = "Method doesn't allow unregistered callers (callers without established identity). Please use API Key or other form of API consumer identity to call this API."  # noqa: E501
-            return _error(403, "PERMISSION_DENIED", message)
+            return error(403, "PERMISSION_DENIED", message)
         return _key_invalid("API key not valid. Please pass a valid API key.")
 
     def too_large(self) -> Answer:
-        return _error(413, *_ERRORS[413])
+        return error(413, *_ERRORS[413])
 
     def denied(self, denial: Denial, model: str) -> Answer:
         quota, metric = {
@@ -264,7 +124,7 @@ class Gemini:
             info = _retry_info(denial.wait)
             message += f"\nPlease retry in {info['retryDelay']}."
             details.append(info)
-        return _error(429, "RESOURCE_EXHAUSTED", message, details)
+        return error(429, "RESOURCE_EXHAUSTED", message, details)
 
     def failure(self, fault: Fault, model: str) -> Answer:
         details: list[dict[str, Any]] = []
@@ -290,7 +150,7 @@ class Gemini:
         if fault.retry_after is not None:
             details.append(_retry_info(fault.retry_after))
             text += f" Please retry in {details[-1]['retryDelay']}."
-        return _error(fault.status or status, name, text, details)
+        return error(fault.status or status, name, text, details)
 
     def listing(self, names: list[str], model: str | None) -> Answer:
         entries = [
@@ -314,7 +174,11 @@ class Gemini:
         if reply.finish == "filter":
             body["promptFeedback"] = {"blockReason": "SAFETY"}
         else:
-            candidate: dict[str, Any] = {"content": {"role": "model", "parts": [{"text": text}]}}
+            parts: list[dict[str, Any]] = [{"text": text}]
+            if reply.call:
+                call = {"id": f"fc-{reply.digest}", "name": reply.call[0], "args": reply.call[1]}
+                parts = [{"functionCall": call, "thoughtSignature": f"{reply.digest}{reply.digest}"}]
+            candidate: dict[str, Any] = {"content": {"role": "model", "parts": parts}}
             if last:
                 candidate["finishReason"] = _FINISH[reply.finish]
             body["candidates"] = [{**candidate, "index": at} for at in range(reply.copies)]
@@ -349,7 +213,7 @@ class Gemini:
 
 
 def _key_invalid(message: str) -> Answer:
-    return _error(400, "INVALID_ARGUMENT", message, [_reason("API_KEY_INVALID")])
+    return error(400, "INVALID_ARGUMENT", message, [_reason("API_KEY_INVALID")])
 
 
 def _usage(usage: Usage, last: bool) -> dict[str, object]:

@@ -4,6 +4,7 @@ It reads and writes bodies; limits, faults and delivery are decided elsewhere.
 """
 
 from collections.abc import Callable
+from typing import Any
 from urllib.parse import unquote
 
 import orjson
@@ -156,6 +157,9 @@ class OpenAI:
                 return openai_completions.whole(reply, _FINISH[reply.finish], usage)
         message: dict[str, object] = {"role": "assistant", "content": reply.text, "refusal": None, "annotations": []}
         finish = _FINISH[reply.finish]
+        if reply.call:
+            message |= {"content": None, "tool_calls": [_tool_call(reply, reply.call)]}
+            finish = "tool_calls"
         body: dict[str, object] = {
             "id": f"chatcmpl-{reply.digest}",
             "object": "chat.completion",
@@ -178,9 +182,19 @@ class OpenAI:
             return openai_responses.events(chat, reply, spoilt)
         if chat.operation == "completions":
             return openai_completions.events(chat, reply, _FINISH[reply.finish], spoil(_usage(reply.usage), spoilt))
-        deltas: list[tuple[dict[str, str], str | None]] = [({"role": "assistant", "content": ""}, None)]
-        deltas += [({"content": piece}, None) for piece in pieces(reply.text)]
-        deltas.append(({}, _FINISH[reply.finish]))
+        deltas: list[tuple[dict[str, Any], str | None]] = [({"role": "assistant", "content": ""}, None)]
+        if reply.call:
+            whole = _tool_call(reply, reply.call)
+            function, name = whole["function"], whole["function"]["name"]
+            opened = {**whole, "index": 0, "function": {"name": name, "arguments": ""}}
+            deltas[0] = ({"role": "assistant", "content": None, "tool_calls": [opened]}, None)
+            deltas += [
+                ({"tool_calls": [{"index": 0, "function": {"arguments": piece}}]}, None)
+                for piece in pieces(function["arguments"])
+            ]
+        else:
+            deltas += [({"content": piece}, None) for piece in pieces(reply.text)]
+        deltas.append(({}, "tool_calls" if reply.call else _FINISH[reply.finish]))
         events = [
             self._chunk(chat, reply, [{"index": at, "delta": delta, "logprobs": None, "finish_reason": finish}])
             for delta, finish in deltas
@@ -223,6 +237,11 @@ class OpenAI:
     def charge(self, chat: Chat, usage: Usage) -> tuple[int, int]:
         """max(max_tokens, characters / 4) at arrival; nothing comes back."""
         return max(chat.max_tokens or 0, -(-len(chat.prompt) // 4)), 0
+
+
+def _tool_call(reply: Reply, call: tuple[str, dict[str, Any]]) -> dict[str, Any]:
+    function = {"name": call[0], "arguments": orjson.dumps(call[1]).decode()}
+    return {"id": f"call_{reply.digest}", "type": "function", "function": function}
 
 
 def _usage(usage: Usage) -> dict[str, object]:

@@ -3,7 +3,9 @@
 It writes no replies and knows no limits.
 """
 
+import binascii
 import re
+from typing import Any
 
 from worker.sandbox.dialect import Chat, chat, names, stand_in
 from worker.sandbox.openai_checks import (
@@ -18,6 +20,7 @@ from worker.sandbox.openai_checks import (
     within,
     wrong_value,
 )
+from worker.sandbox.openai_tools import check_calls, shape_of
 
 _FIELDS = names(
     "model messages audio frequency_penalty function_call functions logit_bias logprobs max_completion_tokens max_tokens "
@@ -27,11 +30,55 @@ _FIELDS = names(
     "web_search_options"
 )
 _ROLES = ("system", "assistant", "user", "function", "tool", "developer")
-_PARTS = ("text", "image_url", "input_audio", "file", "refusal")
+_PARTS = {"user": ("text", "image_url", "input_audio", "file"), "assistant": ("text", "refusal")}
+_TEXT = ("text",)
+_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+_IMAGE = re.compile(r"https?://[^\s/]+|data:image/[\w.+-]+;base64,", re.ASCII)
+_FILE = re.compile(r"data:[\w.+-]+/[\w.+-]+;base64,", re.ASCII)
 REASONING_MODEL = re.compile(r"(ft:)?(o\d|gpt-[5-9])")
 
 
-def _content(content: object, where: str, empty_allowed: bool) -> str:
+def _base64(data: str) -> bool:
+    try:
+        return bool(binascii.a2b_base64(data.encode(), strict_mode=True))
+    except ValueError:
+        return False
+
+
+def _inline(url: object, pattern: re.Pattern[str], where: str, wanted: str) -> None:
+    """Refuse what is neither a URL that the pattern allows nor whole base64 data."""
+    if type(url) is not str:
+        raise missing(where) if url is None else mistyped(where, "a string", url)
+    found = pattern.match(url)
+    if found is None or (url.startswith("data:") and not _base64(url[found.end() :])):
+        raise bad(f"Invalid '{where}'. Expected {wanted}.", where, "invalid_value")
+
+
+def _media(part: dict[str, Any], where: str) -> None:
+    """Refuse an image, a sound or a file without its data."""
+    kind = part["type"]
+    inner = part.get(kind)
+    if inner is None:
+        raise missing(f"{where}.{kind}")
+    if type(inner) is not dict:
+        raise mistyped(f"{where}.{kind}", "an object", inner)
+    if kind == "image_url":
+        wanted = "a valid URL or a base64-encoded data URL with an image MIME type"
+        _inline(inner.get("url"), _IMAGE, f"{where}.image_url.url", wanted)
+        if inner.get("detail") not in (None, "auto", "low", "high", "original"):
+            raise wrong_value(inner["detail"], f"{where}.image_url.detail", ("auto", "low", "high", "original"))
+    elif kind == "input_audio":
+        if inner.get("format") not in ("wav", "mp3"):
+            raise wrong_value(inner.get("format"), f"{where}.input_audio.format", ("wav", "mp3"))
+        if type(inner.get("data")) is not str or not _base64(inner["data"]):
+            raise bad(f"Invalid '{where}.input_audio.data'. Expected base64 data.", f"{where}.input_audio.data")
+    elif inner.get("file_id") is None:
+        if inner.get("filename") is None:
+            raise missing(f"{where}.file.filename")
+        _inline(inner.get("file_data"), _FILE, f"{where}.file.file_data", "a base64-encoded data URL")
+
+
+def _content(content: object, where: str, empty_allowed: bool, allowed: tuple[str, ...]) -> str:
     if type(content) is str:
         return content
     if content is None and empty_allowed:
@@ -44,9 +91,11 @@ def _content(content: object, where: str, empty_allowed: bool) -> str:
         if type(part) is not dict:
             raise mistyped(spot, "an object", part)
         kind = part.get("type")
-        if kind not in _PARTS:
-            raise wrong_value(kind, f"{spot}.type", _PARTS)
+        if kind not in allowed:
+            raise wrong_value(kind, f"{spot}.type", allowed)
         if kind != "text":
+            if kind != "refusal":
+                _media(part, spot)
             texts.append(stand_in(part))
         elif type(part.get("text")) is str:
             texts.append(part["text"])
@@ -68,7 +117,8 @@ def _message(message: object, at: int) -> str:
     calls = message.get("tool_calls")
     if role == "tool" and type(message.get("tool_call_id")) is not str:
         raise missing(f"{where}.tool_call_id")
-    text = _content(message.get("content"), where, role == "assistant" and bool(calls or message.get("function_call")))
+    empty_allowed = role == "assistant" and bool(calls or message.get("function_call"))
+    text = _content(message.get("content"), where, empty_allowed, _PARTS.get(role, _TEXT))
     return f"{text}{stand_in({'tool_calls': calls})}" if calls else text
 
 
@@ -86,6 +136,9 @@ def read_chat(raw: bytes, strict_models: bool) -> Chat:
         )
         raise bad(message, "messages", "empty_array")
     texts = [_message(message, at) for at, message in enumerate(messages)]
+    check_calls(messages)
+    shape = shape_of(body, texts)
+    _settings(body)
     legacy, modern = positive(body, "max_tokens"), positive(body, "max_completion_tokens")
     if legacy is not None and strict_models and REASONING_MODEL.match(model):
         message = (
@@ -103,4 +156,26 @@ def read_chat(raw: bytes, strict_models: bool) -> Chat:
         copies=positive(body, "n", 128) or 1,
         stream_usage=bool(options.get("include_usage")),
         tier=tier_in(body),
+        shape=shape,
     )
+
+
+def _settings(body: dict[str, Any]) -> None:
+    """Refuse settings of a wrong kind."""
+    for name in ("presence_penalty", "frequency_penalty"):
+        within(body, name, -2, 2)
+    for name in ("logprobs", "parallel_tool_calls", "store"):
+        if body.get(name) is not None and type(body[name]) is not bool:
+            raise mistyped(name, "a boolean", body[name])
+    if body.get("seed") is not None and type(body["seed"]) is not int:
+        raise mistyped("seed", "an integer", body["seed"])
+    if positive(body, "top_logprobs", 20, 0) is not None and body.get("logprobs") is not True:
+        raise bad("The 'top_logprobs' parameter is only allowed when 'logprobs' is enabled.", "top_logprobs")
+    if body.get("reasoning_effort") is not None and body["reasoning_effort"] not in _EFFORTS:
+        raise wrong_value(body["reasoning_effort"], "reasoning_effort", _EFFORTS)
+    stop = body.get("stop")
+    if type(stop) is list and len(stop) > 4:
+        message = f"Invalid 'stop': array too long. Expected an array with maximum length 4, but got an array with length {len(stop)} instead."  # noqa: E501
+        raise bad(message, "stop", "array_above_max_length")
+    if stop is not None and not (type(stop) is str or (type(stop) is list and all(type(one) is str for one in stop))):
+        raise mistyped("stop", "one of a string or array of strings", stop)

@@ -12,7 +12,7 @@ import hashlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from worker.sandbox.settings import SandboxSettings
 
@@ -51,7 +51,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What one call is answered: the text of each choice, why it ended, its usage, the served model, an id's body."""
+    """What one call is answered: the text of each choice, why it ended, its usage, the served model, an id's body.
+
+    `call` is the tool that it calls instead, with its arguments.
+    """
 
     text: str
     finish: Finish
@@ -59,6 +62,7 @@ class Reply:
     model: str
     digest: str
     copies: int = 1
+    call: tuple[str, dict[str, Any]] | None = None
 
 
 def prompt_sha(prompt: str) -> str:
