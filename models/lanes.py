@@ -15,7 +15,7 @@ from models.formats.fields import show
 from models.request import CHAT, SIMPLE
 
 _PREFIXES = {
-    "openai": re.compile(r"(ft:)?(gpt-|chatgpt-|o\d)"),
+    "openai": re.compile(r"(ft:)?(gpt-|chatgpt-|o\d)|text-embedding-(ada|[1-9])"),
     "claude": re.compile(r"claude-"),
     "gemini": re.compile(r"(models/)?gemini-"),
 }

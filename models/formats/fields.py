@@ -125,6 +125,7 @@ _PARAMETERS: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "max_tokens": _COUNT,
     "max_completion_tokens": _COUNT,
     "n": _COUNT,
+    "dimensions": _COUNT,
     "temperature": _NUMBER,
     "top_p": _NUMBER,
     "presence_penalty": _NUMBER,

@@ -1,4 +1,4 @@
-"""The simple dialect: one object a line with `prompt`, `messages` or `input`, read and written.
+"""The simple dialect: one object a line with `prompt`, `messages` or `input`, or with `embed`, read and written.
 
 It does not choose a provider and makes no call; a simple line's body is the whole line as written.
 """
@@ -14,13 +14,18 @@ from models.formats import fields
 from models.formats.draft import Draft
 from models.formats.fields import QUESTIONS, Refused, show
 from models.formats.outcome import Outcome, as_line, one_line
+from models.formats.vectors import members, vectors_in
 from models.money import decimal_amount
-from models.request import SIMPLE
+from models.request import CHAT, EMBEDDINGS, SIMPLE
 
 DIALECT = SIMPLE
 
 OWN_FIELDS = frozenset({"id", "custom_id", "model", "provider", "route", "metadata"})
 """Fields that are ours; every other one that isn't folded into the messages is passed on to the provider."""
+
+
+EMBED = "embed"
+"""Field of a line that asks for embeddings: a text, or a list of texts."""
 
 
 def identify(row: Mapping[str, Any]) -> str | None:
@@ -34,6 +39,8 @@ def identify(row: Mapping[str, Any]) -> str | None:
 
 def read(row: Mapping[str, Any], line: bytes) -> Draft:
     """What the line asks for. `row` is `line` decoded. Raises Refused."""
+    if row.get(EMBED) is not None:
+        return _embedding(row, line)
     asked = [field for field in QUESTIONS if row.get(field) is not None]
     if len(asked) != 1:
         raise Refused(_ask_once(asked, row))
@@ -49,23 +56,47 @@ def read(row: Mapping[str, Any], line: bytes) -> Draft:
     if system is not None and type(system) is not str:
         raise Refused(f"system must be a string, not {show(system)}")
     fields.parameters(row)
-    return Draft("chat", fields.name(row, "model"), fields.name(row, "provider"), fields.name(row, "route"), line)
+    return Draft(CHAT, fields.name(row, "model"), fields.name(row, "provider"), fields.name(row, "route"), line)
+
+
+def _embedding(row: Mapping[str, Any], line: bytes) -> Draft:
+    for field in (*QUESTIONS, "system", "stream"):
+        if row.get(field):
+            raise Refused(f"has {EMBED} and {field}: a line asks for embeddings or for an answer, not for both")
+    texts = row[EMBED]
+    if type(texts) is str:
+        texts = [texts]
+    if type(texts) is not list:
+        raise Refused(f"{EMBED} must be a string or a list of strings, not {show(texts)}")
+    if not texts:
+        raise Refused(f"{EMBED} is an empty list: it needs at least one text")
+    for at, text in enumerate(texts):
+        if type(text) is not str:
+            raise Refused(f"{EMBED}[{at}] must be a string, not {show(text)}")
+        if not text:
+            raise Refused(f"{EMBED} holds an empty text, which no provider takes")
+    fields.parameters(row)
+    return Draft(EMBEDDINGS, fields.name(row, "model"), fields.name(row, "provider"), fields.name(row, "route"), line)
 
 
 def _ask_once(asked: list[str], row: Mapping[str, Any]) -> str:
     if asked:
         return f"has {' and '.join(asked)}: keep one of them"
     has = ", ".join(show(field, 24) for field in list(row)[:6]) or "no fields"
-    return f"has none of prompt, messages, input (it has {has}{', …' if len(row) > 6 else ''})"
+    return f"has none of prompt, messages, input, {EMBED} (it has {has}{', …' if len(row) > 6 else ''})"
 
 
 def simple_input(body: bytes) -> dict[str, Any]:
     """A simple line in the neutral chat shape: `{"messages": [...], "max_tokens": …, …}`.
 
     `prompt`, `input` and `system` are folded into the messages, our own fields are taken out, everything else passes through
-    (whole numbers of any size keep every digit). `body` must be a line that `read_lines` let pass.
+    (whole numbers of any size keep every digit). A line that asks for embeddings gives `{"input": text or list of texts, …}`.
+    `body` must be a line that `read_lines` let pass.
     """
     row: dict[str, Any] = msgspec.json.decode(body)
+    if row.get(EMBED) is not None:
+        rest = {name: value for name, value in row.items() if name not in (*OWN_FIELDS, *QUESTIONS, EMBED, "system")}
+        return {"input": row[EMBED], **rest}
     neutral: dict[str, Any] = {"messages": []}
     for field, value in row.items():
         if field not in OWN_FIELDS and field not in QUESTIONS and field != "system":
@@ -85,6 +116,7 @@ class _Own(msgspec.Struct):
     id: msgspec.Raw = msgspec.Raw(b"null")
     custom_id: msgspec.Raw = msgspec.Raw(b"null")
     metadata: msgspec.Raw = msgspec.Raw(b"null")
+    embed: msgspec.Raw = msgspec.Raw(b"null")
 
 
 _own = msgspec.json.Decoder(_Own)
@@ -119,10 +151,14 @@ class _Row(msgspec.Struct):
     latency_ms: int | None
     attempts: int
     metadata: msgspec.Raw | None
+    embeddings: list[msgspec.Raw] | None | msgspec.UnsetType = msgspec.UNSET
 
 
 def result(outcome: Outcome) -> bytes:
-    """One result line without its newline: `id` and `metadata` as the user wrote them, `cost` an exact decimal number."""
+    """One result line without its newline: `id` and `metadata` as the user wrote them, `cost` an exact decimal number.
+
+    `embeddings` is there only for lines that asked for them: the vectors as they came, in the order of the texts.
+    """
     own = _own.decode(outcome.body) if outcome.body else _Own()
     failed = outcome.error_code is not None or outcome.error_message is not None
     row = _Row(
@@ -144,7 +180,19 @@ def result(outcome: Outcome) -> bytes:
         attempts=outcome.attempts,
         metadata=msgspec.Raw(one_line(bytes(own.metadata)) or b"null"),
     )
+    if bytes(own.embed) != b"null":
+        row.embeddings = _embeddings(outcome)
     return as_line(row)
+
+
+def _embeddings(outcome: Outcome) -> list[msgspec.Raw] | None:
+    if outcome.status != "succeeded" or not outcome.response:
+        return None
+    try:
+        vectors = vectors_in(members(outcome.response))
+    except ValueError:
+        return None
+    return None if vectors is None else [msgspec.Raw(one_line(bytes(vector)) or b"null") for vector in vectors]
 
 
 def _number(nanos: int) -> msgspec.Raw:

@@ -38,6 +38,8 @@ def page(
         .limit(1)
         .scalar_subquery()
     )
+    # what a simple line's result needs is its text, except for vectors
+    whole_reply = sa.or_(job_inputs.c.dialect != SIMPLE, job_inputs.c.operation == "embeddings")
     rows = (
         sa.select(
             jobs.c.position,
@@ -49,7 +51,7 @@ def page(
             jobs.c.error_message,
             job_inputs.c.dialect,
             sa.case((job_inputs.c.dialect == SIMPLE, job_inputs.c.body), else_=None).label("body"),
-            sa.case((job_inputs.c.dialect != SIMPLE, results.c.response), else_=None).label("response"),
+            sa.case((whole_reply, results.c.response), else_=None).label("response"),
             results.c.text,
             results.c.finish_reason,
             results.c.request_id,

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 from urllib.parse import quote
 
-from models.request import Failure, FailureKind, ModelInfo, Request, Usage
+from models.request import CHAT, EMBEDDINGS, Failure, FailureKind, ModelInfo, Request, Usage
 from worker.limits.shapes import Charge
+from worker.providers import gemini_embeddings
 from worker.providers.answers import Answer, Stream
 from worker.providers.base import Call, Reply, http_failure
 from worker.providers.chat import ChatProvider
@@ -69,28 +70,35 @@ _OF_THE_REQUEST = {"LANGUAGE", "MISSING_THOUGHT_SIGNATURE"}
 
 
 class Gemini(ChatProvider):
-    """generateContent with an x-goog-api-key; the model stands in the URL."""
+    """generateContent and embeddings with an x-goog-api-key; the model stands in the URL."""
 
     dialect: ClassVar[str] = "gemini"
+    operations: ClassVar[frozenset[str]] = frozenset({CHAT, EMBEDDINGS})
 
     def auth(self, api_key: str) -> dict[str, str]:
         return {"x-goog-api-key": api_key}
 
     def path(self, request: Request) -> str:
-        prefix = next((prefix for prefix in _PREFIXES if request.model.startswith(prefix)), "")
-        model = quote(request.model.removeprefix(prefix), safe="")
+        kind, _, model = _resource(request.model).partition("/")
         verb = "streamGenerateContent?alt=sse" if request.stream else "generateContent"
-        return f"/{prefix or 'models/'}{model}:{verb}"
+        if request.operation == EMBEDDINGS:
+            own_single = request.dialect == self.dialect and "requests" not in request.input
+            verb = "embedContent" if own_single else "batchEmbedContents"
+        return f"/{kind}/{quote(model, safe='')}:{verb}"
 
     def own_body(self, request: Request) -> bytes:
         """Always untouched: the model isn't in it."""
         return encode(dict(request.input)) if request.body is None else request.body
 
     def translate(self, request: Request) -> dict[str, Any]:
+        if request.operation == EMBEDDINGS:
+            return gemini_embeddings.write(request.input, _resource(request.model))
         return translation.write(read_body(request, translation.TARGET), request.model)
 
     def charge(self, request: Request, input_tokens: int, output_tokens: int) -> Charge:
         """Gemini counts a minute's input tokens only."""
+        if request.operation == EMBEDDINGS:
+            output_tokens = 0
         return Charge(tokens=input_tokens, input_tokens=input_tokens, output_tokens=output_tokens)
 
     def settled(self, booked: Charge, usage: Usage) -> Charge:
@@ -152,6 +160,8 @@ class Gemini(ChatProvider):
         return http_failure(Reply(status, {}, b"")).kind
 
     def answer(self, request: Request, body: dict[str, Any], reply: Reply) -> Answer | None:
+        if request.operation == EMBEDDINGS:
+            return gemini_embeddings.answer(request, body, reply)
         usage = read_usage(body.get("usageMetadata"))
         served = name(body.get("modelVersion"))
         candidate = at(body, "candidates", 0)
@@ -199,6 +209,11 @@ class Gemini(ChatProvider):
             for entry in objects(at(decode(reply.body), "models"))
             if (model := name(entry.get("name")))
         ]
+
+
+def _resource(model: str) -> str:
+    """A model's name as Google writes it in full: models/gemini-3.5-flash."""
+    return model if model.startswith(_PREFIXES) else f"models/{model}"
 
 
 def read_usage(usage: Any) -> Usage | None:

@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, unquote
 
 import orjson
 
+from worker.sandbox import gemini_embeddings
 from worker.sandbox.dialect import (
     MEBIBYTE,
     Answer,
@@ -95,6 +96,11 @@ class Gemini:
         model = unquote(quoted) if quoted else None
         if request.method == "GET" and action is None:
             return Listing(model)
+        if request.method == "POST" and model is not None and action in gemini_embeddings.ACTIONS:
+            try:
+                return gemini_embeddings.read(model, request.body, action)
+            except Refusal as refusal:
+                raise Refusal(refusal.answer, model) from None
         if request.method != "POST" or model is None or action not in ("generateContent", "streamGenerateContent"):
             raise Refusal(error(404, "NOT_FOUND", "The requested URL was not found on this server."))
         stream = action == "streamGenerateContent"
@@ -159,13 +165,18 @@ class Gemini:
                 "displayName": name,
                 "inputTokenLimit": 1048576,
                 "outputTokenLimit": 65536,
-                "supportedGenerationMethods": ["generateContent", "countTokens"],
+                "supportedGenerationMethods": [
+                    "embedContent" if "embedding" in name else "generateContent",
+                    "countTokens",
+                ],
             }
             for name in ([model] if model else names)
         ]
         return Answer(200, orjson.dumps(entries[0] if model else {"models": entries}))
 
     def whole(self, chat: Chat, reply: Reply, spoilt: str | None = None) -> bytes:
+        if chat.vectors is not None:
+            return gemini_embeddings.whole(chat, reply, spoilt)
         return orjson.dumps(self._part(reply, reply.text, True, spoilt))
 
     def _part(self, reply: Reply, text: str, last: bool, spoilt: str | None) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from models.errors import BadLine, InputError
 from models.formats import lines as lines_module
 from models.formats.lines import Line, open_input, read_lines
+from models.formats.simple import simple_input
 from models.lanes import Lanes
 
 Reader = Callable[..., list[Line | BadLine]]
@@ -56,6 +57,13 @@ def test_an_openai_lines_body_is_stored_byte_for_byte(read: Reader) -> None:
     body = b'{ "messages":[{"role":"user","content":"\\u00e9 caf\xc3\xa9"}],\t"model" : "gpt-4o", "seed": 12345678901234567 ,"stream":true}'
     line = b'{"custom_id":"r 1","method":"POST","url":"/v1/chat/completions","body":' + body + b',"x":1}'
     assert read(line) == [Line(1, "r 1", "openai", "chat", "openai", "gpt-4o", body)]
+
+
+def test_a_line_with_embed_asks_for_embeddings(read: Reader) -> None:
+    line = b'{"embed": ["a", "b"], "model": "text-embedding-3-small", "dimensions": 8, "metadata": {"row": 1}}'
+    (only,) = read(line)
+    assert only == Line(1, "line-1", "simple", "embeddings", "openai", "text-embedding-3-small", line)
+    assert simple_input(line) == {"input": ["a", "b"], "dimensions": 8}
 
 
 @pytest.mark.parametrize(
@@ -184,8 +192,8 @@ def test_limit_counts_lines_that_arent_blank_and_reads_no_further(three_lanes: L
         (batch(custom_id=None), "custom_id is missing"),
         (batch(custom_id=""), "custom_id is empty"),
         # what is asked
-        (b'{"model":"gpt-4o"}', "none of prompt, messages, input (it has 'model')"),
-        (b"{}", "none of prompt, messages, input (it has no fields)"),
+        (b'{"model":"gpt-4o"}', "none of prompt, messages, input, embed (it has 'model')"),
+        (b"{}", "none of prompt, messages, input, embed (it has no fields)"),
         (simple(messages=MESSAGES), "has prompt and messages: keep one"),
         (simple(input="x"), "has prompt and input"),
         (simple(prompt=7), "prompt must be a string, not 7"),
@@ -218,6 +226,15 @@ def test_limit_counts_lines_that_arent_blank_and_reads_no_further(three_lanes: L
         (simple(tools={}), "tools must be a list"),
         (batch_body(max_tokens=0), "body.max_tokens must be a positive whole number"),
         (batch_body(temperature="x"), "body.temperature must be a number"),
+        # embeddings
+        (simple(prompt=None, embed=[]), "embed is an empty list"),
+        (simple(prompt=None, embed=["a", ""]), "embed holds an empty text"),
+        (simple(prompt=None, embed=["a", 1]), "embed[1] must be a string, not 1"),
+        (simple(prompt=None, embed={}), "embed must be a string or a list of strings, not an object"),
+        (simple(embed="a"), "has embed and prompt: a line asks for embeddings or for an answer, not for both"),
+        (simple(prompt=None, embed="a", system="x"), "has embed and system"),
+        (simple(prompt=None, embed="a", stream=True), "has embed and stream"),
+        (simple(prompt=None, embed="a", dimensions=0), "dimensions must be a positive whole number"),
         # names and lanes
         (simple(model=7), "model must be a string, not 7"),
         (simple(model=""), "model is empty"),

@@ -1,6 +1,6 @@
-"""OpenAI's endpoints besides chat: built untouched, streams put together or cut, and over real HTTP against the sandbox.
+"""What can be asked for besides chat: built untouched or translated, streams put together or cut, over real HTTP at the sandbox.
 
-What single bodies mean is in golden/openai-*.yaml.
+What single bodies mean is in golden/openai-*.yaml and golden/gemini-embeddings.yaml.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import orjson
 import pytest
 
 from models.errors import Untranslatable
+from models.formats.vectors import members, vectors_in
 from models.request import FailureKind, Request, Response, Usage
 from tests.worker.providers.contract import KEY
 from tests.worker.providers.test_sandbox import ask, tokens
@@ -19,6 +20,7 @@ from tests.worker.providers.test_streams import data
 from tests.worker.providers.test_translation import make
 from worker.providers.base import Reply
 from worker.providers.claude import Claude
+from worker.providers.gemini import Gemini
 from worker.providers.openai import OpenAI
 from worker.sandbox.settings import Fault
 
@@ -61,6 +63,67 @@ def test_a_response_in_the_background_is_refused_before_it_is_paid() -> None:
 def test_a_simple_line_asks_for_chat_or_embeddings_only() -> None:
     with pytest.raises(Untranslatable):
         make(OpenAI).build(Request("m", {"input": "hi"}, KEY, operation="responses"))
+
+
+def embed(texts: Any, model: str = "gemini-embedding-001", dialect: str = "simple", **fields: Any) -> Request:
+    return Request(model, {"input": texts, **fields}, KEY, dialect=dialect, operation="embeddings")
+
+
+def test_a_simple_line_for_embeddings_goes_to_openai_as_it_is() -> None:
+    call = make(OpenAI).build(embed(["a", "b"], "m", dimensions=8))
+    assert call.url == "https://api.example.com/v1/embeddings"
+    assert orjson.loads(call.body or b"") == {"model": "m", "input": ["a", "b"], "dimensions": 8}
+
+
+@pytest.mark.parametrize("dialect", ["simple", "openai"])
+@pytest.mark.parametrize("texts", ["a", ["a"]])
+def test_embeddings_are_translated_for_gemini(texts: Any, dialect: str) -> None:
+    shared = {"dimensions": 8, "task_type": "RETRIEVAL_DOCUMENT", "title": "T", "encoding_format": "float"}
+    call = make(Gemini).build(embed(texts, dialect=dialect, **shared))
+    assert call.url == "https://api.example.com/v1/models/gemini-embedding-001:batchEmbedContents"
+    asked = {
+        "model": "models/gemini-embedding-001",
+        "content": {"parts": [{"text": "a"}]},
+        "taskType": "RETRIEVAL_DOCUMENT",
+        "title": "T",
+        "outputDimensionality": 8,
+    }
+    assert orjson.loads(call.body or b"") == {"requests": [asked]}
+
+
+@pytest.mark.parametrize(
+    ("source", "action"),
+    [
+        ({"content": {"parts": [{"text": "a"}]}}, "embedContent"),
+        ({"requests": [{"content": {}}]}, "batchEmbedContents"),
+    ],
+)
+def test_geminis_own_bodies_for_embeddings_go_untouched(source: dict[str, Any], action: str) -> None:
+    body = orjson.dumps(source, option=orjson.OPT_INDENT_2)
+    request = Request("models/e-1", source, KEY, dialect="gemini", operation="embeddings", body=body)
+    call = make(Gemini).build(request)
+    assert (call.url, call.body) == (f"https://api.example.com/v1/models/e-1:{action}", body)
+
+
+@pytest.mark.parametrize(
+    ("texts", "fields", "field"),
+    [
+        ([1, 2], {}, "input"),
+        ([[1], [2]], {}, "input"),
+        ([], {}, "input"),
+        ("a", {"encoding_format": "base64"}, "encoding_format"),
+        ("a", {"user": "u"}, "user"),
+    ],
+)
+def test_what_gemini_has_no_place_for_is_named(texts: Any, fields: dict[str, Any], field: str) -> None:
+    with pytest.raises(Untranslatable) as refused:
+        make(Gemini).build(embed(texts, **fields))
+    assert refused.value.field == field
+
+
+def test_gemini_books_no_output_for_vectors() -> None:
+    booked = make(Gemini).charge(embed("a"), 100, 1000)
+    assert (booked.tokens, booked.input_tokens, booked.output_tokens) == (100, 100, 0)
 
 
 @every
@@ -209,6 +272,20 @@ def test_a_reply_of_vectors_that_is_cut_is_unreadable(cut: int) -> None:
 
 
 # Against the sandbox
+
+
+@pytest.mark.parametrize(
+    ("dialect", "model"), [("openai", "text-embedding-3-small"), ("gemini", "gemini-embedding-001")]
+)
+@pytest.mark.parametrize("texts", ["one", ["one", "two", "three"]])
+def test_texts_become_vectors_at_both_vendors(dialect: Any, model: str, texts: Any) -> None:
+    response, row = ask(dialect, embed(texts, model, dimensions=4))
+    assert response.failure is None
+    assert tokens(response) == {name: row[name] for name in tokens(response)}
+    assert row["output_tokens"] == 0
+    vectors = vectors_in(members(response.raw_response))
+    assert vectors is not None
+    assert [len(orjson.loads(bytes(vector))) for vector in vectors] == [4] * (1 if texts == "one" else 3)
 
 
 @every
