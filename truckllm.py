@@ -5,7 +5,10 @@ It is the one place that knows both rooms, submit and worker; it does no work of
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import Any, NoReturn
 
 _PUBLIC = {
@@ -49,7 +52,41 @@ def __getattr__(name: str) -> Any:
     module = _PUBLIC.get(name)
     if module is None:
         raise AttributeError(f"module 'truckllm' has no attribute {name!r}")
+    _find_our_rooms()
     return getattr(import_module(module), name)
+
+
+_ROOMS = ("models", "submit", "worker")
+
+
+def _find_our_rooms() -> None:
+    """Makes sure that our packages are the ones that get imported, in a script whose folder has files of the same names.
+
+    A script that is itself called submit.py is no obstacle. Any other file of that name is: it would get ours in its place, or we
+    its, so that is an ImportError that says what to do.
+    """
+    here = Path(__file__).resolve().parent
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    for room in _ROOMS:
+        loaded = sys.modules.get(room)
+        found = loaded.__spec__ if loaded is not None else find_spec(room)
+        origin = Path(found.origin).resolve() if found is not None and found.origin else None
+        if origin == here / room / "__init__.py":
+            continue
+        if loaded is None and script is not None and origin == Path(script).resolve():
+            _load(room, here / room / "__init__.py")
+            continue
+        raise ImportError(
+            f"{origin or room} hides TruckLLM's own package {room!r}: rename it, or start your script with `python -P`"
+        )
+
+
+def _load(name: str, file: Path) -> None:
+    spec = spec_from_file_location(name, file, submodule_search_locations=[str(file.parent)])
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[name] = module = module_from_spec(spec)
+    spec.loader.exec_module(module)
 
 
 _COMMANDS = {
@@ -67,6 +104,7 @@ _COMMANDS = {
     "costs": ("submit.cli.costs:costs", "Report tokens and money, by what you like."),
     "keys": ("submit.cli.keys:keys", "Show the keys and whether they are usable."),
     "workers": ("submit.cli.workers:workers", "Show the worker processes."),
+    "models": ("worker.cli.models:models", "List the models that providers offer, free of charge."),
     "db": ("submit.cli.db:db", "Bring the database up to date: `truckllm db upgrade`."),
     "init": ("submit.cli.init:init", "Write a first truckllm.yaml from the keys in the environment."),
     "doctor": ("truckllm:doctor_command", "Check configuration, storage and keys, free of charge."),

@@ -156,6 +156,9 @@ class Process:
                 may_send=lambda: self._lease.fresh,
                 attempt_id=self._lease.attempt_id,
             )
+        for runner in self._runners.values():
+            with contextlib.suppress(redis.exceptions.RedisError, OSError, TimeoutError):
+                await runner.engine.ring.take_over()
         janitor = Janitor(self._lease, self._recorder, self._runners, self._ring)
         self._janitor = asyncio.ensure_future(janitor.run())
 

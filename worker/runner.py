@@ -9,21 +9,19 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import redis.exceptions
 from sqlalchemy.engine import Connection
 
 from models.errors import StorageError
-from models.store import attempts as attempt_store
 from models.store import jobs as job_store
-from models.store.attempts import Announcement
-from models.store.endings import Ending
 from models.store.jobs import Claimed
 from worker import routing
 from worker.breaker import Breaker
 from worker.engine import Engine, NoKey, Prepared
+from worker.flights import Flights
 from worker.limits.limiter import MOST_WANTS, Grant, Limiter, TooLarge, Wait
 from worker.recorder import Recorder
 from worker.tally import Tally
@@ -41,17 +39,6 @@ MOST_PAUSE = 1.0
 WAKE_SECONDS = 0.5
 MOST_INPUT_BYTES = 64 * 1024 * 1024
 IDLE_SECONDS = 0.25
-
-
-@dataclass(slots=True)
-class Flight:
-    """A granted call on its way: waiting for its start, or sent."""
-
-    prepared: Prepared
-    grant: Grant
-    attempt_id: int
-    timer: asyncio.TimerHandle | None = None
-    task: asyncio.Task[None] | None = None
 
 
 class Runner:
@@ -74,18 +61,14 @@ class Runner:
     ) -> None:
         self.engine = engine
         self.draining = False
-        self.held: dict[int, int] = {}
-        """Jobs that this process answers for: id → epoch, until their ending is stored."""
         self._limiter = limiter
         self._breaker = breaker
         self._recorder = recorder
         self._turns = turns
         self._worker_id = worker_id
         self._may_send = may_send
-        self._attempt_id = attempt_id
         self._concurrency = engine.config.worker.concurrency
         self._waiting: list[Prepared] = []
-        self._flights: dict[int, Flight] = {}  # by attempt: a job lost and claimed again can have two
         self._slow: dict[tuple[str, str], float] = {}  # (lane, model) → until when its limits let nothing start
         self._bytes = 0
         self._ask = MOST_WANTS
@@ -95,11 +78,23 @@ class Runner:
         self._stopping = False
         self._landed = asyncio.Event()
         self._stopped = asyncio.Event()
-        self._tally = Tally(engine.name, limiter, breaker)
+        self._flights = Flights(
+            engine,
+            recorder,
+            Tally(engine.name, limiter, breaker),
+            may_send=may_send,
+            attempt_id=attempt_id,
+            landed=self._land,
+        )
 
     @property
     def name(self) -> str:
         return self.engine.name
+
+    @property
+    def held(self) -> dict[int, int]:
+        """Jobs that this process answers for: id → epoch, until their ending is stored."""
+        return self._flights.held
 
     @property
     def in_flight(self) -> int:
@@ -220,7 +215,7 @@ class Runner:
             self._woken_at = now
         if worker_id != self._worker_id():
             return False  # declared dead meanwhile: these jobs are somebody else's
-        self.held |= {job.id: job.epoch for job in claimed}
+        self._flights.held |= {job.id: job.epoch for job in claimed}
         self._ended_without_call = 0
         await self._turns.count(claimed)
         await self._prepare([(job, now) for job in claimed])
@@ -237,10 +232,10 @@ class Runner:
             elif isinstance(prepared, NoKey):
                 back.append(job)
             else:
-                self._store(prepared)
+                self._flights.store(prepared)
                 self._ended_without_call += 1
         if back:
-            await self._give_back(back, snooze=WAKE_SECONDS)
+            await self._flights.give_back(back, snooze=WAKE_SECONDS)
 
     async def _reconsider(self) -> None:
         """Prepares anew what waits, where a key or a model has turned out since not to do, or to do again."""
@@ -291,11 +286,11 @@ class Runner:
         self._turns.room = not pauses
         self._ask = min(MOST_WANTS, self._ask * 2) if not pauses else max(1, len(granted) * 2)
         if granted:
-            await self._announce(granted)
+            self._flights.board(granted)
         if back:
             for prepared in back:
                 self._drop(prepared)
-            await self._give_back([prepared.job for prepared in back])
+            await self._flights.give_back([prepared.job for prepared in back])
         if self.engine.ring.by_model and pauses:
             # with limits by model, what waits for one model must not stand before what could start on another
             until = now + max(min(pauses), LEAST_PAUSE)
@@ -307,103 +302,14 @@ class Runner:
     def _refuse(self, prepared: Prepared, answer: TooLarge) -> None:
         """A job bigger than a whole minute: for good, unless a key that is out of use just now has more."""
         if self.engine.ring.some_out:
-            asyncio.ensure_future(self._give_back([prepared.job], snooze=MOST_PAUSE))
+            asyncio.ensure_future(self._flights.give_back([prepared.job], snooze=MOST_PAUSE))
         else:
-            self._store(self.engine.too_large(prepared.job, answer.unit, answer.amount, answer.limit))
-
-    async def _announce(self, granted: Sequence[tuple[Prepared, Grant]]) -> None:
-        flights = [Flight(prepared, grant, self._attempt_id()) for prepared, grant in granted]
-        for flight in flights:
-            self._flights[flight.attempt_id] = flight
-        calls = [self._announcement(flight) for flight in flights]
-        try:
-            announced = await self._recorder.call(
-                lambda connection: attempt_store.announce(connection, calls, self._recorder.now())
-            )
-        except StorageError:
-            announced = set()
-        for flight in flights:
-            if flight.attempt_id in announced:
-                delay = flight.grant.start_at - time.monotonic()
-                flight.timer = asyncio.get_running_loop().call_later(max(0.0, delay), self._launch, flight)
-            else:
-                self._land(flight)
-        refused = [flight for flight in flights if flight.attempt_id not in announced]
-        if refused:
-            await self._take_back(refused)
-
-    def _announcement(self, flight: Flight) -> Announcement:
-        prepared, key = flight.prepared, flight.grant.key
-        cost = self.engine.may_cost(prepared, key)
-        return Announcement(
-            attempt_id=flight.attempt_id,
-            job_id=prepared.job.id,
-            batch_id=prepared.job.batch_id,
-            epoch=prepared.job.epoch,
-            provider=self.name,
-            key_id=key.name.removeprefix(f"{self.name}/"),
-            requested_model=prepared.request.model,
-            booked_tokens=flight.grant.charge.tokens,
-            cost_nanos=cost.nanos if cost else None,
-            currency=cost.currency if cost else None,
-        )
-
-    def _launch(self, flight: Flight) -> None:
-        """The moment to send; the last look at lease, slot and shutdown."""
-        late = time.monotonic() - flight.grant.start_at > LATEST_START
-        pointless = not self.engine.ring.serves(flight.grant.key.name, flight.prepared.request.model)
-        if late or pointless or self._stopping or not self._may_send() or not self._recorder.ready:
-            flight.task = asyncio.ensure_future(self._unsend(flight))
-        else:
-            flight.task = asyncio.ensure_future(self._fly(flight))
-
-    async def _unsend(self, flight: Flight) -> None:
-        """Takes back a call that was announced and never left."""
-        await self._take_back([flight])
-        self._land(flight)
-
-    async def _take_back(self, flights: Sequence[Flight]) -> None:
-        """Undoes announcements, also those of which nobody knows whether they were committed."""
-        jobs = {flight.prepared.job.id: flight.prepared.job.epoch for flight in flights}
-
-        def undo(connection: Connection) -> None:
-            attempt_store.unsent(connection, [flight.attempt_id for flight in flights])
-            job_store.give_back(connection, jobs)
-
-        try:
-            await self._recorder.call(undo)
-        except StorageError as error:
-            log.warning("%d jobs could not be given back now; the heartbeats see to it: %s", len(jobs), error)
-        self._let_go(jobs)
-
-    async def _fly(self, flight: Flight) -> None:
-        try:
-            finished = await self.engine.perform(flight.prepared, flight.grant, flight.attempt_id)
-        except Exception:
-            # a bug, ours or a plugin's: the call stays `unknown`, the slot is free, the heartbeats give the job back
-            log.exception("the call of job %d could not be judged", flight.prepared.job.id)
-            self._let_go({flight.prepared.job.id: flight.prepared.job.epoch})
-        else:
-            self._tally.add(finished, flight.grant)
-            self._store(finished.ending)
-        finally:
-            self._land(flight)
+            self._flights.store(self.engine.too_large(prepared.job, answer.unit, answer.amount, answer.limit))
 
     # Letting go
 
-    def _store(self, ending: Ending) -> None:
-        stored = self._recorder.record(ending)
-        stored.add_done_callback(lambda _: self._let_go({ending.job_id: ending.epoch}))
-
-    def _let_go(self, jobs: Mapping[int, int]) -> None:
-        """Answers for these jobs no more; those claimed again meanwhile stay held."""
-        for job, epoch in jobs.items():
-            if self.held.get(job) == epoch:
-                del self.held[job]
-
-    def _land(self, flight: Flight) -> None:
-        self._flights.pop(flight.attempt_id, None)
-        self._drop(flight.prepared)
+    def _land(self, prepared: Prepared) -> None:
+        self._drop(prepared)
         self._landed.set()
 
     def _drop(self, prepared: Prepared) -> None:
@@ -414,22 +320,13 @@ class Runner:
         for prepared in waiting:
             self._drop(prepared)
         if waiting:
-            await self._give_back([prepared.job for prepared in waiting])
-
-    async def _give_back(self, jobs: Sequence[Claimed], snooze: float | None = None) -> None:
-        until = None if snooze is None else self._recorder.now() + snooze
-        held = {job.id: job.epoch for job in jobs}
-        try:
-            await self._recorder.call(lambda connection: job_store.give_back(connection, held, not_before=until))
-        except StorageError as error:
-            log.warning("%d jobs could not be given back now; the next heartbeats see to it: %s", len(held), error)
-        self._let_go(held)
+            await self._flights.give_back([prepared.job for prepared in waiting])
 
     def abandon(self) -> None:
         """This worker was declared dead: what it held and didn't send is somebody else's; what it sent will be fenced."""
         for prepared in self._waiting:
             self._drop(prepared)
-        self._let_go({prepared.job.id: prepared.job.epoch for prepared in self._waiting})
+        self._flights.let_go({prepared.job.id: prepared.job.epoch for prepared in self._waiting})
         self._waiting = []
 
     def stop(self) -> None:
@@ -437,23 +334,8 @@ class Runner:
         self._stopping = True
         self._stopped.set()
         self._landed.set()
-        for flight in list(self._flights.values()):
-            if flight.timer and flight.task is None:
-                flight.timer.cancel()
-                flight.task = asyncio.ensure_future(self._unsend(flight))
+        self._flights.stop()
 
     async def land(self, grace: float) -> int:
-        """After `stop`: waits up to `grace` seconds for calls under way, gives the rest up. How many it gave up; those stay
-        `unknown`."""
-        tasks = [flight.task for flight in self._flights.values() if flight.task]
-        if tasks:
-            await asyncio.wait(tasks, timeout=grace)
-        left = [flight for flight in self._flights.values() if flight.task and not flight.task.done()]
-        for flight in left:
-            assert flight.task is not None
-            flight.task.cancel()
-        if left:
-            await asyncio.wait([flight.task for flight in left if flight.task])
-            await self._give_back([flight.prepared.job for flight in left])
-        await self._tally.flush()
-        return len(left)
+        """After `stop`: waits up to `grace` seconds for calls under way. How many it gave up; those stay `unknown`."""
+        return await self._flights.land(grace)

@@ -391,10 +391,15 @@ def cancel_queued(connection: Connection, batch_id: int, now: float, most: int =
 
 
 def in_flight(connection: Connection, batch_id: int) -> int:
-    """How many jobs of the batch are running at this moment."""
+    """How many calls of the batch are out at this moment, as far as their workers live."""
     query = (
         sa.select(sa.func.count())
-        .select_from(jobs)
-        .where(jobs.c.batch_id + 0 == batch_id, jobs.c.status == sa.literal_column("'running'"))  # by ix_jobs_running
+        .select_from(attempts)
+        .join(jobs, sa.and_(jobs.c.id == attempts.c.job_id, jobs.c.epoch == attempts.c.epoch))
+        .where(
+            attempts.c.batch_id == batch_id,
+            attempts.c.outcome == sa.literal_column("'unknown'"),
+            jobs.c.status == JobStatus.RUNNING,
+        )
     )
     return int(connection.execute(query).scalar_one())

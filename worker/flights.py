@@ -1,0 +1,225 @@
+"""Granted calls on their way: announced, launched at their moment, sent, landed; and what this process answers for meanwhile.
+
+It claims and books nothing (`worker.runner`), and doesn't know what a reply means (`worker.engine`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy.engine import Connection
+
+from models.errors import StorageError
+from models.store import attempts as attempt_store
+from models.store import jobs as job_store
+from models.store.attempts import Announcement
+from models.store.endings import Ending
+from models.store.jobs import Claimed
+from worker.engine import Engine, Prepared
+from worker.limits.limiter import Grant
+from worker.recorder import Recorder
+from worker.tally import Tally
+
+log = logging.getLogger("truckllm.flights")
+
+ANNOUNCE_AHEAD = 0.2
+"""How long before its start a call is written down: time for a commit, and no longer, because what is killed in between counts as
+maybe billed."""
+LATEST_START = 1.0
+"""A call that is this late for its slot isn't sent: its booking stands for another moment."""
+
+
+@dataclass(slots=True)
+class Flight:
+    """A granted call on its way: waiting for its start, or sent."""
+
+    prepared: Prepared
+    grant: Grant
+    attempt_id: int
+    timer: asyncio.TimerHandle | None = None
+    task: asyncio.Task[None] | None = None
+
+
+class Flights:
+    """The calls of one drain. `landed` is told of each that is over, however it ended.
+
+    `held` are the jobs that this process answers for, id → epoch, until their ending is stored.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        recorder: Recorder,
+        tally: Tally,
+        *,
+        may_send: Callable[[], bool],
+        attempt_id: Callable[[], int],
+        landed: Callable[[Prepared], None],
+    ) -> None:
+        self.held: dict[int, int] = {}
+        self._engine = engine
+        self._recorder = recorder
+        self._tally = tally
+        self._may_send = may_send
+        self._attempt_id = attempt_id
+        self._landed = landed
+        self._flights: dict[int, Flight] = {}  # by attempt: a job lost and claimed again can have two
+        self._gathered: list[Flight] = []
+        self._announcing: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    def board(self, granted: Sequence[tuple[Prepared, Grant]]) -> None:
+        """Takes granted calls on: each is announced just before its start and launched at it."""
+        for prepared, grant in granted:
+            flight = Flight(prepared, grant, self._attempt_id())
+            self._flights[flight.attempt_id] = flight
+            delay = grant.start_at - time.monotonic() - ANNOUNCE_AHEAD
+            flight.timer = asyncio.get_running_loop().call_later(max(0.0, delay), self._gather, flight)
+
+    def _gather(self, flight: Flight) -> None:
+        """The moment to announce: all whose moment it is share a transaction."""
+        flight.timer = None
+        self._gathered.append(flight)
+        if self._announcing is None:
+            self._announcing = asyncio.ensure_future(self._announce_gathered())
+
+    async def _announce_gathered(self) -> None:
+        try:
+            while self._gathered:
+                flights, self._gathered = self._gathered, []
+                await self._announce(flights)
+        finally:
+            self._announcing = None
+
+    async def _announce(self, flights: Sequence[Flight]) -> None:
+        calls = [self._announcement(flight) for flight in flights]
+        try:
+            announced = await self._recorder.call(
+                lambda connection: attempt_store.announce(connection, calls, self._recorder.now())
+            )
+        except StorageError:
+            announced = set()
+        for flight in flights:
+            if flight.attempt_id in announced:
+                delay = flight.grant.start_at - time.monotonic()
+                flight.timer = asyncio.get_running_loop().call_later(max(0.0, delay), self._launch, flight)
+            else:
+                self._land(flight)
+        refused = [flight for flight in flights if flight.attempt_id not in announced]
+        if refused:
+            await self._take_back(refused)
+
+    def _announcement(self, flight: Flight) -> Announcement:
+        prepared, key = flight.prepared, flight.grant.key
+        cost = self._engine.may_cost(prepared, key)
+        return Announcement(
+            attempt_id=flight.attempt_id,
+            job_id=prepared.job.id,
+            batch_id=prepared.job.batch_id,
+            epoch=prepared.job.epoch,
+            provider=self._engine.name,
+            key_id=key.name.removeprefix(f"{self._engine.name}/"),
+            requested_model=prepared.request.model,
+            booked_tokens=flight.grant.charge.tokens,
+            cost_nanos=cost.nanos if cost else None,
+            currency=cost.currency if cost else None,
+        )
+
+    def _launch(self, flight: Flight) -> None:
+        """The moment to send; the last look at lease, slot and shutdown."""
+        late = time.monotonic() - flight.grant.start_at > LATEST_START
+        pointless = not self._engine.ring.serves(flight.grant.key.name, flight.prepared.request.model)
+        if late or pointless or self._stopping or not self._may_send() or not self._recorder.ready:
+            flight.task = asyncio.ensure_future(self._unsend(flight))
+        else:
+            flight.task = asyncio.ensure_future(self._fly(flight))
+
+    async def _unsend(self, flight: Flight) -> None:
+        """Takes back a call that was announced and never left."""
+        await self._take_back([flight])
+        self._land(flight)
+
+    async def _take_back(self, flights: Sequence[Flight]) -> None:
+        """Undoes announcements, also those of which nobody knows whether they were committed."""
+        jobs = {flight.prepared.job.id: flight.prepared.job.epoch for flight in flights}
+
+        def undo(connection: Connection) -> None:
+            attempt_store.unsent(connection, [flight.attempt_id for flight in flights])
+            job_store.give_back(connection, jobs)
+
+        try:
+            await self._recorder.call(undo)
+        except StorageError as error:
+            log.warning("%d jobs could not be given back now; the heartbeats see to it: %s", len(jobs), error)
+        self.let_go(jobs)
+
+    async def _fly(self, flight: Flight) -> None:
+        try:
+            finished = await self._engine.perform(flight.prepared, flight.grant, flight.attempt_id)
+        except Exception:
+            # a bug, ours or a plugin's: the call stays `unknown`, the slot is free, the heartbeats give the job back
+            log.exception("the call of job %d could not be judged", flight.prepared.job.id)
+            self.let_go({flight.prepared.job.id: flight.prepared.job.epoch})
+        else:
+            self._tally.add(finished, flight.grant)
+            self.store(finished.ending)
+        finally:
+            self._land(flight)
+
+    def _land(self, flight: Flight) -> None:
+        self._flights.pop(flight.attempt_id, None)
+        self._landed(flight.prepared)
+
+    def store(self, ending: Ending) -> None:
+        """Has an ending recorded; its job is let go once that is committed."""
+        stored = self._recorder.record(ending)
+        stored.add_done_callback(lambda _: self.let_go({ending.job_id: ending.epoch}))
+
+    def let_go(self, jobs: Mapping[int, int]) -> None:
+        """Answers for these jobs (id → epoch) no more; those claimed again meanwhile stay held."""
+        for job, epoch in jobs.items():
+            if self.held.get(job) == epoch:
+                del self.held[job]
+
+    async def give_back(self, jobs: Sequence[Claimed], snooze: float | None = None) -> None:
+        """Returns jobs that were claimed and not sent, for `snooze` seconds out of everybody's reach."""
+        until = None if snooze is None else self._recorder.now() + snooze
+        held = {job.id: job.epoch for job in jobs}
+        try:
+            await self._recorder.call(lambda connection: job_store.give_back(connection, held, not_before=until))
+        except StorageError as error:
+            log.warning("%d jobs could not be given back now; the next heartbeats see to it: %s", len(held), error)
+        self.let_go(held)
+
+    def stop(self) -> None:
+        """Starts nothing more: what waits for its moment is taken back."""
+        self._stopping = True
+        for flight in list(self._flights.values()):
+            if flight.timer and flight.task is None:
+                flight.timer.cancel()
+                flight.task = asyncio.ensure_future(self._unsend(flight))
+
+    async def land(self, grace: float) -> int:
+        """After `stop`: waits up to `grace` seconds for calls under way, gives the rest up. How many it gave up; those stay
+        `unknown`."""
+        if self._announcing:
+            await self._announcing
+        tasks = [flight.task for flight in self._flights.values() if flight.task]
+        if tasks:
+            await asyncio.wait(tasks, timeout=grace)
+        left = [flight for flight in self._flights.values() if flight.task and not flight.task.done()]
+        for flight in left:
+            assert flight.task is not None
+            flight.task.cancel()
+        if left:
+            await asyncio.wait([flight.task for flight in left if flight.task])
+            await self.give_back([flight.prepared.job for flight in left])
+        await self._tally.flush()
+        return len(left)
