@@ -270,6 +270,14 @@ class KeyRing:
 
     async def refresh(self) -> None:
         """Takes over what all workers know, and looks after quarantines whose time has come."""
+        await self.take_over()
+        now = self._recorder.now()
+        for name, held in list(self._out.items()):
+            if held.until is not None and held.until <= now:
+                await self._due(name, held)
+
+    async def take_over(self) -> None:
+        """Takes over what all workers know. A new worker does so before its first call."""
         asked = self._clock()
         rows = await self._recorder.call(key_store.everything)
         now = self._recorder.now()
@@ -285,14 +293,11 @@ class KeyRing:
             if self._taken_out.get(name, float("-inf")) >= asked - ASK_SECONDS:
                 out.setdefault(name, held)  # too young to be in what was read
         lifted = [name for name in self._out if name not in out]
+        self._out = out
         for name, held in out.items():  # every time: Redis may have come back empty
             await self._limiter.block(name, None if held.until is None else max(1.0, held.until - now))
-        self._out = out
         for name in lifted:
             await self._limiter.unblock(name)
-        for name, held in list(out.items()):
-            if held.until is not None and held.until <= now:
-                await self._due(name, held)
 
     async def _due(self, name: str, held: Quarantine) -> None:
         key = self.key(name)

@@ -64,6 +64,7 @@ class Bench:
         async def work() -> bool:
             more = await runner.drain(budget)
             await until(lambda: not runner.in_flight and not runner.held)
+            await self.recorder.call(lambda _: None)  # behind the look whether a batch is done
             return more
 
         return self.run(work())

@@ -19,6 +19,7 @@ from models.request import Request, Response, Usage
 from models.states import BatchStatus
 from models.store import batches as batch_store
 from models.store import jobs as job_store
+from models.store import keys as key_store
 from models.store import workers as worker_store
 from models.store.batches import NewJob
 from models.tables import jobs
@@ -57,7 +58,7 @@ def start_worker(
     with ExitStack() as stack:
 
         def start(
-            sandbox: SandboxProcess, *, redis_url: str = valkey_url, limits: dict[str, int] | None = None, **worker: Any
+            sandbox: SandboxProcess, *, redis_url: str = valkey_url, limits: dict[str, Any] | None = None, **worker: Any
         ) -> Bench:
             # a key of its own, so that no bucket or breaker of another test is met
             key = {"id": f"k{time.time_ns()}", "secret": "sk-canary-runner", **(limits or {})}
@@ -209,6 +210,27 @@ def test_calls_granted_before_the_lease_was_lost_are_taken_back_before_they_leav
     sent = [row for row in attempt_rows(database, batch) if row["finished_at"] is not None]
     assert len(attempt_rows(database, batch)) == len(sent) == len(sandbox.log())
     assert statuses(database, batch).count("queued") == 3 - len(sent)
+
+
+def test_a_new_worker_makes_no_call_on_a_key_that_was_out_before_it_started(
+    sandbox: SandboxProcess, start_worker: Callable[..., Bench], database: Database, valkey: Valkey
+) -> None:
+    with database.write() as connection:
+        key_store.quarantine(
+            connection,
+            provider="openai",
+            key_id="only",
+            mark=key_store.fingerprint("sk-canary-runner"),
+            pool="openai/only",
+            reason="quota: no money",
+            now=0.0,
+            until=time.time() + 500,
+        )
+    batch = make_batch(database, 3)
+    worker = start_worker(sandbox, redis_url=valkey.url, limits={"id": "only"})
+    assert worker.drain() is False
+    assert sandbox.log() == []
+    assert statuses(database, batch) == ["queued"] * 3
 
 
 # Ending
