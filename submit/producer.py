@@ -25,6 +25,7 @@ from submit.batch_options import BatchOptions
 from submit.loading import Load, Order, begin, fill
 from submit.source import Input, Source, opened
 
+from submit.shutdowns import shutdowns
 SHOWN_BAD_LINES = 20
 _TICK_LINES = 5000
 
@@ -164,7 +165,8 @@ def _submit(
         if fill(database, order, found, source, lanes, progress):
             break
         _say_if_cancelled(database, found.batch_id)
-    warnings += settings.warnings
+    warnings += [*checked.warnings, *settings.warnings]
+    warnings += shutdowns(database, settings, found.batch_id)
     if ring and settings.redis_url:
         warnings += call_workers(database, settings, checked.lanes, settings.redis_url)
     if isinstance(found, Load):

@@ -294,6 +294,7 @@ def test_json_of_run_and_status_is_documented(ran: Any) -> None:
         ("jobs", ("1",), "jobs"),
         ("results", ("1",), None),
         ("keys", (), "keys"),
+        ("models", (), "models"),
         ("doctor", (), None),
         ("costs", (), None),
         ("submit", ("in.jsonl", "--new"), None),

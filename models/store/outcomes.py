@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
 
 from models.request import SIMPLE
-from models.states import JobStatus
-from models.tables import attempts, job_inputs, jobs, results
+from models.states import UNFINISHED, JobStatus
+from models.tables import attempts, batches, job_inputs, jobs, results
 
 PAGE_ROWS = 1000
 PAGE_BYTES = 8 * 1024 * 1024
@@ -146,6 +146,20 @@ def failed_by_provider(connection: Connection, batch_id: int) -> dict[str, int]:
         .group_by(jobs.c.provider)
     )
     return {provider or "": int(number) for provider, number in connection.execute(query)}
+
+
+def open_models(connection: Connection, batch_id: int | None = None) -> list[tuple[int, str, str]]:
+    """(batch, lane, model) of what waits in batches that haven't ended, or in this one. It reads all jobs that wait."""
+    query = (
+        sa.select(jobs.c.batch_id, jobs.c.lane, jobs.c.model)
+        .join(batches, batches.c.id == jobs.c.batch_id)
+        .where(jobs.c.status == _literal(JobStatus.QUEUED), batches.c.status.in_(UNFINISHED))
+        .distinct()
+        .order_by(jobs.c.batch_id, jobs.c.lane, jobs.c.model)
+    )
+    if batch_id is not None:
+        query = query.where(jobs.c.batch_id == batch_id)
+    return [(int(batch_id), lane, model) for batch_id, lane, model in connection.execute(query)]
 
 
 def queued_lanes(connection: Connection, batch_id: int) -> set[str]:

@@ -11,6 +11,7 @@ import os
 import shutil
 import stat
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from models.config_fields import public_url
 from models.config_file import load_config
 from models.database import SCHEMA, Database, open_database, schema_version, storage_errors
 from models.errors import ConfigError, TruckError
+from models.model_lists import ModelList, keep
 from models.store import keys as key_store
 from models.store import workers as worker_store
 
@@ -266,10 +268,13 @@ async def _of_keys(config: Config) -> list[Finding]:
 
     async with HttpSender() as sender:
         checks = [_of_key(sender, provider, key) for provider in config.providers for key in provider.keys]
-        return list(await asyncio.gather(*checks))
+        found = await asyncio.gather(*checks)
+    if _home().is_dir():  # what was asked for anyway lets `submit` warn of models that are shut down
+        keep(_home(), {one.provider: one for _, one in reversed(found) if one is not None}.values())
+    return [finding for finding, _ in found]
 
 
-async def _of_key(sender: HttpSender, provider: ProviderConfig, key: KeyConfig) -> Finding:
+async def _of_key(sender: HttpSender, provider: ProviderConfig, key: KeyConfig) -> tuple[Finding, ModelList | None]:
     from worker.providers.base import ProviderRefused, SendError
     from worker.providers.registry import make_provider
 
@@ -277,11 +282,12 @@ async def _of_key(sender: HttpSender, provider: ProviderConfig, key: KeyConfig) 
     try:
         models = await make_provider(provider, sender).list_models(key.secret.reveal())
     except ProviderRefused as error:
-        return Finding(
-            name, "error", f"refused: {error.failure.message}", "replace the key where its secret comes from"
-        )
+        todo = "replace the key where its secret comes from"
+        return Finding(name, "error", f"refused: {error.failure.message}", todo), None
     except SendError as error:
-        return Finding(name, "error", f"no answer from {provider.base_url}: {error}", "mend base_url or the network")
+        todo = "mend base_url or the network"
+        return Finding(name, "error", f"no answer from {provider.base_url}: {error}", todo), None
     except TruckError as error:
-        return Finding(name, "error", str(error))
-    return Finding(name, "ok", f"accepted, {len(models)} models")
+        return Finding(name, "error", str(error)), None
+    listed = ModelList(provider.id, provider.base_url, time.time(), tuple(models))
+    return Finding(name, "ok", f"accepted, {len(models)} models"), listed
