@@ -173,7 +173,11 @@ def _chunks(lines: Iterator[Line | BadLine]) -> Iterator[list[NewJob]]:
             yield chunk
             chunk, room = [], CHUNK_BYTES
         room -= len(line.body)
-        chunk.append(NewJob(position, line.custom_id, line.lane, line.model, line.body, line.dialect, line.operation))
+        chunk.append(
+            NewJob(
+                position, line.custom_id, line.lane, line.model, line.body, line.dialect, line.operation, line.refused
+            )
+        )
     if chunk:
         yield chunk
 

@@ -16,17 +16,20 @@ from models.config import Config
 from models.config_file import load_config
 from models.database import Database, open_database, storage_errors
 from models.errors import BadLine, ConflictError, InputError, NotFoundError
+from models.formats.lines import Line
 from models.lanes import Lanes
 from models.money import format_money
+from models.request import SIMPLE
 from models.states import BatchStatus
 from models.store import batches
 from submit import bell
-from submit.batch_options import BatchOptions
+from submit.batch_options import BatchOptions, Schema
 from submit.loading import Load, Order, begin, fill
+from submit.shutdowns import shutdowns
 from submit.source import Input, Source, opened
 
-from submit.shutdowns import shutdowns
 SHOWN_BAD_LINES = 20
+SHOWN_SKIPPED = 3
 _TICK_LINES = 5000
 
 Progress = Callable[[str, int], None]
@@ -49,14 +52,19 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What reading an input once has shown: its hash and how many jobs go to each lane."""
+    """What reading an input once has shown: its hash, how many jobs go to each lane, and what people should be told.
+
+    `refused` counts the lines that become failed jobs.
+    """
 
     sha256: str
     lanes: Mapping[str, int]
+    refused: int = 0
+    warnings: tuple[str, ...] = ()
 
     @property
     def total(self) -> int:
-        return sum(self.lanes.values())
+        return sum(self.lanes.values()) + self.refused
 
 
 def submit_batch(
@@ -67,6 +75,11 @@ def submit_batch(
     model: str | None = None,
     limit: int | None = None,
     template: str | None = None,
+    system: str | None = None,
+    max_tokens: int | None = None,
+    temperature: float | None = None,
+    schema: Schema | None = None,
+    skip_invalid: bool = False,
     name: str | None = None,
     priority: int = 0,
     new: bool = False,
@@ -76,19 +89,57 @@ def submit_batch(
     """Puts an input into the queue: a path ("-" is stdin), an open binary file, or an iterable of dicts, one a line.
 
     All lines are read and checked before anything is stored, and nothing is visible before all of them are stored. The same
-    input with the same options finds its batch as long as that is unfinished, also a load that was interrupted. `model` is
-    asked for instead of every line's own, `limit` takes only so many lines, `template` ("Translate: {text}") makes prompts of a
-    CSV or Parquet file's rows; these make it another batch, `name` and `priority` (higher goes first) don't. `new` makes a new batch in any case. `ring` wakes workers where a Redis URL is
-    configured.
+    input with the same options finds its batch as long as that is unfinished, also a load that was interrupted.
+
+    These options make it another batch: `model` is asked for instead of every line's own, `limit` takes only so many lines,
+    `template` ("Translate: {text}") makes prompts of a CSV or Parquet file's rows; `system`, `max_tokens`, `temperature` and
+    `schema` (a JSON schema, or its file) are filled into simple lines that don't say them; with `skip_invalid` bad lines become
+    failed jobs. `name` and `priority` (higher goes first) don't. `new` makes a new batch in any case. `ring` wakes workers
+    where a Redis URL is configured.
 
     `config` and `database` are read and opened as the command line does when they are None or a path or URL.
-    Raises InputError (bad lines, an empty or unreadable input, one that changed meanwhile), UsageError, ConflictError (the same input is
-    unfinished with other options), ConfigError, StorageError.
+    Raises InputError (bad lines, an empty or unreadable input, one that changed meanwhile), UsageError, ConflictError (the same
+    input is unfinished with other options), ConfigError, StorageError.
     """
-    options = BatchOptions(model=model, limit=limit, template=template)
+    options = BatchOptions.of(
+        model=model,
+        limit=limit,
+        template=template,
+        system=system,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        schema=schema,
+        skip_invalid=skip_invalid,
+    )
+    return submit_with(
+        options,
+        source,
+        config=config,
+        database=database,
+        name=name,
+        priority=priority,
+        new=new,
+        ring=ring,
+        progress=progress,
+    )
+
+
+def submit_with(
+    options: BatchOptions,
+    source: Input,
+    *,
+    config: Config | str | Path | None = None,
+    database: Database | str | None = None,
+    name: str | None = None,
+    priority: int = 0,
+    new: bool = False,
+    ring: bool = True,
+    progress: Progress | None = None,
+) -> Submitted:
+    """`submit_batch` for options that are at hand already."""
     settings = config if isinstance(config, Config) else load_config(config, secrets=False)
     lanes = Lanes(settings)
-    with opened(source, template) as given:
+    with opened(source, options.template) as given:
         checked = check(given, lanes, options, progress=progress)
         order = Order(
             sha256=checked.sha256,
@@ -117,20 +168,23 @@ def check(
 ) -> Checked:
     """Reads an input once; needs no server. Raises InputError with the first bad lines and their number."""
     good: Counter[str] = Counter()
+    dialects: Counter[str] = Counter()
     shown: list[BadLine] = []
     bad = 0
     with source.open() as (stream, hashed):
         for number, line in enumerate(options.lines(stream, lanes), 1):
-            if isinstance(line, BadLine):
+            reason = line.reason if isinstance(line, BadLine) else line.refused
+            if reason is not None:
                 bad += 1
                 if len(shown) < SHOWN_BAD_LINES:
-                    shown.append(line)
-            else:
+                    shown.append(BadLine(line.number, reason))
+            elif isinstance(line, Line):
                 good[line.lane] += 1
+                dialects[line.dialect] += 1
             if progress and number % _TICK_LINES == 0:
                 progress("checking", number)
         sha256 = hashed.sha256()
-    if bad:
+    if bad and not (options.skip_invalid and good):
         raise InputError(
             f"{source.name}: {bad:,} of {bad + good.total():,} lines can't become jobs; nothing was enqueued",
             shown,
@@ -138,7 +192,17 @@ def check(
         )
     if not good:
         raise InputError(f"{source.name} is empty: it needs at least one line that isn't blank")
-    return Checked(sha256, dict(good))
+    warnings = []
+    if bad:
+        first = "; ".join(f"line {line.number}: {line.reason}" for line in shown[:SHOWN_SKIPPED])
+        warnings.append(
+            f"{bad:,} lines can't be sent, and count as failed ({first}{'; …' if bad > SHOWN_SKIPPED else ''})"
+        )
+    if (own := good.total() - dialects[SIMPLE]) and (given := options.defaults.given()):
+        warnings.append(
+            f"{own:,} lines in a vendor's own form go as they are: {', '.join(given)} of the batch isn't filled in"
+        )
+    return Checked(sha256, dict(good), bad, tuple(warnings))
 
 
 def _submit(

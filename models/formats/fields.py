@@ -38,7 +38,7 @@ def show(value: object, limit: int = 60) -> str:
 
 def asks_itself(row: Mapping[str, Any]) -> bool:
     """Whether the line holds its question itself, as a simple line does, whatever else stands in it."""
-    return "prompt" in row or "messages" in row or "input" in row
+    return "prompt" in row or "messages" in row or "input" in row or "embed" in row
 
 
 def custom_id(row: Mapping[str, Any], field: str) -> str | None:

@@ -17,6 +17,7 @@ import orjson
 
 from models.errors import BadLine, InputError
 from models.formats import claude, gemini, openai, simple
+from models.formats.defaults import Defaults
 from models.formats.fields import Refused, show
 from models.formats.ids import SeenIds
 from models.lanes import Lanes, NoLane
@@ -37,7 +38,8 @@ class Line:
     `number` counts from 1, blank lines included. `custom_id` is the user's own id, else `line-<number>`. `lane` is a provider's
     id or a route's name. `model` is what the provider is asked for; "" on a route whose candidates name it. `body` is the whole
     line (simple) or the value of its `body` (openai), `params` (claude) or `request` (gemini), byte for byte; its `model` may
-    differ from ours, see `openai.with_model`.
+    differ from ours, see `openai.with_model`. `refused` is why it can't become a job after all: then it has no lane, and a body
+    only where that could be read.
     """
 
     number: int
@@ -47,6 +49,7 @@ class Line:
     lane: str
     model: str
     body: bytes = field(repr=False)
+    refused: str | None = None
 
 
 def open_input(path: str) -> BinaryIO:
@@ -69,15 +72,21 @@ def read_lines(
     provider: str | None = None,
     route: str | None = None,
     limit: int | None = None,
+    defaults: Defaults = Defaults(),  # noqa: B008 - frozen
+    keep_bad: bool = False,
 ) -> Iterator[Line | BadLine]:
     """Each line of `stream` that isn't blank, in order. A stream without such lines yields nothing.
 
     `model` is asked for instead of every line's own. `provider` and `route` are for lines that name neither. After `limit` lines
-    (blank ones not counted) reading stops.
+    (blank ones not counted) reading stops. `defaults` are filled into simple lines. With `keep_bad` a bad line is a Line too,
+    `refused`, under its own id where that can be read and isn't taken.
     """
     seen = SeenIds()
+    filler = defaults.filler()
 
     def judge(line: bytes, number: int) -> Line | BadLine:
+        row = named = None
+        dialect: ModuleType = simple
         try:
             row = _decode(line)
             dialect = _dialect_of(row)
@@ -85,6 +94,7 @@ def read_lines(
             earlier = seen.first_line(custom_id, number)
             if earlier is not None:
                 raise Refused(f"duplicate id {show(custom_id)}: line {earlier} has it too")
+            named = custom_id
             draft = dialect.read(row, line)
             own_lane = draft.provider is not None or draft.route is not None
             lane, asked = lanes.resolve(
@@ -95,8 +105,21 @@ def read_lines(
                 operation=draft.operation,
             )
         except (Refused, NoLane) as refused:
-            return BadLine(number, str(refused))
-        return Line(number, custom_id, dialect.DIALECT, draft.operation, lane, asked, draft.body)
+            body = line if row is not None and dialect is simple else b""
+            return bad(number, str(refused), named, dialect.DIALECT, body)
+        fills = filler is not None and dialect is simple and draft.operation == "chat"
+        body = filler.fill(row, draft.body) if filler and fills else draft.body
+        return Line(number, custom_id, dialect.DIALECT, draft.operation, lane, asked, body)
+
+    def bad(
+        number: int, reason: str, named: str | None = None, dialect: str = simple.DIALECT, body: bytes = b""
+    ) -> Line | BadLine:
+        if not keep_bad:
+            return BadLine(number, reason)
+        free = f"line-{number}"
+        while named is None:
+            named, free = (free if seen.first_line(free, number) is None else None), f"{free}-bad"
+        return Line(number, named, dialect, "chat", "", "", body, reason)
 
     number = taken = 0
     while limit is None or taken < limit:
@@ -105,13 +128,13 @@ def read_lines(
             line = stream.readline(MAX_LINE + 1)
         except Refused as refused:  # what makes the lines of a table couldn't make this one
             taken += 1
-            yield BadLine(number, str(refused))
+            yield bad(number, str(refused))
             continue
         if not line:
             return
         if len(line) > MAX_LINE and not line.endswith(b"\n"):
             _skip_rest(stream)
-            judged: Line | BadLine = BadLine(number, f"longer than {MAX_LINE // 1024 // 1024} MB")
+            judged = bad(number, f"longer than {MAX_LINE // 1024 // 1024} MB")
         else:
             line = line.removeprefix(_BOM).strip()
             if not line:

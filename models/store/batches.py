@@ -78,7 +78,7 @@ def create(
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """One job to add: `position` counts from 0 in input order."""
+    """One job to add: `position` counts from 0 in input order. `refused` is why it has failed already, without any lane."""
 
     position: int
     custom_id: str
@@ -87,6 +87,11 @@ class NewJob:
     body: bytes
     dialect: str
     operation: str
+    refused: str | None = None
+
+
+INVALID_LINE = "invalid_line"
+"""The error code of a job whose line couldn't become one."""
 
 
 def add_jobs(connection: Connection, batch_id: int, loader: str, new: Sequence[NewJob], now: float) -> bool:
@@ -109,13 +114,22 @@ def add_jobs(connection: Connection, batch_id: int, loader: str, new: Sequence[N
                 "custom_id": job.custom_id,
                 "lane": job.lane,
                 "model": job.model,
-                "status": JobStatus.QUEUED,
+                "status": JobStatus.QUEUED if job.refused is None else JobStatus.FAILED,
                 "input_bytes": len(job.body),
+                "error_code": None if job.refused is None else INVALID_LINE,
+                "error_message": job.refused,
                 "created_at": now,
+                "finished_at": None if job.refused is None else now,
             }
             for job in new
         ],
     )
+    if failed := sum(job.refused is not None for job in new):
+        connection.execute(
+            batch_counts.update()
+            .where(batch_counts.c.batch_id == batch_id, batch_counts.c.shard == 0)
+            .values(failed=batch_counts.c.failed + failed)
+        )
     found = sa.select(jobs.c.position, jobs.c.id).where(
         jobs.c.batch_id == batch_id, jobs.c.position.between(new[0].position, new[-1].position)
     )

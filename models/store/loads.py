@@ -50,6 +50,7 @@ def holds(connection: Connection, batch_id: int, wanted: Sequence[NewJob]) -> bo
             jobs.c.custom_id,
             jobs.c.lane,
             jobs.c.model,
+            jobs.c.error_message,
             job_inputs.c.body,
             job_inputs.c.dialect,
             job_inputs.c.operation,
@@ -59,7 +60,16 @@ def holds(connection: Connection, batch_id: int, wanted: Sequence[NewJob]) -> bo
         .order_by(jobs.c.position)
     )
     found = [
-        NewJob(row.position, row.custom_id, row.lane, row.model, bytes(row.body), row.dialect, row.operation)
+        NewJob(
+            row.position,
+            row.custom_id,
+            row.lane,
+            row.model,
+            bytes(row.body),
+            row.dialect,
+            row.operation,
+            row.error_message,
+        )
         for row in connection.execute(query)
     ]
     return found == list(wanted)

@@ -120,7 +120,9 @@ def rerun(
 
 def _these(batch_id: int, which: Which) -> list[sa.ColumnElement[bool]]:
     # literal, or the partial index isn't used
-    found = [jobs.c.batch_id == batch_id, jobs.c.status == sa.literal_column(f"'{which.status.value}'")]
+    status: sa.ColumnElement[str] = sa.literal_column(f"'{which.status.value}'")
+    requests = jobs.c.lane != ""  # a line that can't be sent has none
+    found = [jobs.c.batch_id == batch_id, jobs.c.status == status, requests]
     if which.error_code is not None:
         found.append(jobs.c.error_code == which.error_code)
     if which.provider is not None:

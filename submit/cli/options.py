@@ -35,6 +35,18 @@ TemplateOption = Annotated[
     str | None,
     typer.Option(help="What to ask of each row of a CSV or Parquet file: 'Translate: {text}', with columns in braces."),
 ]
+SystemOption = Annotated[str | None, typer.Option(help="System message for simple lines that have none.")]
+MaxTokensOption = Annotated[int | None, typer.Option(min=1, help="For simple lines that say none.", metavar="N")]
+TemperatureOption = Annotated[float | None, typer.Option(min=0.0, help="For simple lines that say none.", metavar="X")]
+SchemaOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="A JSON schema that answers to simple lines must fit; else a line's response_format.", metavar="FILE"
+    ),
+]
+SkipInvalidOption = Annotated[
+    bool, typer.Option("--skip-invalid", help="Let bad lines be failed jobs instead of refusing the file.")
+]
 BatchArgument = Annotated[int, typer.Argument(help="The batch's number.", metavar="BATCH")]
 
 

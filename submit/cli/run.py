@@ -22,12 +22,23 @@ from models.crew import Plan
 from models.database import Database, home, open_database, storage_errors
 from models.store import batches, jobs, ledger, outcomes, workers
 from submit import bell
-from submit.cli.options import ConfigOption, InputArgument, JsonOption, TemplateOption
+from submit.batch_options import BatchOptions
+from submit.cli.options import (
+    ConfigOption,
+    InputArgument,
+    JsonOption,
+    MaxTokensOption,
+    SchemaOption,
+    SkipInvalidOption,
+    SystemOption,
+    TemperatureOption,
+    TemplateOption,
+)
 from submit.cli.output import print_json, print_table
 from submit.cli.status import as_json
 from submit.exports import STDOUT, Exported, export
 from submit.live import LiveView, duration
-from submit.producer import submit_batch
+from submit.producer import submit_with
 from submit.progress import Snapshot, watch
 from submit.reports import DEFAULT_BY, as_table, report
 from submit.stack import WORKER_LOG, Stack, local_stack
@@ -52,9 +63,7 @@ class Job:
 
     source: str
     out: str | None = None
-    model: str | None = None
-    limit: int | None = None
-    template: str | None = None
+    options: BatchOptions = BatchOptions()
     new: bool = False
     as_json: bool = False
 
@@ -71,6 +80,11 @@ def run(
     model: Annotated[str | None, typer.Option(help="Ask for this model instead of every line's own.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Take only so many lines.")] = None,
     template: TemplateOption = None,
+    system: SystemOption = None,
+    max_tokens: MaxTokensOption = None,
+    temperature: TemperatureOption = None,
+    schema: SchemaOption = None,
+    skip_invalid: SkipInvalidOption = False,
     new: Annotated[bool, typer.Option("--new", help="Make a new batch even if one works on the same file.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -84,7 +98,17 @@ def run(
     """
     if json and out == STDOUT:
         raise typer.BadParameter("--json and -o - would write into each other")
-    raise typer.Exit(do(Job(file, out, model, limit, template, new, json), load_config(config, secrets=True)))
+    options = BatchOptions.of(
+        model=model,
+        limit=limit,
+        template=template,
+        system=system,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        schema=schema,
+        skip_invalid=skip_invalid,
+    )
+    raise typer.Exit(do(Job(file, out, options, new, json), load_config(config, secrets=True)))
 
 
 def do(job: Job, config: Config) -> int:
@@ -133,13 +157,11 @@ class Run:
 
     def _submit_and_watch(self, database: Database) -> int:
         with self._counting() as progress:
-            submitted = submit_batch(
+            submitted = submit_with(
+                self.job.options,
                 self.job.source,
                 config=self.config,
                 database=database,
-                model=self.job.model,
-                limit=self.job.limit,
-                template=self.job.template,
                 new=self.job.new,
                 ring=False,
                 progress=progress,

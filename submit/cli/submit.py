@@ -7,9 +7,20 @@ from typing import Annotated
 import typer
 
 from models.config_file import load_config
-from submit.cli.options import ConfigOption, InputArgument, JsonOption, TemplateOption
+from submit.batch_options import BatchOptions
+from submit.cli.options import (
+    ConfigOption,
+    InputArgument,
+    JsonOption,
+    MaxTokensOption,
+    SchemaOption,
+    SkipInvalidOption,
+    SystemOption,
+    TemperatureOption,
+    TemplateOption,
+)
 from submit.cli.output import note, print_json, say
-from submit.producer import submit_batch
+from submit.producer import submit_with
 
 
 def submit(
@@ -18,6 +29,11 @@ def submit(
     model: Annotated[str | None, typer.Option(help="Ask for this model instead of every line's own.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Take only so many lines.")] = None,
     template: TemplateOption = None,
+    system: SystemOption = None,
+    max_tokens: MaxTokensOption = None,
+    temperature: TemperatureOption = None,
+    schema: SchemaOption = None,
+    skip_invalid: SkipInvalidOption = False,
     name: Annotated[str | None, typer.Option(help="What people call the batch; else the file's name.")] = None,
     priority: Annotated[int, typer.Option(help="Higher goes first.")] = 0,
     new: Annotated[bool, typer.Option("--new", help="Make a new batch even if one works on the same file.")] = False,
@@ -29,16 +45,17 @@ def submit(
     that is unfinished. --json: {batch_id, total, found ("new", "resumed" or "joined"), warnings}.
     """
     settings = load_config(config, secrets=False)
-    done = submit_batch(
-        file,
-        config=settings,
+    options = BatchOptions.of(
         model=model,
         limit=limit,
         template=template,
-        name=name,
-        priority=priority,
-        new=new,
+        system=system,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        schema=schema,
+        skip_invalid=skip_invalid,
     )
+    done = submit_with(options, file, config=settings, name=name, priority=priority, new=new)
     for warning in done.warnings:
         note(f"warning: {warning}")
     if json:
