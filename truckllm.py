@@ -101,6 +101,8 @@ _COMMANDS = {
     "resume": ("submit.cli.steering:resume", "Go on with a paused batch."),
     "priority": ("submit.cli.steering:priority", "Put a batch before others, or behind them."),
     "cancel": ("submit.cli.cancel:cancel", "Stop a batch."),
+    "delete": ("submit.cli.delete:delete", "Delete a batch's prompts and replies."),
+    "prune": ("submit.cli.delete:prune", "Delete all batches that ended long ago."),
     "costs": ("submit.cli.costs:costs", "Report tokens and money, by what you like."),
     "keys": ("submit.cli.keys:keys", "Show the keys and whether they are usable."),
     "workers": ("submit.cli.workers:workers", "Show the worker processes."),

@@ -22,7 +22,7 @@ from sqlalchemy.engine import RowMapping
 from models.database import Database, storage_errors
 from models.errors import StorageError, UsageError
 from models.formats.results import Outcome, result_line
-from models.states import JobStatus
+from models.states import BatchStatus, JobStatus
 from models.store import batches, outcomes
 
 STDOUT = "-"
@@ -60,6 +60,8 @@ def export(database: Database, batch_id: int, out: str | Path | None = None, *, 
     with storage_errors(database):
         if str(path) == STDOUT:
             counts = _write(sys.stdout.buffer, database, batch_id)
+    if batch["status"] == BatchStatus.DELETING:
+        raise UsageError(f"batch {batch_id} is being deleted: `truckllm delete {batch_id}` goes on with that")
             sys.stdout.buffer.flush()
             return _exported(None, counts)
         # a link stays a link; /dev/stdout is to be written to, wherever it points

@@ -231,6 +231,10 @@ def _spend(
         row[2] += end.usage.input_tokens if end.usage else 0
         row[3] += end.usage.output_tokens if end.usage else 0
         row[4] += end.cost_nanos or 0
+    late = {ending.batch_id for ending, _ in closing if (ending.job_id, ending.epoch) not in moved}
+    if late:  # their batch may have been deleted meanwhile
+        there = set(connection.execute(sa.select(batches.c.id).where(batches.c.id.in_(late))).scalars())
+        sums = {group: row for group, row in sums.items() if group[0] not in late or group[0] in there}
     if not sums:
         return
     insert = sqlite_insert if connection.dialect.name == "sqlite" else pg_insert

@@ -42,9 +42,10 @@ def costs(
     """
     names = dimensions(by)
     with stored(found_config(config)) as database, database.read() as connection:
-        if batch is not None:
+        spent = ledger.spent(connection, names, batch_id=batch)
+        if batch is not None and not spent:  # the ledger outlives a batch
             batches.get(connection, batch)
-        found = report(names, ledger.spent(connection, names, batch_id=batch))
+        found = report(names, spent)
     if json or form is Format.JSON:
         text = as_json(found)
     elif form is Format.CSV:

@@ -1,0 +1,61 @@
+"""Removing batches that have ended: prompts and replies go, in chunks; what was paid stays in the ledger.
+
+It decides nothing: which batch goes, and that nothing of it is under way, is the caller's to see to.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from models.states import BatchStatus
+from models.tables import batches, job_inputs, jobs, results
+
+REMOVABLE = (BatchStatus.COMPLETED, BatchStatus.CANCELLED, BatchStatus.DELETING)
+
+
+def begin(connection: Connection, batch_id: int) -> bool:
+    """Gives a batch up whose last job has ended: from here on it can only be removed. False when it is unfinished."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("PRAGMA secure_delete=ON")  # of this connection: what is deleted is overwritten
+    done = connection.execute(
+        batches.update()
+        .where(
+            batches.c.id == batch_id,
+            sa.or_(batches.c.status == BatchStatus.DELETING, batches.c.finished_at.is_not(None)),
+        )
+        .values(status=BatchStatus.DELETING)
+    )
+    return done.rowcount == 1
+
+
+def remove(connection: Connection, batch_id: int, most: int = 1000) -> int:
+    """Removes a chunk of such a batch's jobs with all that they hold, at last the batch itself. How many jobs; call it until it
+    says 0.
+    """
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("PRAGMA secure_delete=ON")
+    given_up = sa.select(batches.c.id).where(batches.c.id == batch_id, batches.c.status == BatchStatus.DELETING)
+    if connection.execute(given_up.with_for_update()).first() is None:
+        return 0
+    query = sa.select(jobs.c.id).where(jobs.c.batch_id == batch_id).order_by(jobs.c.position).limit(most)
+    ids = list(connection.execute(query).scalars())
+    if not ids:
+        connection.execute(batches.delete().where(batches.c.id == batch_id))
+        return 0
+    for table, column in ((results, results.c.job_id), (job_inputs, job_inputs.c.job_id), (jobs, jobs.c.id)):
+        connection.execute(table.delete().where(column.in_(ids)))
+    return len(ids)
+
+
+def ended_before(connection: Connection, moment: float) -> list[int]:
+    """The batches whose last job ended before then, and those whose removal was interrupted."""
+    query = (
+        sa.select(batches.c.id)
+        .where(
+            batches.c.status.in_(REMOVABLE),
+            sa.or_(batches.c.status == BatchStatus.DELETING, batches.c.finished_at < moment),
+        )
+        .order_by(batches.c.id)
+    )
+    return [int(batch_id) for batch_id in connection.execute(query).scalars()]

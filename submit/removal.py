@@ -1,0 +1,62 @@
+"""Removing a batch from the database: what was asked and answered goes, what was paid stays.
+
+It asks nobody whether it should; the commands do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from models.database import Database
+from models.states import UNFINISHED
+from models.store import batches, jobs, removals
+
+LOOK_SECONDS = 0.5
+
+
+def stop(database: Database, batch_id: int, wait: Callable[[int], None]) -> None:
+    """Cancels an unfinished batch and waits until nothing of it is under way; `wait` is told how many calls are, now and then.
+
+    Raises NotFoundError.
+    """
+    with database.write() as connection:
+        if batches.get(connection, batch_id)["status"] in UNFINISHED:
+            batches.cancel(connection, batch_id)
+    while True:
+        chunk = -1
+        while chunk:
+            with database.write() as connection:
+                chunk = jobs.cancel_queued(connection, batch_id, database.now(connection))
+        with database.write() as connection:
+            batches.finish_if_done(connection, batch_id, database.now(connection))
+        with database.read() as connection:
+            if batches.get(connection, batch_id)["finished_at"] is not None:
+                return
+            running = jobs.in_flight(connection, batch_id)
+        wait(running)
+        time.sleep(LOOK_SECONDS)
+
+
+def remove(database: Database, batch_id: int) -> int | None:
+    """Removes an ended batch; how many jobs it had. None, and nothing done, when it is unfinished. Can be repeated when it was cut
+    short."""
+    with database.write() as connection:
+        if not removals.begin(connection, batch_id):
+            return None
+    number, chunk = 0, -1
+    while chunk:  # in chunks, so that workers get their turns in between
+        with database.write() as connection:
+            chunk = removals.remove(connection, batch_id)
+        number += chunk
+    return number
+
+
+def room(database: Database) -> str:
+    """What a person may do to get the disk's room back."""
+    if database.sqlite:
+        return (
+            f"the file keeps its size and reuses the room; while nothing else runs, "
+            f"`sqlite3 {database.url.database} VACUUM` makes it smaller"
+        )
+    return "PostgreSQL reuses the room by itself; `VACUUM FULL jobs, job_inputs, results` gives it back to the system"
