@@ -30,8 +30,10 @@ from models.config_fields import (
     Count,
     Currency,
     DatabaseUrl,
+    Factor,
     Flag,
     Headers,
+    HeaderText,
     Id,
     Limit,
     Names,
@@ -98,13 +100,18 @@ class _Node(BaseModel):
 class Pricing(_Node):
     """What 1,000 tokens cost, in units of `currency`.
 
-    Without a price of their own, tokens read from or written to the provider's cache cost what input costs.
+    Without a price of their own, tokens read from or written to the provider's cache cost what input costs, and those written
+    for an hour what others written cost. `tier_factors` are for calls that another service tier served (flex: 0.5); `fees` are
+    the prices of 1,000 uses of a tool that the provider bills by the use, such as web_search_requests.
     """
 
     input_token_cost: CostPerThousand
     output_token_cost: CostPerThousand
     cached_token_cost: CostPerThousand | None = None
     cache_write_token_cost: CostPerThousand | None = None
+    cache_write_1h_token_cost: CostPerThousand | None = None
+    tier_factors: dict[Text, Factor] = Field(default_factory=dict)
+    fees: dict[Text, CostPerThousand] = Field(default_factory=dict)
     currency: Currency = DEFAULT_CURRENCY
 
 
@@ -135,7 +142,7 @@ class KeyConfig(LimitsConfig):
     """One API key with its limits.
 
     Keys that share a quota name the same `pool`. `use` is the share of the limits that is ours. `models` holds limits and
-    prices that differ by model on this key.
+    prices that differ by model on this key. `organization` and `project` are OpenAI's, for keys of more than one.
     """
 
     id: Id
@@ -144,6 +151,8 @@ class KeyConfig(LimitsConfig):
     use: Share = 1.0
     models: Models = Field(default_factory=dict)
     pricing: Pricing | None = None
+    organization: HeaderText | None = None
+    project: HeaderText | None = None
 
 
 class ProviderConfig(_Node):
@@ -162,7 +171,10 @@ class ProviderConfig(_Node):
     models: Models = Field(default_factory=dict)
     fallback_models: dict[Text, Names] = Field(default_factory=dict)
     headers: Headers = Field(default_factory=dict, repr=False)
+    organization: HeaderText | None = None
+    project: HeaderText | None = None
     anthropic_version: Text = ANTHROPIC_VERSION
+    drop_sampling: Flag = False
     max_tokens: Count = CLAUDE_MAX_TOKENS
     timeout_seconds: Seconds = TIMEOUT_SECONDS
     connect_timeout_seconds: Seconds = CONNECT_TIMEOUT_SECONDS
@@ -222,11 +234,22 @@ class ProviderConfig(_Node):
         return {**(of_provider.limits() if of_provider else {}), **(of_key.limits() if of_key else {})}
 
     def pricing(self, key: KeyConfig, model: str) -> Pricing | None:
-        """The price of this model on this key: the key's for the model, else the provider's, else the key's for all."""
-        for models in (key.models, self.models):
-            if model in models and models[model].pricing is not None:
-                return models[model].pricing
+        """The price of this model on this key: the key's for the model, else the provider's, else the key's for all.
+
+        A fine-tuned model, ft:BASE:ORG:NAME:ID, is looked up by its whole name, then as ft:BASE, then as BASE.
+        """
+        for name in _priced_names(model):
+            for models in (key.models, self.models):
+                if name in models and models[name].pricing is not None:
+                    return models[name].pricing
         return key.pricing
+
+
+def _priced_names(model: str) -> tuple[str, ...]:
+    if not model.startswith("ft:"):
+        return (model,)
+    base = model.removeprefix("ft:").partition(":")[0]
+    return model, f"ft:{base}", base
 
 
 class RouteConfig(_Node):

@@ -227,6 +227,15 @@ def _cost(value: object) -> Decimal:
     return number
 
 
+def _factor(value: object) -> Decimal:
+    if isinstance(value, float):
+        raise wrong('should be exact: give a Decimal or a text like "0.5", not a float')
+    number = _number(value, "should be a factor, like 0.5")
+    if not number.is_finite() or not 0 <= number <= 1000 or number.normalize().as_tuple().exponent < -6:  # type: ignore[operator]
+        raise wrong("should be a factor from 0 to 1000 with at most 6 decimals, like 0.5")
+    return number
+
+
 def _currency(value: object) -> str:
     if not isinstance(value, str) or not re.fullmatch("[A-Za-z]{3}", value):
         raise wrong("should be three letters, like USD")
@@ -278,6 +287,12 @@ def _header_value(value: object) -> str:
         raise wrong("should be text; put it in quotes", WRONG_UNSEEN)
     if not re.fullmatch(r"[\x20-\x7e]*", value):
         raise wrong("should hold no line breaks, control characters or letters beyond ASCII", WRONG_UNSEEN)
+    return str(value)
+
+
+def _header_text(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[\x21-\x7e]{1,200}", value):
+        raise wrong("should be an id as text, without blanks")
     return str(value)
 
 
@@ -340,6 +355,8 @@ Limit = Annotated[int, PlainValidator(_whole(1, "should be a whole number from 1
 Seconds = Annotated[float, PlainValidator(_seconds(0.001, "should be seconds, a number above 0"))]
 SecondsOrNone = Annotated[float, PlainValidator(_seconds(0, "should be seconds, 0 or more"))]
 Share = Annotated[float, PlainValidator(_share)]
+HeaderText = Annotated[str, PlainValidator(_header_text)]
+Factor = Annotated[Decimal, BeforeValidator(_factor)]
 CostPerThousand = Annotated[Decimal, BeforeValidator(_cost)]
 Currency = Annotated[str, PlainValidator(_currency)]
 StrategyName = Annotated[Strategy, PlainValidator(_strategy)]

@@ -53,20 +53,29 @@ def price_per_million(per_thousand: Decimal) -> Price:
     raise ValueError("is too fine: a price for 1,000 tokens has at most 12 decimals")
 
 
-def cost_nanos(parts: Iterable[tuple[int, Price]]) -> int:
-    """The cost in nano-units of one call: the sum of tokens × price over `parts`, rounded once, half to even.
+def cost_nanos(
+    parts: Iterable[tuple[int, Price]], factor: Decimal = Decimal(1), fees: Iterable[tuple[int, Price]] = ()
+) -> int:
+    """The cost in nano-units of one call, rounded once, half to even.
 
-    Raises ValueError for a negative number of tokens.
+    It is the sum of tokens × price over `parts`, times `factor`, and the sum of uses × price over `fees`, which no factor
+    touches. Raises ValueError for a negative number of tokens or uses.
     """
-    total = 0
-    for tokens, price in parts:
-        if tokens < 0:
-            raise ValueError(f"tokens can't be negative: {tokens}")
-        total += tokens * price
-    nanos, rest = divmod(total, PRICED_TOKENS)
-    if 2 * rest > PRICED_TOKENS or (2 * rest == PRICED_TOKENS and nanos % 2):
+    numerator, denominator = factor.as_integer_ratio()
+    whole = PRICED_TOKENS * denominator
+    nanos, rest = divmod(_sum(parts) * numerator + _sum(fees) * denominator, whole)
+    if 2 * rest > whole or (2 * rest == whole and nanos % 2):
         nanos += 1
     return nanos
+
+
+def _sum(parts: Iterable[tuple[int, Price]]) -> int:
+    total = 0
+    for number, price in parts:
+        if number < 0:
+            raise ValueError(f"tokens and uses can't be negative: {number}")
+        total += number * price
+    return total
 
 
 def decimal_amount(nanos: int) -> Decimal:

@@ -21,10 +21,12 @@ EMBEDDINGS = "embeddings"
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one call. Input and output are totals; the others are parts of them.
+    """Tokens of one call, and what else it is billed by. Input and output are totals; the other tokens are parts of them.
 
     `input_tokens` holds cached reads and cache writes, `output_tokens` holds reasoning tokens, whatever the provider's own
-    arithmetic is.
+    arithmetic is. `cache_write_1h_tokens` are those of the cache writes that are kept for an hour. `tier` is the service tier that
+    served the call, where that isn't the usual one (`flex`, `priority`); `fees` are the uses of tools that are billed by the
+    use, such as `("web_search_requests", 2)`.
     """
 
     input_tokens: int = 0
@@ -32,6 +34,9 @@ class Usage:
     cached_tokens: int = 0
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    tier: str = ""
+    fees: tuple[tuple[str, int], ...] = ()
 
     @property
     def total_tokens(self) -> int:

@@ -98,6 +98,7 @@ WORDS = {
     "worker": "defaults",
     "cached_token_cost": "as input",
     "cache_write_token_cost": "as input",
+    "cache_write_1h_token_cost": "as other writes",
     "context_window": "unknown",
 }
 """What stands in the column `default` where None, or nothing, means something else than nothing."""

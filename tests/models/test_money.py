@@ -127,3 +127,12 @@ def test_anything_else_is_no_amount(text: str) -> None:
 
 def test_an_amount_without_currency_takes_the_one_that_was_asked_for() -> None:
     assert parse_amount("3", "EUR") == (3 * 10**9, "EUR")
+
+
+def test_a_factor_and_fees_are_rounded_once_with_the_rest() -> None:
+    half = Price(500_000)  # half a nano-unit a token
+    assert cost_nanos([(1, half)]) == 0  # 0.5, half to even
+    assert cost_nanos([(3, half)], Decimal("0.5")) == 1  # 0.75
+    assert cost_nanos([(1, half)], Decimal(1), [(1, half)]) == 1  # 0.5 + 0.5
+    assert cost_nanos([(1000, Price(10**6))], Decimal("1.000001"), [(2, Price(10**6))]) == 1002  # 1000.001 + 2
+    assert cost_nanos([(1000, Price(10**6))], Decimal(0), [(2, Price(10**6))]) == 2  # no factor touches a fee

@@ -70,6 +70,9 @@ class Claude(ChatProvider):
     def translate(self, request: Request) -> dict[str, Any]:
         config = self.config
         ask = read_body(request, translation.TARGET)
+        if config.drop_sampling:
+            for name in ("temperature", "top_p", "top_k"):
+                ask.settings.take(name)
         return translation.write(ask, request.model, bound=config.max_tokens, version=config.anthropic_version)
 
     def max_output_tokens(self, request: Request) -> int | None:
@@ -185,6 +188,7 @@ def read_usage(usage: Any) -> Usage | None:
     fresh, made = told_count(at(usage, "input_tokens")), told_count(at(usage, "output_tokens"))
     if fresh is None or made is None:
         return None
+    searches = count(at(usage, "server_tool_use", "web_search_requests"))
     written, cached = count(usage.get("cache_creation_input_tokens")), count(usage.get("cache_read_input_tokens"))
     return Usage(
         input_tokens=fresh + written + cached,
@@ -192,7 +196,18 @@ def read_usage(usage: Any) -> Usage | None:
         cached_tokens=cached,
         cache_write_tokens=written,
         reasoning_tokens=count(at(usage, "output_tokens_details", "thinking_tokens")),
+        cache_write_1h_tokens=min(written, count(at(usage, "cache_creation", "ephemeral_1h_input_tokens"))),
+        tier=_tier(usage),
+        fees=(("web_search_requests", searches),) if searches else (),
     )
+
+
+def _tier(usage: dict[str, Any]) -> str:
+    """The service tier, or the speed, where it isn't the usual one: both have prices of their own."""
+    if usage.get("speed") == "fast":
+        return "fast"
+    tier = usage.get("service_tier")
+    return tier if tier in ("priority", "batch") else ""
 
 
 def _regained(reply: Reply, message: str) -> float | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, ClassVar
 from urllib.parse import quote
 
@@ -163,6 +164,8 @@ class Gemini(ChatProvider):
         if request.operation == EMBEDDINGS:
             return gemini_embeddings.answer(request, body, reply)
         usage = read_usage(body.get("usageMetadata"))
+        if usage is not None and (tier := _tier(request)):
+            usage = replace(usage, tier=tier)
         served = name(body.get("modelVersion"))
         candidate = at(body, "candidates", 0)
         blocked = at(body, "promptFeedback", "blockReason")
@@ -209,6 +212,13 @@ class Gemini(ChatProvider):
             for entry in objects(at(decode(reply.body), "models"))
             if (model := name(entry.get("name")))
         ]
+
+
+def _tier(request: Request) -> str:
+    """The service tier that was asked for, where it isn't the usual one: the reply doesn't tell which one served it."""
+    told = request.input.get("serviceTier") or request.input.get("service_tier")
+    tier = told.lower().removeprefix("service_tier_") if isinstance(told, str) else ""
+    return tier if tier in ("flex", "priority") else ""
 
 
 def _resource(model: str) -> str:

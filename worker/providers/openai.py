@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, ClassVar
 
+from models.config import KeyConfig, ProviderConfig
 from models.errors import Untranslatable
 from models.request import CHAT, EMBEDDINGS, SIMPLE, Failure, FailureKind, ModelInfo, Request, Usage
 from worker.limits.shapes import Charge
 from worker.providers import openai_completions as completions
 from worker.providers import openai_responses as responses
 from worker.providers.answers import Answer, Stream
-from worker.providers.base import Call, Reply, http_failure
+from worker.providers.base import Call, Reply, Sender, http_failure
 from worker.providers.chat import ChatProvider
 from worker.providers.embeddings import embeddings_answer, token_numbers, vectors_wanted
 from worker.providers.events import Event
@@ -91,6 +93,9 @@ _TOO_LONG = re.compile(r"maximum context length|context[ _]window|reduce the len
 _TOO_LARGE = re.compile(r"request too large", re.IGNORECASE)
 _UNAVAILABLE = re.compile(r"resource[ _]unavailable", re.IGNORECASE)
 _FLAGGED = re.compile(r"flagged as potentially violating|content management policy", re.IGNORECASE)
+_REASONING_MODEL = re.compile(r"(ft:)?(o\d|gpt-[5-9])")
+_TIERS = {"flex", "priority", "fast", "ultrafast", "scale"}
+"""Tiers with prices of their own. What gateways call theirs (`on_demand`) is the usual one."""
 _LIMITS = tuple(
     (f"x-ratelimit-remaining-{what}", f"x-ratelimit-reset-{what}") for what in ("requests", "tokens", "project-tokens")
 )
@@ -110,8 +115,16 @@ class OpenAI(ChatProvider):
     dialect: ClassVar[str] = "openai"
     operations: ClassVar[frozenset[str]] = frozenset(_PATHS)
 
+    def __init__(self, config: ProviderConfig, sender: Sender) -> None:
+        super().__init__(config, sender)
+        self._accounts = {
+            key.secret.reveal(): _account(config, key) for key in reversed(config.keys) if key.secret.usable
+        }
+
     def auth(self, api_key: str) -> dict[str, str]:
-        return {"authorization": f"Bearer {api_key}"}
+        """The key, and the organization and project that are billed for it, where the configuration names them."""
+        account = self._accounts.get(api_key)
+        return {"authorization": f"Bearer {api_key}", **(_account(self.config) if account is None else account)}
 
     def path(self, request: Request) -> str:
         return _PATHS[request.operation]
@@ -123,7 +136,10 @@ class OpenAI(ChatProvider):
         return super().build(request)
 
     def translate(self, request: Request) -> dict[str, Any]:
-        """A simple line's shape is this dialect's own: every field passes as it is. A stream is asked to tell its usage."""
+        """A simple line's shape is this dialect's own: every field passes as it is. A stream is asked to tell its usage.
+
+        Only `max_tokens` gets its newer name for OpenAI's reasoning models, which refuse the old one.
+        """
         if request.dialect != SIMPLE and request.operation == CHAT:
             return translation.write(read_body(request, translation.TARGET), request.model)
         if request.dialect != SIMPLE or request.operation not in (CHAT, EMBEDDINGS):
@@ -131,6 +147,8 @@ class OpenAI(ChatProvider):
                 "operation", f"a {request.dialect} line can't ask for {request.operation}; write an OpenAI Batch line"
             )
         body = {"model": request.model, **{key: value for key, value in request.input.items() if key != "model"}}
+        if "max_tokens" in body and "max_completion_tokens" not in body and _REASONING_MODEL.match(request.model):
+            body["max_completion_tokens"] = body.pop("max_tokens")
         if request.stream and "include_usage" not in table(body.get("stream_options")):
             body["stream_options"] = {**table(body.get("stream_options")), "include_usage": True}
         return body
@@ -196,6 +214,13 @@ class OpenAI(ChatProvider):
         return http_failure(Reply(status, {}, b"")).kind
 
     def answer(self, request: Request, body: dict[str, Any], reply: Reply) -> Answer | None:
+        answer = self._answer(request, body, reply)
+        tier = body.get("service_tier")
+        if answer is None or answer.usage is None or not isinstance(tier, str) or tier not in _TIERS:
+            return answer
+        return replace(answer, usage=replace(answer.usage, tier=tier))
+
+    def _answer(self, request: Request, body: dict[str, Any], reply: Reply) -> Answer | None:
         match request.operation:
             case "responses":
                 return responses.answer(body, reply)
@@ -278,6 +303,15 @@ def read_usage(usage: Any) -> Usage | None:
         cache_write_tokens=count(at(usage, "prompt_tokens_details", "cache_write_tokens")),
         reasoning_tokens=reasoning,
     )
+
+
+def _account(config: ProviderConfig, key: KeyConfig | None = None) -> dict[str, str]:
+    """The headers that say who is billed: the key's word goes first."""
+    told = {
+        "openai-organization": key.organization if key and key.organization else config.organization,
+        "openai-project": key.project if key and key.project else config.project,
+    }
+    return {name: value for name, value in told.items() if value}
 
 
 def _status(reply: Reply, error: Any) -> int:

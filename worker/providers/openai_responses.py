@@ -5,7 +5,9 @@ It does not judge errors: they have the form that all of the dialect's errors ha
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from models.request import Failure, FailureKind, Usage
@@ -50,16 +52,30 @@ def answer(body: dict[str, Any], reply: Reply) -> Answer | None:
     calls = any(str(item.get("type", "")).endswith(_CALLS) for item in objects(output))
     reason = name(at(body, "incomplete_details", "reason"))
     text = storable("".join(texts)) if texts or not calls else None
+    usage = read_usage(body.get("usage"))
+    if usage is not None:
+        usage = replace(usage, fees=_fees(output))
     failure = _failure(status, reason, reply)
     if failure is None and not text and not calls:
         failure = _nothing_said(parts, reason, reply)
     return Answer(
-        usage=read_usage(body.get("usage")),
+        usage=usage,
         text=text,
         finish_reason=reason or status,
         served_model=name(body.get("model")),
         failure=failure,
     )
+
+
+def _fees(output: Any) -> tuple[tuple[str, int], ...]:
+    """The uses of hosted tools that are billed by the use. Of web searches only the searches are, not the pages opened."""
+    uses: Counter[str] = Counter()
+    for item in objects(output):
+        if item.get("type") == "web_search_call" and at(item, "action", "type") in (None, "search"):
+            uses["web_search_requests"] += 1
+        elif item.get("type") == "file_search_call":
+            uses["file_search_requests"] += 1
+    return tuple(sorted(uses.items()))
 
 
 def _failure(status: str | None, reason: str | None, reply: Reply) -> Failure | None:

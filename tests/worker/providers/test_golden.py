@@ -1,10 +1,11 @@
 """Every row of the providers' error tables and every shape of usage, from golden/*.yaml.
 
-The arithmetic of each usage stands beside it there.
+The arithmetic of each usage stands beside it there, and for some that of the price (units for 1,000 tokens or uses).
 """
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import orjson
 import pytest
 import yaml
 
-from models.config import ProviderConfig
+from models.config import Pricing, ProviderConfig
+from models.money import decimal_amount
+from models.prices import price
 from models.request import Request, Usage
 from tests.worker.providers.contract import KEY, MODEL, SIMPLE_INPUT, NoSender
 from worker.providers.base import Provider, Reply
@@ -64,6 +67,13 @@ def test_an_error_is_what_its_row_says(dialect: str, operation: str, row: dict[s
     assert response.text is None
 
 
+def usage_of(row: dict[str, Any]) -> Usage | None:
+    if row["usage"] is None:
+        return None
+    fees = tuple((name, uses) for name, uses in row["usage"].get("fees", {}).items())
+    return Usage(**{**row["usage"], "fees": fees})
+
+
 @pytest.mark.parametrize(("dialect", "operation", "row"), rows("answers"))
 def test_an_answer_is_what_its_row_says(dialect: str, operation: str, row: dict[str, Any]) -> None:
     response = read(dialect, operation, row)
@@ -73,6 +83,11 @@ def test_an_answer_is_what_its_row_says(dialect: str, operation: str, row: dict[
         assert row.get("message", "") in response.failure.message
     else:
         assert response.failure is None
-    assert response.usage == (Usage(**row["usage"]) if row["usage"] else None)
+    assert response.usage == usage_of(row)
+    if "cost" in row:
+        assert response.usage is not None
+        pricing = Pricing.model_validate(row["pricing"])
+        cost = price(response.usage, pricing)
+        assert (None if cost is None else decimal_amount(cost.nanos)) == (row["cost"] and Decimal(row["cost"]))
     for field in ("text", "finish_reason", "served_model", "request_id"):
         assert getattr(response, field) == row.get(field), field

@@ -235,7 +235,11 @@ def write(ask: Ask, model: str, *, bound: int, version: str) -> dict[str, Any]:
     _check_end(ask)
     sampled = [name for name in ("temperature", "top_p", "top_k") if name in settings]
     if sampled and version >= WITHOUT_SAMPLING:
-        raise refusal(settings.where(sampled[0]), ask.target, f"anthropic-version {version} takes no {sampled[0]}")
+        raise refusal(
+            settings.where(sampled[0]),
+            ask.target,
+            f"anthropic-version {version} takes no {sampled[0]}; leave it out, or set drop_sampling: true for this provider",
+        )
     body |= {
         "temperature": settings.take_number("temperature", 0, 1),
         "top_p": settings.take_number("top_p", 0, 1),
