@@ -144,7 +144,7 @@ class Janitor:
             job_store.pull_in(connection, lanes, now)
             self._finish(connection, now)
         job_store.wake(connection, lanes, now)
-        return job_store.waiting_lanes(connection)
+        return job_store.waiting_lanes(connection, lanes)
 
     def _give_orphans_back(self, connection: Connection, held: Mapping[int, int]) -> None:
         """Jobs that the database says we run and we know nothing of: a commit that got through without our hearing it."""

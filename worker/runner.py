@@ -196,7 +196,7 @@ class Runner:
                 skip=skip,
                 withheld=withheld,
             )
-            if claimed or (withheld and not job_store.waiting_lanes(connection).isdisjoint(withheld)):
+            if claimed or (withheld and job_store.waiting_lanes(connection, withheld)):
                 return claimed, at
             return claimed, job_store.next_due(connection, self._turns.lanes)
 

@@ -5,7 +5,7 @@ It doesn't touch single jobs but in bulk.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -196,14 +196,38 @@ def same_file(connection: Connection, sha256: str) -> list[RowMapping]:
     return list(connection.execute(query).mappings())
 
 
-def runnable(connection: Connection) -> list[RowMapping]:
-    """Batches whose jobs may be claimed, highest priority first: id, status, priority."""
+def runnable(connection: Connection, lanes: Collection[str] | None = None) -> list[RowMapping]:
+    """Batches whose jobs may be claimed, highest priority first: id, status, priority. `lanes`: only those with a job that can be
+    claimed from one of these lanes right now."""
     query = (
         sa.select(batches.c.id, batches.c.status, batches.c.priority)
         .where(batches.c.status.in_(RUNNABLE))
         .order_by(batches.c.priority.desc(), batches.c.id)
     )
+    if lanes is not None:
+        query = query.where(sa.or_(sa.false(), *(_first_claimable(lane).is_not(None) for lane in lanes)))
     return list(connection.execute(query).mappings())
+
+
+def _first_claimable(lane: str) -> sa.ScalarSelect[int]:
+    """One index probe a batch."""
+    query = (
+        sa.select(jobs.c.id)
+        .where(jobs.c.batch_id == batches.c.id, *claimable_in(lane))
+        .order_by(jobs.c.lane, jobs.c.position)
+        .limit(1)
+    )
+    return query.correlate(batches).scalar_subquery()
+
+
+def claimable_in(lane: str) -> tuple[sa.ColumnElement[bool], ...]:
+    """What makes a job claimable from a lane. Ordered by lane and position, as only the partial index is, no planner prefers to
+    walk through all jobs of a batch, those that have ended first."""
+    return (
+        jobs.c.lane.between(lane, lane),
+        jobs.c.status == sa.literal_column("'queued'"),  # literal, or the partial index isn't used
+        jobs.c.not_before.is_(None),
+    )
 
 
 def start(connection: Connection, batch_ids: Sequence[int], now: float) -> None:

@@ -59,7 +59,7 @@ def claim(
     the route has failed. Batches of the highest priority share equally, by position inside each; lower ones get 5 %. Jobs that `provider` has already
     failed are left to the others of their route.
     """
-    found = batch_store.runnable(connection)
+    found = batch_store.runnable(connection, [*lanes, *withheld])
     if not found or most <= 0:
         return []
     top = found[0]["priority"]
@@ -162,8 +162,8 @@ def _queued(
 ) -> list[RowMapping]:
     query = (
         _claimable(lane, provider, most)
-        .where(jobs.c.batch_id == batch_id, jobs.c.position > after)
-        .order_by(jobs.c.position)
+        .where(jobs.c.batch_id == batch_id, *batch_store.claimable_in(lane), jobs.c.position > after)
+        .order_by(jobs.c.lane, jobs.c.position)
     )
     slow = [model for of, model in skip if of == lane]
     if slow:
@@ -174,7 +174,11 @@ def _queued(
 def _passed_on(connection: Connection, batch_ids: list[int], lane: str, provider: str, most: int) -> list[RowMapping]:
     """Jobs of a lane that another provider has failed: they are few, and have an index of their own."""
     query = _claimable(lane, provider, most).where(
-        jobs.c.batch_id.in_(batch_ids), jobs.c.excluded != sa.literal_column("''")
+        jobs.c.lane == lane,
+        jobs.c.batch_id.in_(batch_ids),
+        jobs.c.status == sa.literal_column("'queued'"),
+        jobs.c.not_before.is_(None),
+        jobs.c.excluded != sa.literal_column("''"),
     )
     return list(connection.execute(query).mappings())
 
@@ -192,11 +196,6 @@ def _claimable(lane: str, provider: str, most: int) -> sa.Select[Any]:
             jobs.c.attempts,
             jobs.c.rescues,
             jobs.c.input_bytes,
-        )
-        .where(
-            jobs.c.lane == lane,
-            jobs.c.status == sa.literal_column("'queued'"),  # literal, or the partial index isn't used
-            jobs.c.not_before.is_(None),
         )
         .limit(most)
         .with_for_update(skip_locked=True)
@@ -341,30 +340,9 @@ def next_due(connection: Connection, lanes: Sequence[str]) -> float | None:
     return min((float(time) for time in times if time is not None), default=None)
 
 
-def waiting_lanes(connection: Connection) -> set[str]:
-    """Lanes in which a job could be claimed right now."""
-    lanes: set[str] = set()
-    for batch in batch_store.runnable(connection):
-        # one index probe a lane: the smallest lane greater than the last one found
-        last = ""
-        while True:
-            query = (
-                sa.select(jobs.c.lane)
-                .where(
-                    jobs.c.batch_id == batch["id"],
-                    jobs.c.status == sa.literal_column("'queued'"),
-                    jobs.c.not_before.is_(None),
-                    jobs.c.lane > last,
-                )
-                .order_by(jobs.c.lane)
-                .limit(1)
-            )
-            found = connection.execute(query).scalar_one_or_none()
-            if found is None:
-                break
-            lanes.add(found)
-            last = found
-    return lanes
+def waiting_lanes(connection: Connection, lanes: Sequence[str]) -> set[str]:
+    """Those of these lanes in which a job could be claimed right now."""
+    return {lane for lane in lanes if batch_store.runnable(connection, [lane])}
 
 
 def cancel_queued(connection: Connection, batch_id: int, now: float, most: int = 2000) -> int:

@@ -40,7 +40,7 @@ def test_nothing_of_a_paused_batch_is_claimed_and_resuming_brings_it_all_back(da
     assert claim(database) == []
     with database.read() as connection:
         assert batch_store.get(connection, batch)["paused_reason"] == "why"
-        assert job_store.waiting_lanes(connection) == set()
+        assert job_store.waiting_lanes(connection, ["openai"]) == set()
     assert resume(database, batch)
     assert not resume(database, batch)
     assert batch_status(database, batch) == BatchStatus.QUEUED
