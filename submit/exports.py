@@ -1,17 +1,18 @@
 """Results as a file: one line a job, in input order, in the dialect it came in; written beside and renamed when it is whole.
 
-It does not shape the lines; `models.formats.results` does.
+It does not shape the lines; `models.formats.results` does. `submit.result_files` knows how the files are called.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import secrets
 import stat
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -24,21 +25,25 @@ from models.errors import StorageError, UsageError
 from models.formats.results import Outcome, result_line
 from models.states import BatchStatus, JobStatus
 from models.store import batches, outcomes
+from submit.result_files import default_paths, holds_all
 
 STDOUT = "-"
 _BUFFER = 1024 * 1024
-_INPUTS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written: `path` is None for stdout. `unfinished` lines stand for jobs that are still queued or running."""
+    """What was written: `path` is None for stdout. `unfinished` lines stand for jobs that are still queued or running.
+
+    `kept` is the file of the usual name, if that holds other answers and so was left alone.
+    """
 
     path: Path | None
     succeeded: int
     failed: int
     cancelled: int
     unfinished: int
+    kept: Path | None = None
 
     @property
     def lines(self) -> int:
@@ -46,51 +51,55 @@ class Exported:
 
 
 def export(database: Database, batch_id: int, out: str | Path | None = None, *, partial: bool = False) -> Exported:
-    """Writes a batch's results to `out` ("-" is stdout; None is `default_path`), replacing what is there.
+    """Writes a batch's results to `out` ("-" is stdout), replacing what is there.
 
-    An unfinished batch is written only with `partial`; its open jobs get lines that say so. Memory doesn't grow with the batch.
+    Without `out` they go to the first of `default_paths` that isn't there, or holds no answer that they don't hold too. An
+    unfinished batch is written only with `partial`; its open jobs get lines that say so. Memory doesn't grow with the batch.
     Raises NotFoundError, UsageError (unfinished, or `out` is a folder), StorageError (disk or database; nothing is lost then,
     and what was at `out` is untouched).
     """
     with storage_errors(database), database.read() as connection:
         batch = batches.get(connection, batch_id)
-    if batch["finished_at"] is None and not partial:
-        raise UsageError(f"batch {batch_id} is {batch['status']}: its results aren't final yet")
-    path = default_path(batch_id, batch["input_name"]) if out is None else out
-    with storage_errors(database):
-        if str(path) == STDOUT:
-            counts = _write(sys.stdout.buffer, database, batch_id)
     if batch["status"] == BatchStatus.DELETING:
         raise UsageError(f"batch {batch_id} is being deleted: `truckllm delete {batch_id}` goes on with that")
+    if batch["finished_at"] is None and not partial:
+        raise UsageError(f"batch {batch_id} is {batch['status']}: its results aren't final yet")
+    with storage_errors(database):
+        if str(out) == STDOUT:
+            counts = _write(sys.stdout.buffer, database, batch_id)
             sys.stdout.buffer.flush()
             return _exported(None, counts)
+        if out is None:
+            names = default_paths(batch_id, batch["input_name"], partial=batch["finished_at"] is None)
+        else:
+            names = iter((Path(out),))
+        first = next(names)
         # a link stays a link; /dev/stdout is to be written to, wherever it points
-        target = Path(path) if str(path).startswith("/dev/") else Path(os.path.realpath(path))
+        target = first if str(first).startswith("/dev/") else Path(os.path.realpath(first))
         if str(target) == os.path.realpath(batch["input_name"]):
-            raise UsageError(f"{path} is the batch's input: write the results to another file")
-        with _replacing(target, batch_id) as stream:
-            counts = _write(stream, database, batch_id)
-    return _exported(Path(path), counts)
+            raise UsageError(f"{first} is the batch's input: write the results to another file")
+        with _replacing(
+            target, batch_id, None if out is not None else (Path(os.path.realpath(n)) for n in names)
+        ) as new:
+            counts = _write(new.stream, database, batch_id)
+    if new.target == target:
+        return _exported(first, counts)
+    return _exported(first.with_name(new.target.name), counts, kept=first)
 
 
-def default_path(batch_id: int, input_name: str) -> Path:
-    """Where results go when nobody says: prompts.jsonl → prompts.results.jsonl beside it, here if that folder isn't here."""
-    if input_name in ("-", ""):
-        return Path(f"batch-{batch_id}.results.jsonl")
-    source = Path(input_name)
-    name = source.name.removesuffix(".gz").removesuffix(".zst")
-    stem = Path(name).stem if Path(name).suffix in _INPUTS else name
-    name = f"{stem}.results.jsonl"
-    return source.parent / name if source.parent.is_dir() else Path(name)
+def kept_sentence(kept: Path) -> str:
+    """What people should know when results went elsewhere."""
+    return f"{kept} holds other answers and stays as it is; -o {kept} replaces it"
 
 
-def _exported(path: Path | None, counts: Counter[str]) -> Exported:
+def _exported(path: Path | None, counts: Counter[str], kept: Path | None = None) -> Exported:
     return Exported(
         path,
         succeeded=counts.pop(JobStatus.SUCCEEDED, 0),
         failed=counts.pop(JobStatus.FAILED, 0),
         cancelled=counts.pop(JobStatus.CANCELLED, 0),
         unfinished=counts.total(),
+        kept=kept,
     )
 
 
@@ -142,9 +151,20 @@ def _rows(database: Database, batch_id: int) -> Iterator[RowMapping]:
         after = page[-1]["position"]
 
 
+@dataclass(slots=True)
+class _New:
+    """A file on its way: `target` is where it goes in the end."""
+
+    stream: BinaryIO
+    target: Path
+
+
 @contextlib.contextmanager
-def _replacing(target: Path, batch_id: int) -> Iterator[BinaryIO]:
-    """A stream into a new file beside `target`, which takes its place at the end of the block or leaves no trace."""
+def _replacing(target: Path, batch_id: int, others: Iterable[Path] | None) -> Iterator[_New]:
+    """A new file beside `target`, which takes its place at the end of the block or leaves no trace.
+
+    `others` are where it goes instead when the file at `target` holds what the new one doesn't; None: it goes there in any case.
+    """
     try:
         kind = target.stat().st_mode
     except OSError:
@@ -155,13 +175,16 @@ def _replacing(target: Path, batch_id: int) -> Iterator[BinaryIO]:
     try:
         if not stat.S_ISREG(kind) or str(target).startswith("/dev/"):  # a pipe or a device has no beside
             with open(target, "wb", buffering=_BUFFER) as stream:
-                yield stream
+                yield _New(stream, target)
             return
         with open(beside, "xb", buffering=_BUFFER) as stream:
-            yield stream
+            new = _New(stream, target)
+            yield new
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(beside, target)
+        if others is not None:
+            new.target = next(path for path in itertools.chain((target,), others) if holds_all(beside, path))
+        os.replace(beside, new.target)
         _sync_folder(target.parent)
     except OSError as error:
         raise StorageError(

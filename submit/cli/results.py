@@ -9,7 +9,7 @@ import typer
 
 from submit.cli.options import BatchArgument, ConfigOption, JsonOption, found_config, stored
 from submit.cli.output import note, print_json
-from submit.exports import export
+from submit.exports import export, kept_sentence
 
 
 def results(
@@ -20,7 +20,8 @@ def results(
             "-o",
             "--out",
             metavar="OUT",
-            help="Where to; - is stdout. Else beside the input: prompts.jsonl gives prompts.results.jsonl.",
+            help="Where to; - is stdout. Else beside the input: prompts.jsonl gives prompts.results.jsonl, or "
+            "prompts.partial.jsonl while the batch is unfinished; stdin gives batch-N.results.jsonl here.",
         ),
     ] = None,
     config: ConfigOption = None,
@@ -28,13 +29,16 @@ def results(
 ) -> None:
     """Write a batch's results: one line a job, in the order and the dialect of the input.
 
-    While the batch is unfinished, its open jobs get lines with status queued or running. --json says on stdout what was written:
-    {path, lines, succeeded, failed, cancelled, unfinished}.
+    While the batch is unfinished, its open jobs get lines with status queued or running. Without -o no answer in an older file is
+    ever lost: results that don't hold them all go to prompts.batch-N.results.jsonl. --json says on stdout what was written: {path,
+    lines, succeeded, failed, cancelled, unfinished}.
     """
     if json and str(out) == "-":
         raise typer.BadParameter("--json and -o - would write into each other")
     with stored(found_config(config)) as database:
         done = export(database, batch, out, partial=True)
+    if done.kept is not None:
+        note(kept_sentence(done.kept))
     if json:
         print_json(
             {

@@ -36,7 +36,7 @@ from submit.cli.options import (
 )
 from submit.cli.output import print_json, print_table
 from submit.cli.status import as_json
-from submit.exports import STDOUT, Exported, export
+from submit.exports import STDOUT, Exported, export, kept_sentence
 from submit.live import LiveView, duration
 from submit.producer import submit_with
 from submit.progress import Snapshot, watch
@@ -73,7 +73,11 @@ def run(
     out: Annotated[
         str | None,
         typer.Option(
-            "-o", "--out", metavar="OUT", help="Results; - is stdout. Else beside the input: x.results.jsonl."
+            "-o",
+            "--out",
+            metavar="OUT",
+            help="Where the results go; - is stdout. Else beside the input: prompts.jsonl gives prompts.results.jsonl; stdin "
+            "gives batch-N.results.jsonl here.",
         ),
     ] = None,
     config: ConfigOption = None,
@@ -332,6 +336,7 @@ def _summary(end: Snapshot, exported: Exported | None, seconds: float) -> str:
     lines = [f"batch {end.batch_id}: {', '.join(parts)}, {duration(seconds)}"]
     if exported is not None and exported.path is not None:
         lines.append(f"results: {exported.path}")
+        lines += [kept_sentence(exported.kept)] if exported.kept else []
     if end.failed:
         lines.append(
             f"`truckllm jobs {end.batch_id} --status failed` lists what failed, `truckllm rerun {end.batch_id}` repeats it"

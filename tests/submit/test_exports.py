@@ -18,7 +18,7 @@ from models.database import Database, open_database
 from models.errors import NotFoundError, StorageError, UsageError
 from models.store import batches, outcomes
 from models.store import jobs as job_store
-from submit.exports import default_path, export
+from submit.exports import export
 from submit.producer import submit_batch
 from tests.worker_by_hand import WorkerByHand
 
@@ -145,21 +145,6 @@ def test_by_default_results_lie_beside_the_input(
     batch = finished(sqlite, "in/prompts.jsonl")
     assert export(sqlite, batch).path == Path("in/prompts.results.jsonl")
     assert len(read(tmp_path / "in/prompts.results.jsonl")) == 1
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("-", "batch-7.results.jsonl"),
-        ("prompts.jsonl", "prompts.results.jsonl"),
-        ("prompts.2026.jsonl", "prompts.2026.results.jsonl"),
-        ("prompts.txt", "prompts.txt.results.jsonl"),
-        ("prompts", "prompts.results.jsonl"),
-        ("/not/here/prompts.jsonl", "prompts.results.jsonl"),
-    ],
-)
-def test_the_default_name_comes_from_the_input(name: str, expected: str) -> None:
-    assert default_path(7, name) == Path(expected)
 
 
 def test_the_old_file_is_replaced_and_a_link_stays_a_link(sqlite: Database, tmp_path: Path) -> None:

@@ -1,0 +1,60 @@
+"""`cancel` and `rerun`: what they change, and what they leave."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from models.database import Database
+from models.store import batches
+from tests.submit.cli.reading import Cli, loaded, worked_on
+from tests.worker_by_hand import WorkerByHand
+
+
+def test_cancel_stops_what_waits_and_keeps_what_is_done(command: Cli, prompts: Path, stored: Database) -> None:
+    command("submit", prompts)
+    worked_on(stored)
+    run = command("cancel", 1)
+    assert run.returncode == 0
+    assert "1 jobs cancelled" in run.stderr
+    one = loaded(command("status", 1, "--json"))
+    assert (one["status"], one["succeeded"], one["failed"], one["cancelled"]) == ("cancelled", 2, 1, 1)
+    assert one["finished_at"] is not None
+    again = command("cancel", 1)
+    assert again.returncode == 2
+    assert "ended already" in again.stderr
+
+
+def test_a_cancel_that_was_interrupted_can_be_repeated(command: Cli, prompts: Path, stored: Database) -> None:
+    command("submit", prompts)
+    with stored.write() as connection:
+        assert batches.cancel(connection, 1)
+    assert "4 jobs cancelled" in command("cancel", 1).stderr
+    assert loaded(command("status", 1, "--json"))["cancelled"] == 4
+
+
+def test_rerun_takes_only_failed_jobs_and_keeps_the_results(command: Cli, prompts: Path, stored: Database) -> None:
+    command("submit", prompts)
+    worker = WorkerByHand(stored)
+    for job in worker.claim(3):
+        worker.succeed(job)
+    worker.fail(worker.claim()[0])
+    assert loaded(command("status", 1, "--json"))["status"] == "completed"
+    run = command("rerun", 1)
+    assert run.returncode == 0
+    assert "1 failed jobs are queued again" in run.stderr
+    one = loaded(command("status", 1, "--json"))
+    assert (one["status"], one["succeeded"], one["failed"], one["queued"]) == ("running", 3, 0, 1)
+    worker.succeed(worker.claim()[0])
+    assert loaded(command("status", 1, "--json"))["status"] == "completed"
+    assert "has no failed jobs" in command("rerun", 1).stderr
+
+
+def test_rerun_waits_for_another_batch_of_the_same_file(command: Cli, prompts: Path, stored: Database) -> None:
+    command("submit", prompts)
+    worker = WorkerByHand(stored)
+    for job in worker.claim(4):
+        worker.fail(job)
+    assert command("submit", prompts).stdout == "2\n"
+    run = command("rerun", 1)
+    assert run.returncode == 2
+    assert "another batch works on the same file" in run.stderr

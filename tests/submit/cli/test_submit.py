@@ -1,0 +1,58 @@
+"""`submit`: what it prints where, and what it says of a file that it refuses or finds again."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.submit.cli.reading import Cli, loaded
+
+
+def test_submit_prints_only_the_batch_id_on_stdout(cli: Cli, prompts: Path) -> None:
+    first = cli("submit", prompts)
+    assert (first.returncode, first.stdout) == (0, "1\n")
+    assert "4 jobs, enqueued" in first.stderr
+    again = cli("submit", prompts)
+    assert (again.returncode, again.stdout) == (0, "1\n")
+    assert "found, and goes on" in again.stderr
+
+
+def test_submit_json_is_documented(command: Cli, prompts: Path) -> None:
+    assert loaded(command("submit", prompts, "--json")) == {"batch_id": 1, "total": 4, "found": "new", "warnings": []}
+
+
+def test_submit_takes_stdin(tmp_path: Path, environment: dict[str, str]) -> None:
+    run = subprocess.run(
+        [sys.executable, "-P", "-m", "truckllm", "submit", "-"],
+        input='{"prompt": "hi", "model": "gpt-4o"}\n',
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (run.returncode, run.stdout) == (0, "1\n")
+
+
+def test_bad_lines_end_with_2_and_the_first_twenty_reasons(command: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"prompt": "fine", "model": "gpt-4o"}\n' + "{\n" * 25)
+    run = command("submit", path)
+    assert (run.returncode, run.stdout) == (2, "")
+    lines = run.stderr.splitlines()
+    assert "25 of 26 lines" in lines[0]
+    assert "nothing was enqueued" in lines[0]
+    assert lines[1].startswith("  line 2: ")
+    assert len(lines) == 22
+    assert lines[-1] == "  … and 5 more"
+    assert loaded(command("status", "--json")) == {"batches": []}
+
+
+def test_other_options_conflict_and_new_forces(command: Cli, prompts: Path) -> None:
+    assert command("submit", prompts).returncode == 0
+    other = command("submit", prompts, "--limit", 2)
+    assert other.returncode == 2
+    assert "batch 1" in other.stderr
+    assert command("submit", prompts, "--limit", 2, "--new").stdout == "2\n"
