@@ -255,9 +255,10 @@ def _requeue(connection: Connection, ids: Sequence[int], values: Mapping[str, ob
     """Running → queued, or → cancelled where the batch is."""
     stopped = sa.select(batches.c.id).where(batches.c.status == BatchStatus.CANCELLED)
     never = sa.cast(sa.null(), sa.Double)
+    # `+ 0`: by the ids, not through all jobs of every cancelled batch
     cancelled = connection.execute(
         sa.select(jobs.c.batch_id, sa.func.count())
-        .where(jobs.c.id.in_(ids), jobs.c.batch_id.in_(stopped))
+        .where(jobs.c.id.in_(ids), (jobs.c.batch_id + 0).in_(stopped))
         .group_by(jobs.c.batch_id)
     ).all()
     connection.execute(
@@ -352,7 +353,8 @@ def cancel_queued(connection: Connection, batch_id: int, now: float, most: int =
         return 0
     queued = sa.select(jobs.c.id).where(jobs.c.status == sa.literal_column("'queued'"))
     # each by its own partial index, so that a chunk costs the same however many went before
-    ready = queued.where(jobs.c.batch_id == batch_id, jobs.c.not_before.is_(None))
+    ready = queued.where(jobs.c.batch_id == batch_id, jobs.c.not_before.is_(None), jobs.c.lane >= "")
+    ready = ready.order_by(jobs.c.lane, jobs.c.position)
     snoozed = queued.where(jobs.c.batch_id + 0 == batch_id, jobs.c.not_before.is_not(None))
     ids: list[int] = []
     for some in (ready, snoozed):

@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from models.request import SIMPLE
 from models.states import UNFINISHED, JobStatus
+from models.store.batches import claimable_in
 from models.tables import attempts, batches, job_inputs, jobs, results
 
 PAGE_ROWS = 1000
@@ -190,17 +191,19 @@ def queued_lanes(connection: Connection, batch_id: int) -> set[str]:
 
 def waits_for_any(connection: Connection, batch_id: int, lane: str, providers: Sequence[str]) -> bool:
     """Whether a queued job of this lane may still go to one of these providers: they haven't all failed it."""
-    query = (
+    one = (
         sa.select(jobs.c.id)
-        .where(
-            jobs.c.batch_id == batch_id,
-            jobs.c.lane == lane,
-            jobs.c.status == _literal(JobStatus.QUEUED),
-            sa.or_(sa.false(), *(jobs.c.excluded.not_like(f"%,{provider},%") for provider in providers)),
-        )
+        .where(sa.or_(sa.false(), *(jobs.c.excluded.not_like(f"%,{provider},%") for provider in providers)))
         .limit(1)
     )
-    return connection.execute(query).first() is not None
+    ready = one.where(jobs.c.batch_id == batch_id, *claimable_in(lane)).order_by(jobs.c.lane, jobs.c.position)
+    snoozed = one.where(
+        jobs.c.batch_id + 0 == batch_id,
+        jobs.c.lane == lane,
+        jobs.c.status == _literal(JobStatus.QUEUED),
+        jobs.c.not_before.is_not(None),
+    )
+    return any(connection.execute(query).first() is not None for query in (ready, snoozed))
 
 
 def _literal(status: JobStatus) -> sa.ColumnElement[str]:
