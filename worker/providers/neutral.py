@@ -18,7 +18,7 @@ _DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+);base64,", re.ASCII)
 
 def refusal(field: str, target: str, why: str = "") -> Untranslatable:
     """The error of a field that has no place in the target's dialect, to be raised."""
-    reason = why or f"has no counterpart there; leave it out, or send this line to a provider whose dialect has {field}"
+    reason = why or "it has no counterpart there; leave it out, or use a provider of another type"
     return Untranslatable(field, f"{field} can't be translated for {target}: {reason}")
 
 
@@ -241,7 +241,7 @@ def base64_in(data: Any, where: str, target: str) -> str:
 
 
 class Talk:
-    """Turns as they are read. One that goes on for the same side is put together where tools demand it."""
+    """Turns as they are read. What the assistant says in a row is one turn, and so are results with what the user adds."""
 
     def __init__(self, target: str) -> None:
         self._target = target
@@ -249,8 +249,7 @@ class Talk:
 
     def add(self, turn: Turn) -> None:
         last = self._turns[-1] if self._turns else None
-        goes_on = last is not None and last.role == turn.role and (bool(last.results()) or bool(turn.uses()))
-        if last is not None and goes_on:
+        if last and last.role == turn.role and (last.results() or (turn.role == "assistant" and not last.uses())):
             self._turns[-1] = replace(last, parts=last.parts + turn.parts)
         else:
             self._turns.append(turn)

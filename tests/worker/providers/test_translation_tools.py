@@ -45,7 +45,7 @@ def test_claude_gets_tools_with_their_schemas() -> None:
     body = body_of(build(Claude, HI, tools=[TOOL, BARE]))
     assert body["tools"] == [
         {"name": "get_w", "description": "d", "input_schema": SCHEMA},
-        {"name": "now", "input_schema": {"type": "object", "properties": {}}},
+        {"name": "now", "input_schema": {"type": "object", "properties": {}, "additionalProperties": False}},
     ]
     assert "tool_choice" not in body
 

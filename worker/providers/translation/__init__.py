@@ -9,6 +9,8 @@ from models.request import SIMPLE, Request
 from worker.providers.neutral import Ask
 from worker.providers.translation import claude, gemini, openai
 
+__all__ = ["claude", "gemini", "openai", "read", "readable"]
+
 _READERS = {SIMPLE: openai.read, "openai": openai.read, "claude": claude.read, "gemini": gemini.read}
 
 

@@ -61,7 +61,7 @@ _TIERS_IN = {"auto": "auto", "standard_only": "default"}
 _TIERS_OUT = {"auto": "auto", "default": "standard_only"}
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}", re.ASCII)
 _ID = re.compile(r"[a-zA-Z0-9_-]{1,64}", re.ASCII)
-_NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}}
+_NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
 def read(body: Mapping[str, Any], target: str) -> Ask:
