@@ -18,6 +18,7 @@ from worker.providers import openai_completions as completions
 from worker.providers import openai_responses as responses
 from worker.providers.answers import Answer, Stream
 from worker.providers.base import Call, Reply, Sender, http_failure
+from worker.providers.bodies import own_body
 from worker.providers.chat import ChatProvider
 from worker.providers.embeddings import embeddings_answer, token_numbers, vectors_wanted
 from worker.providers.events import Event
@@ -134,6 +135,14 @@ class OpenAI(ChatProvider):
             why = "background can't be true: the answer would have to be fetched later, and is lost here; leave it out"
             raise Untranslatable("background", why)
         return super().build(request)
+
+    def own_body(self, request: Request) -> bytes:
+        """Untouched, except that a streamed answer is asked to tell its usage: the ledger would be short of it else."""
+        if request.stream and request.operation in (CHAT, "completions"):
+            options = table(request.input.get("stream_options"))
+            if "include_usage" not in options:
+                return own_body(request, stream_options={**options, "include_usage": True})
+        return own_body(request)
 
     def translate(self, request: Request) -> dict[str, Any]:
         """A simple line's shape is this dialect's own: every field passes as it is. A stream is asked to tell its usage.

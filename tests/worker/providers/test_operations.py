@@ -355,3 +355,15 @@ def test_flex_without_room_is_the_servers_own_trouble_and_so_retried() -> None:
     response, _ = ask("openai", own("responses", service_tier="flex"), fault)
     assert response.failure is not None
     assert (response.failure.kind, response.failure.code) == (FailureKind.SERVER, "resource_unavailable")
+
+
+def test_a_stream_in_its_own_dialect_is_asked_to_tell_its_usage_and_otherwise_left_as_it_is() -> None:
+    body = b'{"model": "m-1", "n":1.0, "stream":true, "messages":[{"role":"user","content":"\\u00e9"}]}'
+    request = Request("m-1", orjson.loads(body), dialect="openai", body=body)
+    sent = make(OpenAI).build(request).body
+    assert sent is not None
+    assert orjson.loads(sent) == {**orjson.loads(body), "stream_options": {"include_usage": True}}
+    assert b'"n":1.0' in sent
+    assert b"\\u00e9" in sent
+    refused = body.replace(b'"stream":true', b'"stream":true, "stream_options":{"include_usage":false}')
+    assert make(OpenAI).build(Request("m-1", orjson.loads(refused), dialect="openai", body=refused)).body == refused
