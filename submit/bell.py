@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, RowMapping
 
+from models import processes
 from models.config import Config
 from models.queues import DRAIN, TRANSPORT_OPTIONS, Ticket, broker_url, queue_name
 from models.store import workers
@@ -28,11 +29,19 @@ def providers_of(config: Config, lane: str) -> tuple[str, ...]:
     return (lane,) if any(provider.id == lane for provider in config.providers) else ()
 
 
+def is_live(worker: RowMapping, now: float) -> bool:
+    """Whether a worker's heartbeat is fresh; one of this very machine must live, too."""
+    if worker["heartbeat_at"] <= now - LIVE_SECONDS:
+        return False
+    here = (worker["host"], worker["boot_id"]) == (processes.host(), processes.boot_id())
+    return not here or processes.started(worker["pid"]) == worker["pid_started"]
+
+
 def live_workers(connection: Connection, now: float) -> dict[str, int]:
-    """How many workers with a fresh heartbeat serve each provider."""
+    """How many live workers serve each provider."""
     serving: dict[str, int] = {}
     for row in workers.everyone(connection):
-        if row["heartbeat_at"] > now - LIVE_SECONDS:
+        if is_live(row, now):
             for provider in filter(None, row["queues"].split(",")):
                 serving[provider] = serving.get(provider, 0) + 1
     return serving

@@ -68,9 +68,7 @@ def line(seen: Snapshot) -> str:
     if not seen.finished:
         parts += [f"{seen.running:,} in flight", f"{_rate(seen.rate)}", f"ETA {duration(seen.eta_seconds)}"]
     parts.append(money(seen.costs, seen.unpriced_tokens))
-    if why := seen.blocked or seen.paused:
-        parts.append(why)
-    return ", ".join(parts)
+    return ", ".join([*parts, *seen.remarks])
 
 
 def drawn(seen: Snapshot) -> Group:
@@ -102,8 +100,7 @@ def drawn(seen: Snapshot) -> Group:
     if seen.cancelled:
         foot.append(f"{seen.cancelled:,} cancelled")
     rows: list[RenderableType] = [head, table, Text(", ".join(filter(None, foot)), style="dim")]
-    if why := seen.blocked or seen.paused:
-        rows.append(Text(why, style="red"))
+    rows += [Text(remark, style="red") for remark in seen.remarks]
     return Group(*rows)
 
 

@@ -15,9 +15,11 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from models.config import Config, KeyConfig, ProviderConfig
 from models.database import Database, storage_errors
+from models.errors import StorageError
 from models.states import RUNNABLE, BatchStatus
 from models.store import batches, jobs, keys, ledger, outcomes
-from submit.bell import providers_of
+from submit.bell import live_workers, providers_of
+from submit.troubles import Trouble, clock, troubles
 
 BLOCKED = "blocked"
 BLOCKED_SECONDS = 5.0
@@ -52,7 +54,7 @@ class Snapshot:
     paused.
 
     `rate` is jobs a second of late, `eta_seconds` what is left at that rate; None: not known. `blocked_seconds` counts only
-    while somebody watches.
+    while somebody watches. `unserved` says which providers no live worker serves, `troubles` which of them fail just now.
     """
 
     batch_id: int
@@ -74,6 +76,8 @@ class Snapshot:
     blocked: str | None = None
     blocked_seconds: float = 0.0
     paused: str | None = None
+    unserved: str | None = None
+    troubles: tuple[Trouble, ...] = ()
 
     @property
     def ended(self) -> int:
@@ -92,6 +96,13 @@ class Snapshot:
     def stuck(self) -> bool:
         """Whether work is left that nobody does until a person acts."""
         return self.status in (BLOCKED, BatchStatus.PAUSED)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Sentences on what keeps the batch from going on, or slows it."""
+        return tuple(
+            filter(None, (self.blocked, self.paused, self.unserved, *(trouble.sentence for trouble in self.troubles)))
+        )
 
     @property
     def costs(self) -> tuple[tuple[str, int], ...]:
@@ -128,8 +139,12 @@ def snapshot(connection: Connection, batch_id: int, config: Config | None, now: 
         rate = ledger.calls_since(connection, batch_id, now - seconds) / seconds
     status, blocked = str(row["status"]), None
     if config is not None and status in RUNNABLE and running == 0 and counts.left > 0:
-        blocked = _blocked(connection, batch_id, config)
+        blocked = _blocked(connection, batch_id, config, now)
         status = BLOCKED if blocked else status
+    unserved = None
+    if config is not None and status in RUNNABLE and counts.left > 0:
+        unserved, idle = _unserved(connection, batch_id, config, now)
+        rate = 0.0 if idle else rate
     return Snapshot(
         batch_id=batch_id,
         name=row["name"],
@@ -146,9 +161,11 @@ def snapshot(connection: Connection, batch_id: int, config: Config | None, now: 
         finished_at=row["finished_at"],
         now=now,
         rate=rate,
-        eta_seconds=_eta(counts.left, rate),
+        eta_seconds=None if unserved else _eta(counts.left, rate),
         blocked=blocked,
         paused=(row["paused_reason"] or "paused") if status == BatchStatus.PAUSED else None,
+        unserved=unserved,
+        troubles=troubles(connection, batch_id, config, now) if row["status"] in RUNNABLE else (),
     )
 
 
@@ -159,16 +176,25 @@ def watch(
     config: Config | None = None,
     until_done: Callable[[Snapshot], bool] | None = None,
     on_tick: Callable[[Snapshot], None] | None = None,
+    on_error: Callable[[StorageError], None] | None = None,
     interval: float = 0.5,
 ) -> Snapshot:
     """Looks at a batch every `interval` seconds until `until_done` says so, by default `done`; the last snapshot.
 
-    Raises NotFoundError, StorageError.
+    `on_error` is told when the database can't be read; it is tried again then, unless `on_error` raises. Raises NotFoundError,
+    StorageError.
     """
     pace = Pace()
     while True:
-        with storage_errors(database), database.read() as connection:
-            seen = snapshot(connection, batch_id, config, database.now(connection))
+        try:
+            with storage_errors(database), database.read() as connection:
+                seen = snapshot(connection, batch_id, config, database.now(connection))
+        except StorageError as error:
+            if on_error is None:
+                raise
+            on_error(error)
+            time.sleep(interval)
+            continue
         seen = pace.of(seen, time.monotonic())
         if on_tick is not None:
             on_tick(seen)
@@ -206,7 +232,7 @@ class Pace:
         return dataclasses.replace(
             seen,
             rate=rate,
-            eta_seconds=_eta(seen.total - seen.ended, rate),
+            eta_seconds=None if seen.unserved else _eta(seen.total - seen.ended, rate),
             blocked_seconds=0.0 if self._blocked_since is None else clock - self._blocked_since,
         )
 
@@ -254,7 +280,27 @@ def _part(provider: str, rows: Sequence[RowMapping], failed: int | None) -> Part
     )
 
 
-def _blocked(connection: Connection, batch_id: int, config: Config) -> str | None:
+def lost_lanes(connection: Connection, batch_id: int, config: Config) -> tuple[list[str], bool]:
+    """The lanes of a batch's queued jobs that the configuration doesn't have, and whether these are all its lanes."""
+    lanes = outcomes.queued_lanes(connection, batch_id)
+    lost = sorted(lane for lane in lanes if not providers_of(config, lane))
+    return lost, bool(lost) and len(lost) == len(lanes)
+
+
+def _unserved(connection: Connection, batch_id: int, config: Config, now: float) -> tuple[str | None, bool]:
+    """Which providers no live worker serves that jobs wait for, in a sentence, and whether nothing of the batch is served."""
+    serving = live_workers(connection, now)
+    if all(provider.id in serving for provider in config.providers):
+        return None, False
+    lanes = {lane: providers_of(config, lane) for lane in sorted(outcomes.queued_lanes(connection, batch_id))}
+    missing = [names for names in lanes.values() if names and serving.keys().isdisjoint(names)]
+    if not missing:
+        return None, False
+    named = dict.fromkeys(" or ".join(names) for names in missing)
+    return f"no live worker serves {', '.join(named)}: start `truckllm worker` or `run`", len(missing) == len(lanes)
+
+
+def _blocked(connection: Connection, batch_id: int, config: Config, now: float) -> str | None:
     """Why no queued job can go anywhere; None if one can, or none is queued."""
     lanes = outcomes.queued_lanes(connection, batch_id)
     if not lanes:
@@ -271,12 +317,20 @@ def _blocked(connection: Connection, batch_id: int, config: Config) -> str | Non
         if usable == [lane] or (usable and outcomes.waits_for_any(connection, batch_id, lane, usable)):
             return None
         reasons += [
-            f"{p.id}/{key.id}: {out[p.id, key.id]['reason']}"
+            f"{p.id}/{key.id}: {out[p.id, key.id]['reason']}{_again(out[p.id, key.id], now)}"
             for p in providers
             for key in p.keys
             if (p.id, key.id) in out
         ]
     return "no usable key: " + "; ".join(dict.fromkeys(reasons))
+
+
+def _again(row: RowMapping, now: float) -> str:
+    """When a quarantined key is tried again, and by whom."""
+    if row["fingerprint"] == keys.ANY_SECRET:
+        return ""
+    until = row["until"]
+    return "" if until is None or until <= now else f" (tried again at {clock(until, now)}, or replace the secret)"
 
 
 def quarantined(config: Config, states: Sequence[RowMapping]) -> dict[tuple[str, str], RowMapping]:

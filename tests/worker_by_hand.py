@@ -83,8 +83,9 @@ class WorkerByHand:
         currency: str | None = "USD",
         model: str = "gpt-4o",
         started_at: float | None = None,
+        announced: int | None = None,
     ) -> int:
-        call = self.announce(job, model=model, started_at=started_at)
+        call = announced or self.announce(job, model=model, started_at=started_at)
         self._end(
             job,
             AttemptEnd(
@@ -111,18 +112,20 @@ class WorkerByHand:
         message: str = "no such thing",
         *,
         outcome: Outcome = Outcome.REJECTED,
+        http_status: int | None = 400,
+        started_at: float | None = None,
         status: JobStatus = JobStatus.FAILED,
         usage: Usage | None = None,
         cost_nanos: int | None = None,
         currency: str | None = None,
     ) -> int:
         """The call ends so; the job fails, or goes back to the queue."""
-        call = self.announce(job)
+        call = self.announce(job, started_at=started_at)
         end = AttemptEnd(
             call,
             self.provider,
             outcome,
-            http_status=400,
+            http_status=http_status,
             error_code=code,
             usage=usage,
             cost_nanos=cost_nanos,

@@ -109,6 +109,55 @@ def history(connection: Connection, job_id: int) -> list[RowMapping]:
     return list(connection.execute(query).mappings())
 
 
+def recent(connection: Connection, since: float, most: int, batch_id: int) -> list[RowMapping]:
+    """What became of the last `most` calls started after `since`, counted by provider, outcome, error_code and http_status.
+
+    Calls under way are left out. Also `job_id`, the lowest of them, and `mine`: how many were for this batch. The same effort at
+    any size of the ledger.
+    """
+    last = (
+        sa.select(
+            attempts.c.provider,
+            attempts.c.outcome,
+            attempts.c.error_code,
+            attempts.c.http_status,
+            attempts.c.job_id,
+            attempts.c.batch_id,
+            attempts.c.finished_at,
+        )
+        .where(attempts.c.started_at > since)
+        .order_by(attempts.c.started_at.desc())
+        .limit(most)
+        .subquery()
+    )
+    what = (last.c.provider, last.c.outcome, last.c.error_code, last.c.http_status)
+    query = (
+        sa.select(
+            *what,
+            sa.func.count().label("calls"),
+            sa.func.min(last.c.job_id).label("job_id"),
+            sa.func.sum(sa.case((last.c.batch_id == batch_id, 1), else_=0)).label("mine"),
+        )
+        .where(last.c.finished_at.is_not(None))
+        .group_by(*what)
+    )
+    return list(connection.execute(query).mappings())
+
+
+def first_failure(connection: Connection, job_id: int) -> float | None:
+    """When the job's first call failed for the provider's sake, since a person last reran it."""
+    query = (
+        sa.select(sa.func.min(attempts.c.started_at))
+        .join(jobs, jobs.c.id == attempts.c.job_id)
+        .where(
+            attempts.c.job_id == job_id,
+            attempts.c.epoch > jobs.c.rerun_epoch,
+            attempts.c.outcome.in_((Outcome.FAILED, Outcome.UNKNOWN)),
+        )
+    )
+    return connection.execute(query).scalar_one_or_none()
+
+
 def started_since(connection: Connection, since: float) -> list[RowMapping]:
     """Calls announced after `since`: provider, key_id, requested_model, booked_tokens, started_at. Seeds a fresh limiter."""
     query = sa.select(

@@ -28,7 +28,8 @@ def status(
     """Show batches, or how far one is.
 
     --json: {batch_id, name, input_name, status, total, succeeded, failed, cancelled, running, queued, rate (jobs a second), eta_seconds,
-    blocked (reason or null), paused (reason or null), created_at, started_at, finished_at, costs ({currency: nano-units}), unpriced_tokens, providers: [{provider,
+    blocked (reason or null), paused (reason or null), unserved (who no live worker serves, or null), troubles (sentences on providers that
+    fail just now), created_at, started_at, finished_at, costs ({currency: nano-units}), unpriced_tokens, providers: [{provider,
     succeeded, failed, calls, input_tokens, output_tokens, costs, unpriced_tokens}]}; without BATCH {"batches": [the same, …]}. Status is
     loading, queued, running, paused, blocked, completed, cancelled or deleting. With --watch the exit code is that of `run`.
     """
@@ -73,6 +74,8 @@ def as_json(seen: Snapshot) -> dict[str, Any]:
         "eta_seconds": None if seen.eta_seconds is None else round(seen.eta_seconds, 1),
         "blocked": seen.blocked,
         "paused": seen.paused,
+        "unserved": seen.unserved,
+        "troubles": [trouble.sentence for trouble in seen.troubles],
         "created_at": iso(seen.created_at),
         "started_at": iso(seen.started_at),
         "finished_at": iso(seen.finished_at),
@@ -137,3 +140,5 @@ def _show_many(found: list[Snapshot]) -> None:
         ],
         numbers=("batch", "done", "total", "failed", "rate", "cost so far"),
     )
+    for remark in dict.fromkeys(remark for seen in found if not seen.paused for remark in seen.remarks):
+        note(remark)

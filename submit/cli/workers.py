@@ -8,7 +8,7 @@ import typer
 
 from models.errors import NotFoundError
 from models.store import workers as worker_store
-from submit.bell import LIVE_SECONDS
+from submit.bell import is_live
 from submit.cli.options import ConfigOption, JsonOption, found_config, stored
 from submit.cli.output import iso, note, print_json, print_table
 
@@ -32,7 +32,7 @@ def listing(context: typer.Context, config: ConfigOption = None, json: JsonOptio
     """Show the worker processes; `workers drain` ends one.
 
     --json: {"workers": [{id, host, pid, providers, alive, draining, tickets (Celery messages taken), config_hash, started_at,
-    heartbeat_at}]}. `alive` is false when the last heartbeat is older than 45 s, `draining` true when it was told to end.
+    heartbeat_at}]}. `alive` is false when the last heartbeat is older than 45 s or, on this machine, its process is gone, `draining` true when it was told to end.
     """
     if context.invoked_subcommand is not None:
         return
@@ -45,7 +45,7 @@ def listing(context: typer.Context, config: ConfigOption = None, json: JsonOptio
             "host": row["host"],
             "pid": row["pid"],
             "providers": [name for name in row["queues"].split(",") if name],
-            "alive": row["heartbeat_at"] > now - LIVE_SECONDS,
+            "alive": is_live(row, now),
             "draining": bool(row["draining"]),
             "tickets": row["tickets"],
             "config_hash": row["config_hash"],

@@ -16,7 +16,6 @@ from models.config import Config
 from models.config_file import load_config_text
 from models.database import Database, open_database
 from models.errors import NotFoundError
-from models.states import JobStatus, Outcome
 from models.store import batches
 from models.store import jobs as job_store
 from models.store import keys as key_store
@@ -81,6 +80,7 @@ def test_a_snapshot_counts_jobs_and_money_by_provider(database: Database, config
     worker.succeed(first, cost_nanos=10)
     worker.succeed(second, cost_nanos=None, currency=None)
     worker.fail(third)
+    under_way = worker.announce(fourth)
     now = seen(database, batch)
     assert (now.name, now.status, now.total, now.succeeded, now.failed, now.running, now.queued) == (
         "mine",
@@ -107,7 +107,7 @@ def test_a_snapshot_counts_jobs_and_money_by_provider(database: Database, config
     assert now.rate is not None
     assert now.rate > 0
     assert seen(database, other).providers == ()
-    worker.succeed(fourth)
+    worker.succeed(fourth, announced=under_way)
     worker.succeed(worker.claim()[0])
     end = seen(database, batch)
     assert (end.status, end.finished, end.exit_code, end.running) == ("completed", True, 1, 0)
@@ -145,9 +145,10 @@ def test_a_batch_with_a_call_under_way_is_not_blocked(sqlite: Database, config: 
     batch = submitted(sqlite, config, 2, provider="claude")
     worker = WorkerByHand(sqlite, "claude")
     job = worker.claim()[0]
+    call = worker.announce(job)
     quarantine(sqlite, "claude", "cl-1", "s-2")
     assert seen(sqlite, batch, config).blocked is None
-    worker.fail(job, outcome=Outcome.REJECTED, status=JobStatus.QUEUED)
+    worker.succeed(job, announced=call)
     assert seen(sqlite, batch, config).blocked is not None
 
 
