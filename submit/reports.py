@@ -15,6 +15,8 @@ from typing import Any
 from models.errors import UsageError
 from models.money import decimal_amount, format_money
 from models.store.ledger import DIMENSIONS, Spent
+from models.wording import counted
+from submit.metadata_costs import PREFIX
 
 DEFAULT_BY = ("provider", "model")
 _SUMMED = tuple(name for name in Spent.__dataclass_fields__ if name not in ("group", "currency"))
@@ -35,30 +37,40 @@ class Report:
         if number := sum(row.unpriced_calls for row in self.totals):
             tokens = sum(row.unpriced_tokens for row in self.totals)
             found.append(
-                f"UNPRICED: {number:,} calls used {tokens:,} tokens for which no price is configured; they are not in any "
-                "cost above. Add pricing to their keys or models"
+                f"UNPRICED: {counted(number, 'call')} used {counted(tokens, 'token')} for which no price is configured; "
+                f"{'it is' if number == 1 else 'they are'} in no cost above. Add pricing to {'its' if number == 1 else 'their'} "
+                "keys or models"
+            )
+        if number := sum(row.untold_calls for row in self.totals):
+            found.append(
+                f"USAGE NOT TOLD: the provider didn't say how many tokens {counted(number, 'call')} used; "
+                f"{'it is' if number == 1 else 'they are'} in no sum of tokens or cost above, and probably billed"
             )
         if number := sum(row.unknown_calls for row in self.totals):
             booked = sum(row.unknown_booked_tokens for row in self.totals)
             known = _amounts([(row.currency, row.unknown_nanos) for row in self.totals])
             found.append(
-                f"MAYBE BILLED: {number:,} calls ended without a whole reply (timeouts, cut connections, crashes; {booked:,} "
-                f"tokens were booked for them{f', {known} known' if known else ''}); they are not in any cost above"
+                f"MAYBE BILLED: {counted(number, 'call')} ended without a whole reply (timeouts, cut connections, crashes; "
+                f"{counted(booked, 'token')} booked{f', {known} known' if known else ''}); "
+                f"{'it is' if number == 1 else 'they are'} in no cost above"
             )
         if number := sum(row.failed_billed_calls for row in self.totals):
             money = _amounts([(row.currency, row.failed_nanos) for row in self.totals])
-            found.append(f"{money} of the cost was billed for {number:,} calls that gave no usable answer")
+            found.append(f"{money} of the cost was billed for {counted(number, 'call')} that gave no usable answer")
         if number := sum(row.open_calls for row in self.totals):
-            found.append(f"{number:,} calls are under way")
+            found.append(f"{counted(number, 'call')} {'is' if number == 1 else 'are'} under way")
         return tuple(found)
 
 
 def dimensions(text: str) -> tuple[str, ...]:
-    """The dimensions in "provider,model". Raises UsageError."""
+    """The dimensions in "provider,model,metadata.customer". Raises UsageError."""
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    unknown = [name for name in names if name not in DIMENSIONS]
-    if unknown or not names:
-        raise UsageError(f"--by {text!r}: it takes {', '.join(DIMENSIONS)}, with commas between")
+    unknown = [name for name in names if name not in DIMENSIONS and not name.startswith(PREFIX)]
+    if unknown or not names or any(not part for name in names for part in name.split(".")):
+        raise UsageError(
+            f"--by {text!r}: it takes {', '.join(DIMENSIONS)} and fields of the lines' metadata, as metadata.FIELD, with commas "
+            "between"
+        )
     return names
 
 
@@ -109,6 +121,7 @@ def as_table(found: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         "of it failed": any(row.failed_nanos for row in found.rows),
         "maybe billed": any(row.unknown_calls for row in found.rows),
         "unpriced": any(row.unpriced_calls for row in found.rows),
+        "usage not told": any(row.untold_calls for row in found.rows),
     }
     shown = [name for name, wanted in optional.items() if wanted]
     columns = (*found.by, "calls", "succeeded", "tokens in", "cached", "tokens out", "cost", *shown)
@@ -144,8 +157,9 @@ def cost_report(spent: Sequence[Spent], by: Sequence[str] = DEFAULT_BY) -> str:
 def _cells(row: Spent, shown: Sequence[str]) -> tuple[str, ...]:
     special = {
         "of it failed": format_money(row.failed_nanos, row.currency) if row.failed_nanos else "",
-        "maybe billed": f"{row.unknown_calls:,} calls" if row.unknown_calls else "",
-        "unpriced": f"{row.unpriced_calls:,} CALLS" if row.unpriced_calls else "",
+        "maybe billed": counted(row.unknown_calls, "call") if row.unknown_calls else "",
+        "unpriced": counted(row.unpriced_calls, "CALL", "CALLS") if row.unpriced_calls else "",
+        "usage not told": counted(row.untold_calls, "CALL", "CALLS") if row.untold_calls else "",
     }
     return (
         f"{row.calls:,}",
@@ -178,6 +192,7 @@ def _fields(row: Spent) -> dict[str, Any]:
         "open_calls": row.open_calls,
         "unpriced_calls": row.unpriced_calls,
         "unpriced_tokens": row.unpriced_tokens,
+        "untold_calls": row.untold_calls,
     }
 
 

@@ -19,6 +19,9 @@ from models.tables import attempts, jobs
 DIMENSIONS = ("provider", "model", "key", "batch", "day")
 """What can be summed by: `model` is the requested one, `day` the day in UTC on which the call left."""
 
+JOB = "job"
+"""A dimension for programs: the job's number, to be joined with what is known of the job."""
+
 
 @dataclass(frozen=True, slots=True)
 class Spent:
@@ -27,7 +30,7 @@ class Spent:
     Tokens and `cost_nanos` are those of calls whose reply was read: `failed_nanos` is the part of `cost_nanos` that was billed
     for calls that gave no answer (fenced ones too). `unknown_*` are calls without a whole reply, maybe billed: their number, what the
     limiter had booked for them, and what is known of their cost. `open_calls` are under way. `unpriced_*` are calls that used
-    tokens for which no price is configured.
+    tokens for which no price is configured; `untold_calls` are answers of which the provider didn't say what they used.
     """
 
     group: tuple[str, ...]
@@ -48,13 +51,16 @@ class Spent:
     open_calls: int
     unpriced_calls: int
     unpriced_tokens: int
+    untold_calls: int
 
 
 _NUMBERS = tuple(name for name in Spent.__dataclass_fields__ if name not in ("group", "currency"))
 
 
-def spent(connection: Connection, by: Sequence[str], *, batch_id: int | None = None) -> list[Spent]:
-    """Sums by these dimensions (of DIMENSIONS) and currency, in their order. Of one batch, or of everything."""
+def spent(
+    connection: Connection, by: Sequence[str], *, batch_id: int | None = None, job_ids: Sequence[int] | None = None
+) -> list[Spent]:
+    """Sums by these dimensions (of DIMENSIONS, or JOB) and currency, in their order. Of one batch, of these jobs, or of everything."""
     known = attempts.c.outcome != Outcome.UNKNOWN
     unknown = attempts.c.outcome == Outcome.UNKNOWN
     failed = sa.and_(known, attempts.c.outcome != Outcome.SUCCEEDED)
@@ -62,14 +68,14 @@ def spent(connection: Connection, by: Sequence[str], *, batch_id: int | None = N
         jobs.c.id == attempts.c.job_id, jobs.c.epoch == attempts.c.epoch, jobs.c.status == JobStatus.RUNNING
     )
     tokens = sa.func.coalesce(attempts.c.input_tokens, 0) + sa.func.coalesce(attempts.c.output_tokens, 0)
-    unpriced = sa.and_(
-        attempts.c.cost_nanos.is_(None), sa.or_(tokens > 0, attempts.c.outcome == Outcome.SUCCEEDED), known
-    )
+    told = sa.or_(attempts.c.input_tokens.is_not(None), attempts.c.output_tokens.is_not(None))
+    answered = attempts.c.outcome == Outcome.SUCCEEDED
+    unpriced = sa.and_(attempts.c.cost_nanos.is_(None), told, sa.or_(tokens > 0, answered), known)
     opened = sa.and_(unknown, attempts.c.finished_at.is_(None), under_way)
     lost = sa.and_(unknown, sa.not_(opened))
     columns: dict[str, sa.ColumnElement[Any]] = {
         "calls": sa.literal_column("1"),
-        "succeeded": _one_if(attempts.c.outcome == Outcome.SUCCEEDED),
+        "succeeded": _one_if(answered),
         **{
             name: sa.case((known, attempts.c[name]), else_=None)
             for name in ("input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
@@ -83,6 +89,7 @@ def spent(connection: Connection, by: Sequence[str], *, batch_id: int | None = N
         "open_calls": _one_if(opened),
         "unpriced_calls": _one_if(unpriced),
         "unpriced_tokens": sa.case((unpriced, tokens), else_=None),
+        "untold_calls": _one_if(sa.and_(answered, sa.not_(told), attempts.c.cost_nanos.is_(None))),
     }
     inner = sa.select(
         *(_dimension(connection, name).label(f"by_{name}") for name in by),
@@ -91,6 +98,8 @@ def spent(connection: Connection, by: Sequence[str], *, batch_id: int | None = N
     )
     if batch_id is not None:
         inner = inner.where(attempts.c.batch_id == batch_id)
+    if job_ids is not None:
+        inner = inner.where(attempts.c.job_id.in_(job_ids))
     rows = inner.subquery()
     groups = [rows.c[f"by_{name}"] for name in by]
     query = (
@@ -104,6 +113,16 @@ def spent(connection: Connection, by: Sequence[str], *, batch_id: int | None = N
         numbers = {name: int(value) for name, value in zip(_NUMBERS, values[len(by) + 1 :], strict=True)}
         found.append(Spent(group=group, currency=values[len(by)], **numbers))
     return found
+
+
+def jobs_with_calls(connection: Connection, after: int, *, batch_id: int | None = None, most: int = 1000) -> list[int]:
+    """The next numbers of jobs that calls were made for, after `after`; empty at the end. Deleted jobs are among them."""
+    query = (
+        sa.select(attempts.c.job_id).where(attempts.c.job_id > after).distinct().order_by(attempts.c.job_id).limit(most)
+    )
+    if batch_id is not None:
+        query = query.where(attempts.c.batch_id == batch_id)
+    return [int(job_id) for job_id in connection.execute(query).scalars()]
 
 
 def calls_since(connection: Connection, batch_id: int, since: float) -> int:
@@ -131,6 +150,7 @@ def _dimension(connection: Connection, name: str) -> sa.ColumnElement[Any]:
             "model": attempts.c.requested_model,
             "key": attempts.c.key_id,
             "batch": attempts.c.batch_id,
+            JOB: attempts.c.job_id,
         }[name]
     days = attempts.c.started_at / sa.literal_column("86400")
     # SQLite may lack floor(), and its cast cuts; PostgreSQL's cast rounds

@@ -12,6 +12,7 @@ from models.errors import StorageError
 from models.store import batches, ledger
 from submit.cli.options import ConfigOption, JsonOption, found_config, stored
 from submit.cli.output import note, say
+from submit.metadata_costs import PREFIX, spent_by
 from submit.reports import DEFAULT_BY, as_csv, as_json, as_text, dimensions, report
 
 
@@ -26,7 +27,10 @@ class Format(StrEnum):
 def costs(
     batch: Annotated[int | None, typer.Option(help="Only this batch.", metavar="BATCH")] = None,
     by: Annotated[
-        str, typer.Option(help="Any of provider, model, key, batch, day (UTC), with commas between.", metavar="BY")
+        str,
+        typer.Option(
+            help="Any of provider, model, key, batch, day (UTC) and metadata.FIELD, with commas between.", metavar="BY"
+        ),
     ] = ",".join(DEFAULT_BY),
     form: Annotated[Format, typer.Option("--format", help="How to write it.")] = Format.TABLE,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="A file; else stdout.", metavar="OUT")] = None,
@@ -35,16 +39,22 @@ def costs(
 ) -> None:
     """Report tokens and money, by what you like; every call that left is counted.
 
-    Money for failed calls that were billed, calls that are maybe billed (no whole reply came) and calls without a price are shown
-    apart. Currencies are never added up. JSON: {by, rows, totals, notes}; the rows hold the dimensions, currency, cost (decimal text),
+    Money for failed calls that were billed, calls that are maybe billed (no whole reply came), calls without a price and calls whose
+    usage wasn't told are shown apart. Currencies are never added up. JSON: {by, rows, totals, notes}; the rows hold the dimensions, currency, cost (decimal text),
     failed_but_billed_cost, calls, succeeded, input_tokens, output_tokens, cached_tokens, cache_write_tokens, reasoning_tokens,
-    failed_but_billed_calls, unknown_calls, unknown_booked_tokens, unknown_known_cost, open_calls, unpriced_calls, unpriced_tokens.
+    failed_but_billed_calls, unknown_calls, unknown_booked_tokens, unknown_known_cost, open_calls, unpriced_calls, unpriced_tokens,
+    untold_calls.
     """
     names = dimensions(by)
-    with stored(found_config(config)) as database, database.read() as connection:
-        spent = ledger.spent(connection, names, batch_id=batch)
+    with stored(found_config(config)) as database:
+        if any(name.startswith(PREFIX) for name in names):
+            spent = spent_by(database, names, batch_id=batch)
+        else:
+            with database.read() as connection:
+                spent = ledger.spent(connection, names, batch_id=batch)
         if batch is not None and not spent:  # the ledger outlives a batch
-            batches.get(connection, batch)
+            with database.read() as connection:
+                batches.get(connection, batch)
         found = report(names, spent)
     if json or form is Format.JSON:
         text = as_json(found)

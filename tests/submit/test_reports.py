@@ -27,6 +27,7 @@ USD = spent(
 LOST = spent("openai", "gpt-4o", currency="", calls=3, unknown_calls=2, unknown_booked_tokens=800, open_calls=1)
 EUR = spent("claude", "claude-x", currency="EUR", calls=1, succeeded=1, input_tokens=7, cost_nanos=5)
 FREE = spent("gemini", "g", currency="", calls=4, succeeded=4, input_tokens=40, unpriced_calls=4, unpriced_tokens=44)
+MUTE = spent("local", "m", currency="", calls=2, succeeded=2, untold_calls=2)
 BY = ("provider", "model")
 
 
@@ -49,9 +50,18 @@ def test_the_notes_say_what_is_in_no_cost() -> None:
     assert notes[0].startswith("UNPRICED: 4 calls used 44 tokens")
     assert notes[1].startswith("MAYBE BILLED: 2 calls")
     assert "800 tokens" in notes[1]
-    assert notes[2] == "0.0345 USD of the cost was billed for 1 calls that gave no usable answer"
-    assert notes[3] == "1 calls are under way"
+    assert notes[2] == "0.0345 USD of the cost was billed for 1 call that gave no usable answer"
+    assert notes[3] == "1 call is under way"
     assert report(BY, [EUR]).notes == ()
+
+
+def test_usage_that_nobody_told_is_not_called_unpriced() -> None:
+    found = report(BY, [MUTE])
+    (note,) = found.notes
+    assert note.startswith("USAGE NOT TOLD: the provider didn't say how many tokens 2 calls used")
+    assert "UNPRICED" not in as_text(found)
+    assert as_text(found).splitlines()[0].endswith("usage not told")
+    assert json.loads(as_json(found))["rows"][0]["untold_calls"] == 2
 
 
 def test_the_table_shows_exact_amounts_and_totals() -> None:

@@ -122,7 +122,8 @@ def test_tokens_without_a_price_are_unpriced_and_refusals_are_not(database: Data
     worker.succeed(fourth, cost_nanos=0, currency="USD")
     with database.read() as connection:
         rows = ledger.spent(connection, ["provider"])
-    assert sum(row.unpriced_calls for row in rows) == 2
+    assert sum(row.unpriced_calls for row in rows) == 1
+    assert sum(row.untold_calls for row in rows) == 1
     assert sum(row.unpriced_tokens for row in rows) == USAGE.total_tokens
 
 
@@ -139,3 +140,15 @@ def test_recent_calls_are_those_of_the_batch_that_were_not_turned_down(database:
     with database.read() as connection:
         assert ledger.calls_since(connection, batch, 950.0) == 2
         assert ledger.calls_since(connection, other, 950.0) == 1
+
+
+def test_an_answer_without_usage_is_untold_and_not_unpriced(database: Database) -> None:
+    submitted(database, "openai", 2)
+    worker = WorkerByHand(database)
+    first, second = worker.claim(2)
+    worker.succeed(first, usage=None, cost_nanos=None, currency=None)
+    worker.succeed(second, cost_nanos=None, currency=None)
+    with database.read() as connection:
+        (row,) = ledger.spent(connection, ["provider"])
+    assert (row.calls, row.untold_calls, row.unpriced_calls) == (2, 1, 1)
+    assert row.unpriced_tokens == USAGE.input_tokens + USAGE.output_tokens

@@ -16,7 +16,7 @@ def test_costs_in_three_formats(command: Cli, prompts: Path, stored: Database, t
     worked_on(stored)
     table = command("costs").stdout
     assert "0.0015 USD" in table
-    assert "UNPRICED: 1 calls used 15 tokens" in table
+    assert "UNPRICED: 1 call used 15 tokens" in table
     tree = loaded(command("costs", "--by", "provider,key", "--format", "json"))
     assert (tree["rows"][0]["key"], tree["rows"][0]["cost"], tree["rows"][0]["calls"]) == ("oa-1", "0.0015", 3)
     assert loaded(command("costs", "--json"))["by"] == ["provider", "model"]
