@@ -5,7 +5,7 @@ It changes nothing. Pages are taken by key, each in a short transaction, so that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
@@ -147,6 +147,13 @@ def failed_by_provider(connection: Connection, batch_id: int) -> dict[str, int]:
         .group_by(jobs.c.provider)
     )
     return {provider or "": int(number) for provider, number in connection.execute(query)}
+
+
+def bodies(connection: Connection, job_ids: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+    """What these jobs asked, one after another: (job, body). Deleted jobs are left out."""
+    query = sa.select(job_inputs.c.job_id, job_inputs.c.body).where(job_inputs.c.job_id.in_(job_ids))
+    for job_id, body in connection.execute(query, execution_options={"yield_per": 16}):
+        yield job_id, bytes(body)
 
 
 def open_models(connection: Connection, batch_id: int | None = None) -> list[tuple[int, str, str]]:
