@@ -38,7 +38,7 @@ _TOLD = 300
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A checked submission; `total` is how many jobs it makes."""
+    """A checked submission; `total` is how many jobs it makes. `renamed`: the name isn't just the input's own."""
 
     sha256: str
     options: BatchOptions
@@ -47,6 +47,7 @@ class Order:
     priority: int
     total: int
     new: bool
+    renamed: bool = False
 
     @property
     def options_hash(self) -> str:
@@ -216,14 +217,15 @@ def _machine() -> str:
 
 
 def _conflict(order: Order, old: RowMapping) -> ConflictError:
-    there, here = (_told(options) for options in (old["defaults"], order.options.stored()))
+    there, here = (told(options) for options in (old["defaults"], order.options.stored()))
     return ConflictError(
         f"batch {old['id']} ({old['status']}) works on the same input with other options ({there}; now {here}). Go on with it by "
         f"giving the same options, stop it with `truckllm cancel {old['id']}`, or pay for both with --new"
     )
 
 
-def _told(options: str) -> str:
+def told(options: str) -> str:
+    """A batch's options, as stored, for people."""
     if options == "{}":
         return "no options"
     return options if len(options) <= _TOLD else options[:_TOLD] + "…"

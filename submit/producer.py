@@ -24,7 +24,7 @@ from models.states import BatchStatus
 from models.store import batches
 from submit import bell
 from submit.batch_options import BatchOptions, Schema
-from submit.loading import Load, Order, begin, fill
+from submit.loading import Load, Order, begin, fill, told
 from submit.shutdowns import shutdowns
 from submit.source import Input, Source, opened
 
@@ -145,6 +145,7 @@ def submit_with(
             sha256=checked.sha256,
             options=options,
             name=(name or _short(given.name))[:200],
+            renamed=bool(name),
             input_name=given.name.replace("\0", "")[:4000],
             priority=priority,
             total=checked.total,
@@ -229,6 +230,8 @@ def _submit(
         if fill(database, order, found, source, lanes, progress):
             break
         _say_if_cancelled(database, found.batch_id)
+    if not isinstance(found, Load) or found.done:
+        warnings += _unheard(database, order, found.batch_id)
     warnings += [*checked.warnings, *settings.warnings]
     warnings += shutdowns(database, settings, found.batch_id)
     if ring and settings.redis_url:
@@ -259,28 +262,50 @@ def _short(name: str) -> str:
 
 
 def _paid_before(database: Database, order: Order, batch_id: int) -> list[str]:
-    """A sentence on the newest finished batch of the same input and options: this one pays for all of it again."""
-    ended = (BatchStatus.COMPLETED, BatchStatus.CANCELLED)
+    """A sentence on the newest finished batch of the same input, if it made calls: this one pays for all of it again.
+
+    One of the same options goes before one of others.
+    """
     with database.read() as connection:
-        for row in batches.same_file(connection, order.sha256):
-            if row["id"] == batch_id or row["options_hash"] != order.options_hash or row["status"] not in ended:
-                continue
+        ended = [
+            row
+            for row in batches.same_file(connection, order.sha256)
+            if row["id"] != batch_id and row["status"] in (BatchStatus.COMPLETED, BatchStatus.CANCELLED)
+        ]
+        for row in sorted(ended, key=lambda row: row["options_hash"] != order.options_hash):
             counts = batches.counts(connection, row["id"])
             spend = batches.spend(connection, row["id"])
-            if not spend:
-                return []
-            nanos: Counter[str] = Counter()
-            for part in spend:
-                if part["currency"]:
-                    nanos[part["currency"]] += int(part["cost_nanos"])
-            cost = " + ".join(format_money(value, currency) for currency, value in sorted(nanos.items())) or "unpriced"
-            old = row["id"]
-            return [
-                f"batch {old} did this input already ({counts.succeeded:,} succeeded, {counts.failed:,} failed, {cost}), and "
-                f"batch {batch_id} pays for all of it again. `truckllm results {old}` writes its results, "
-                f"`truckllm rerun {old}` repeats only what failed, `truckllm cancel {batch_id}` stops this one"
-            ]
-    return []
+            if spend:
+                break
+        else:
+            return []
+    nanos: Counter[str] = Counter()
+    for part in spend:
+        if part["currency"]:
+            nanos[part["currency"]] += int(part["cost_nanos"])
+    cost = " + ".join(format_money(value, currency) for currency, value in sorted(nanos.items())) or "unpriced"
+    old = row["id"]
+    other = "" if row["options_hash"] == order.options_hash else f" with other options ({told(row['defaults'])})"
+    return [
+        f"batch {old} did this input already{other} ({counts.succeeded:,} succeeded, {counts.failed:,} failed, {cost}), and "
+        f"batch {batch_id} pays for all of it again. `truckllm results {old}` writes its results, "
+        f"`truckllm rerun {old}` repeats only what failed, `truckllm cancel {batch_id}` stops this one"
+    ]
+
+
+def _unheard(database: Database, order: Order, batch_id: int) -> list[str]:
+    """What was asked for the batch that was found and isn't so: finding it changes neither name nor priority."""
+    with database.read() as connection:
+        row = batches.get(connection, batch_id)
+    said = []
+    if order.priority and row["priority"] != order.priority:
+        said.append(
+            f"batch {batch_id} was there already and keeps priority {row['priority']}: "
+            f"`truckllm priority {batch_id} {order.priority if order.priority > 0 else f'-- {order.priority}'}` changes it"
+        )
+    if order.renamed and row["name"] != order.name:
+        said.append(f"batch {batch_id} was there already and keeps its name, {row['name']!r}")
+    return said
 
 
 def _say_if_cancelled(database: Database, batch_id: int) -> None:

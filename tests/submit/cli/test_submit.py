@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from models.database import Database
 from tests.submit.cli.reading import Cli, loaded
+from tests.worker_by_hand import WorkerByHand
 
 
 def test_submit_prints_only_the_batch_id_on_stdout(cli: Cli, prompts: Path) -> None:
@@ -56,3 +58,36 @@ def test_other_options_conflict_and_new_forces(command: Cli, prompts: Path) -> N
     assert other.returncode == 2
     assert "batch 1" in other.stderr
     assert command("submit", prompts, "--limit", 2, "--new").stdout == "2\n"
+
+
+def finish(database: Database) -> None:
+    worker = WorkerByHand(database)
+    for job in worker.claim(100):
+        worker.succeed(job, cost_nanos=1_500_000)
+
+
+def test_a_finished_file_with_other_options_is_paid_again_and_that_is_said(
+    command: Cli, prompts: Path, stored: Database
+) -> None:
+    command("submit", prompts, "--limit", 3)
+    finish(stored)
+    run = command("submit", prompts)
+    assert run.stdout == "2\n"
+    assert (
+        'batch 1 did this input already with other options ({"limit": 3}) (3 succeeded, 0 failed, 0.0045 USD)'
+        in run.stderr
+    )
+    finish(stored)
+    same = command("submit", prompts, "--limit", 3)
+    assert "batch 1 did this input already (3 succeeded" in same.stderr
+
+
+def test_name_and_priority_of_a_batch_that_is_found_stay_and_that_is_said(command: Cli, prompts: Path) -> None:
+    command("submit", prompts, "--priority", 2)
+    again = loaded(command("submit", prompts, "--priority", 5, "--name", "urgent", "--json"))
+    assert again["batch_id"] == 1
+    assert again["warnings"] == [
+        "batch 1 was there already and keeps priority 2: `truckllm priority 1 5` changes it",
+        "batch 1 was there already and keeps its name, 'prompts.jsonl'",
+    ]
+    assert loaded(command("submit", prompts, "--priority", 2, "--json"))["warnings"] == []
