@@ -158,6 +158,10 @@ class SandboxProcess:
         """Replaces the faults."""
         self._post("faults", list(faults))
 
+    def reset(self) -> None:
+        """Forgets every call."""
+        self._post("reset", {})
+
     def accounts(self, *accounts: dict[str, Any]) -> None:
         self._post("accounts", list(accounts))
 

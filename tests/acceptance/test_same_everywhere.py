@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from models.database import Database
+from tests.acceptance.truth import assert_ledger_is_the_log
 from tests.conftest import SandboxProcess, Valkey, wait_for
 
 MODELS = {"openai": "gpt-a", "gemini": "gemini-a", "claude": "claude-a"}
@@ -49,6 +50,10 @@ def test_the_local_stack_and_a_cluster_give_the_same_results(
 
     local = cli("run", prompts, "-c", config, "-o", "local.jsonl", seconds=90)
     assert local.returncode == 0, local.stderr
+    alone = Database(f"sqlite:///{tmp_path}/home/truckllm.db")
+    assert len(assert_ledger_is_the_log(alone, sandbox)) == LINES
+    alone.close()
+    sandbox.reset()
 
     urls = {"TRUCKLLM_REDIS_URL": valkey.url, "TRUCKLLM_DATABASE_URL": postgres_url}
     migrated = cli("db", "upgrade", "-c", config, **urls)
@@ -77,6 +82,7 @@ def test_the_local_stack_and_a_cluster_give_the_same_results(
     here, there = results(tmp_path / "local.jsonl"), results(tmp_path / "cluster.jsonl")
     assert len(here) == LINES
     assert here == there
+    assert len(assert_ledger_is_the_log(database, sandbox)) == LINES
 
     wait_for(lambda: all(row.tickets > 0 for row in workers()), "both Celery consumers to have taken tickets", 15)
     with valkey.client() as client:
