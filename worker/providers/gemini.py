@@ -176,13 +176,14 @@ class Gemini(ChatProvider):
                 return Answer(usage, None, name(blocked), served, refused)
             return None if usage is None else Answer(usage, served_model=served, failure=_no_candidate(reply))
         parts = list(objects(at(candidate, "content", "parts")))
-        texts = [
-            part["text"] for part in parts if isinstance(part.get("text"), str) and part.get("thought") is not True
-        ]
+        seen = [part for part in parts if part.get("thought") is not True]
+        texts = [part["text"] for part in seen if isinstance(part.get("text"), str)]
+        others = any("text" not in part for part in seen)
         finish = name(candidate.get("finishReason"))
-        visible = "".join(texts) or any("text" not in part for part in parts)
-        failure = None if visible or finish is None or finish in _WHOLE else _empty(finish, candidate, reply)
-        text = storable("".join(texts)) if texts or not parts else None
+        failure = (
+            None if others or "".join(texts) or finish is None or finish in _WHOLE else _empty(finish, candidate, reply)
+        )
+        text = storable("".join(texts)) if texts or not others else None
         return Answer(usage, text, finish, served, failure)
 
     def assemble(self, request: Request, events: Iterator[Event]) -> Stream:
