@@ -16,6 +16,9 @@ from models.config import ProviderConfig
 from models.request import Failure, FailureKind, ModelInfo, Request, Response, Usage
 from worker.limits.shapes import Charge
 
+_MOST_PAGES = 100
+"""Of a list of models: a bound for servers that don't come to an end."""
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -92,6 +95,10 @@ class Provider(abc.ABC):
     def read_list_models(self, reply: Reply) -> list[ModelInfo]:
         """The models in a 200 reply to `build_list_models`."""
 
+    def next_list_models(self, api_key: str, reply: Reply) -> Call | None:
+        """The call for the page after `reply`, a page of the list of models; None after the last one. Default: one page is all."""
+        return None
+
     def charge(self, request: Request, input_tokens: int, output_tokens: int) -> Charge:
         """What the provider's limits book when the call starts; token counts are estimates.
 
@@ -128,13 +135,22 @@ class Provider(abc.ABC):
             return replace(response, failure=error.failure) if unclear else response
 
     async def list_models(self, api_key: str) -> list[ModelInfo]:
-        """The models this key may use. Raises `ProviderRefused` with the provider's reason on any status but 200."""
-        call = self.build_list_models(api_key)
-        reply = await self.sender.send(call)
-        if reply.status != 200:
-            response = self.read(Request(model="", input={}, api_key=api_key), reply)
-            raise ProviderRefused(response.failure or http_failure(reply))
-        return self.read_list_models(reply)
+        """The models this key may use, of all pages. Raises `ProviderRefused` with the provider's reason on any status but 200."""
+        call: Call | None = self.build_list_models(api_key)
+        found: dict[str, ModelInfo] = {}
+        for _ in range(_MOST_PAGES):
+            if call is None:
+                break
+            reply = await self.sender.send(call)
+            if reply.status != 200:
+                response = self.read(Request(model="", input={}, api_key=api_key), reply)
+                raise ProviderRefused(response.failure or http_failure(reply))
+            page = self.read_list_models(reply)
+            if page and all(model.id in found for model in page):
+                break  # a server that gives the same page for ever
+            found.update((model.id, model) for model in page)
+            call = self.next_list_models(api_key, reply)
+        return list(found.values())
 
 
 class ProviderRefused(Exception):

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, ClassVar
+from urllib.parse import quote
 
 from models.request import Failure, FailureKind, ModelInfo, Request, Usage
 from worker.limits.shapes import Charge
@@ -174,6 +175,13 @@ class Claude(ChatProvider):
 
     def build_list_models(self, api_key: str) -> Call:
         return self.list_models_call("/models?limit=1000", api_key)
+
+    def next_list_models(self, api_key: str, reply: Reply) -> Call | None:
+        body = decode(reply.body)
+        last = name(at(body, "last_id"))
+        if at(body, "has_more") is not True or last is None:
+            return None
+        return self.list_models_call(f"/models?limit=1000&after_id={quote(last, safe='')}", api_key)
 
     def read_list_models(self, reply: Reply) -> list[ModelInfo]:
         return [

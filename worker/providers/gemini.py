@@ -207,6 +207,12 @@ class Gemini(ChatProvider):
     def build_list_models(self, api_key: str) -> Call:
         return self.list_models_call("/models?pageSize=1000", api_key)
 
+    def next_list_models(self, api_key: str, reply: Reply) -> Call | None:
+        token = at(decode(reply.body), "nextPageToken")
+        if not isinstance(token, str) or not token:
+            return None
+        return self.list_models_call(f"/models?pageSize=1000&pageToken={quote(token, safe='')}", api_key)
+
     def read_list_models(self, reply: Reply) -> list[ModelInfo]:
         return [
             ModelInfo(model.removeprefix("models/"))

@@ -88,7 +88,7 @@ class Call:
         if named is not None:
             self._send(self._plain(dialect.failure(named, asked.model or "")))
             return
-        good = self._plain(dialect.listing(self._house.model_names(dialect.name), asked.model))
+        good = self._plain(dialect.listing(self._house.model_names(dialect.name), asked))
         fault = self._house.faults.for_models(dialect.name, secret, self._request.mono)
         if fault is None:
             self._send(good)

@@ -5,7 +5,7 @@ It reads and writes bodies; limits, faults and delivery are decided elsewhere.
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
 import orjson
 
@@ -53,6 +53,24 @@ _ERRORS: dict[int, tuple[str, str]] = {
 _FAULT_STATUS = {"rate_limit": 429, "overloaded": 529, "key_invalid": 401, "model_missing": 404, "error_in_200": 529}
 
 
+_CREATED = "2026-01-01T00:00:00Z"
+
+
+def _listing(model: str, query: bytes, settings: SandboxSettings) -> Listing:
+    """The page that a question for models asks for; raises Refusal for a wrong one."""
+    asked = {name: values[0] for name, values in parse_qs(query.decode("latin-1")).items()}
+    most = asked.pop("limit", "20")
+    if not most.isdigit() or not 1 <= int(most) <= 1000:
+        raise bad("limit: Input should be between 1 and 1000")
+    names, after = settings.models.get("claude", []), asked.pop("after_id", None)
+    if asked:
+        raise bad(f"{next(iter(asked))}: Extra inputs are not permitted")
+    if after is not None and after not in names:
+        raise bad(f"after_id: no model {after}")
+    begin = 0 if after is None else names.index(after) + 1
+    return Listing(model or None, begin, int(most), settings.retirements)
+
+
 class Claude:
     name: ProviderName = "claude"
     max_body = 32 * MEBIBYTE
@@ -76,7 +94,7 @@ class Claude:
         if version not in _VERSIONS:
             raise bad(f'anthropic-version: "{version}" is not a valid version')
         if listing:
-            return Listing(unquote(path.removeprefix("/models").removeprefix("/")) or None)
+            return _listing(unquote(path.removeprefix("/models").removeprefix("/")), request.query, settings)
         return read_chat(request.body, version)
 
     def stranger(self, secret: str | None) -> Answer:
@@ -116,15 +134,25 @@ class Claude:
         answer = error(fault.status or status, kind, text, code)
         return Answer(answer.status, answer.body, exact_retry_after(fault.retry_after))
 
-    def listing(self, names: list[str], model: str | None) -> Answer:
+    def listing(self, names: list[str], asked: Listing) -> Answer:
+        end = asked.begin + asked.most
+        page = [asked.model] if asked.model else names[asked.begin : end]
         entries = [
-            {"type": "model", "id": name, "display_name": name, "created_at": "2026-01-01T00:00:00Z"}
-            for name in ([model] if model else names)
+            {
+                "type": "model",
+                "id": name,
+                "display_name": name,
+                "created_at": _CREATED,
+                "lifecycle": "deprecated" if name in asked.retirements else "active",
+                "deprecated_at": _CREATED if name in asked.retirements else None,
+                "retires_at": asked.retirements.get(name),
+            }
+            for name in page
         ]
-        if model:
+        if asked.model:
             return Answer(200, orjson.dumps(entries[0]))
-        ends = {"first_id": names[0] if names else None, "last_id": names[-1] if names else None}
-        return Answer(200, orjson.dumps({"data": entries, "has_more": False, **ends}))
+        ends = {"first_id": page[0] if page else None, "last_id": page[-1] if page else None}
+        return Answer(200, orjson.dumps({"data": entries, "has_more": end < len(names), **ends}))
 
     def whole(self, chat: Chat, reply: Reply, spoilt: str | None = None) -> bytes:
         content: list[dict[str, Any]] = [{"type": "text", "text": reply.text, "citations": None}] if reply.text else []

@@ -5,7 +5,8 @@ No sockets, no clocks, no quotas: a dialect turns values into bytes and back.
 
 import math
 import secrets
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import orjson
@@ -54,9 +55,12 @@ class Chat:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A valid question for the list of models, or for one of them."""
+    """A valid question for the list of models, or for one of them; for `most` of the list from `begin` on."""
 
     model: str | None = None
+    begin: int = 0
+    most: int = 1000
+    retirements: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +108,8 @@ class Dialect(Protocol):
     def failure(self, fault: Fault, model: str) -> Answer:
         """The HTTP error a fault asks for."""
 
-    def listing(self, names: list[str], model: str | None) -> Answer:
-        """The list of models, or one of them."""
+    def listing(self, names: list[str], asked: Listing) -> Answer:
+        """The list of models, a page of it, or one of them."""
 
     def whole(self, chat: Chat, reply: Reply, spoilt: str | None = None) -> bytes:
         """The body of a reply that is not streamed; `spoilt` is how its usage block lies (Fault.usage)."""

@@ -21,7 +21,7 @@ from worker.sandbox.dialect import (
     without_output,
 )
 from worker.sandbox.gemini_chat import read_chat
-from worker.sandbox.gemini_words import RPC, error
+from worker.sandbox.gemini_words import RPC, bad, error
 from worker.sandbox.quotas import Denial, Standing
 from worker.sandbox.replies import Finish, Reply, Usage
 from worker.sandbox.settings import Fault, ProviderName, SandboxSettings
@@ -74,6 +74,17 @@ def _violation(quota: str, metric: str, model: str, limit: int) -> dict[str, Any
     return {"@type": f"{RPC}QuotaFailure", "violations": [violation]}
 
 
+def _listing(model: str | None, query: bytes) -> Listing:
+    """The page that a question for models asks for; raises Refusal for a wrong one."""
+    asked = {name: values[0] for name, values in parse_qs(query.decode("latin-1")).items()}
+    size, token = asked.get("pageSize", "50"), asked.get("pageToken", "page/0")
+    if not size.isdigit() or int(size) < 1:
+        raise bad("* ListModelsRequest.page_size: must be positive\n")
+    if not token.startswith("page/") or not token[5:].isdigit():
+        raise bad("* ListModelsRequest.page_token: invalid page token\n")
+    return Listing(model, int(token[5:]), min(int(size), 1000))
+
+
 class Gemini:
     name: ProviderName = "gemini"
     max_body = 256 * MEBIBYTE
@@ -95,7 +106,7 @@ class Gemini:
         quoted, action = match.groups()
         model = unquote(quoted) if quoted else None
         if request.method == "GET" and action is None:
-            return Listing(model)
+            return _listing(model, request.query)
         if request.method == "POST" and model is not None and action in gemini_embeddings.ACTIONS:
             try:
                 return gemini_embeddings.read(model, request.body, action)
@@ -158,7 +169,8 @@ class Gemini:
             text += f" Please retry in {details[-1]['retryDelay']}."
         return error(fault.status or status, name, text, details)
 
-    def listing(self, names: list[str], model: str | None) -> Answer:
+    def listing(self, names: list[str], asked: Listing) -> Answer:
+        end = asked.begin + asked.most
         entries = [
             {
                 "name": f"models/{name}",
@@ -170,9 +182,12 @@ class Gemini:
                     "countTokens",
                 ],
             }
-            for name in ([model] if model else names)
+            for name in ([asked.model] if asked.model else names[asked.begin : end])
         ]
-        return Answer(200, orjson.dumps(entries[0] if model else {"models": entries}))
+        if asked.model:
+            return Answer(200, orjson.dumps(entries[0]))
+        more = {"nextPageToken": f"page/{end}"} if end < len(names) else {}
+        return Answer(200, orjson.dumps({"models": entries, **more}))
 
     def whole(self, chat: Chat, reply: Reply, spoilt: str | None = None) -> bytes:
         if chat.vectors is not None:

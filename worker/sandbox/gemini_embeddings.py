@@ -7,7 +7,8 @@ from typing import Any
 
 import orjson
 
-from worker.sandbox.dialect import Answer, Chat, Refusal, Vectors, embed, names, spoil
+from worker.sandbox.dialect import Chat, Vectors, embed, names, spoil
+from worker.sandbox.gemini_words import bad, camel
 from worker.sandbox.replies import Reply, vector
 
 ACTIONS = ("embedContent", "batchEmbedContents")
@@ -22,32 +23,18 @@ _MOST_TEXTS = 100
 _DIMENSIONS = 3072
 
 
-def bad(message: str) -> Refusal:
-    """A 400 to raise."""
-    error = {"code": 400, "message": message, "status": "INVALID_ARGUMENT"}
-    return Refusal(Answer(400, orjson.dumps({"error": error})))
-
-
-def _fields(value: object, known: frozenset[str], where: str) -> dict[str, Any]:
-    """The members of an object, in camelCase; raises Refusal for an unknown one."""
+def _table(value: object, where: str) -> dict[str, Any]:
     if type(value) is not dict:
-        raise bad(f"Invalid value at '{where}', an object was expected")
-    found = {}
-    for name, inner in value.items():
-        head, *rest = name.split("_")
-        camel = head + "".join(word.capitalize() for word in rest)
-        if camel not in known:
-            raise bad(f"Invalid JSON payload received. Unknown name \"{name}\" at '{where}': Cannot find field.")
-        found[camel] = inner
-    return found
+        raise bad(f"Invalid value at '{where}', an object was expected", where)
+    return value
 
 
 def _text(content: object, where: str) -> str:
-    parts = _fields(content, frozenset({"parts", "role"}), where).get("parts")
+    parts = camel(_table(content, where), frozenset({"parts", "role"}), where).get("parts")
     parts = [parts] if isinstance(parts, dict) else parts
     if not isinstance(parts, list) or not parts:
         raise bad(f"* EmbedContentRequest.{where}.parts: must not be empty\n")
-    texts = [_fields(part, frozenset({"text"}), f"{where}.parts").get("text") for part in parts]
+    texts = [camel(_table(part, f"{where}.parts"), frozenset({"text"}), f"{where}.parts").get("text") for part in parts]
     if not all(type(text) is str for text in texts):
         raise bad(f"Invalid value at '{where}.parts.text' (TYPE_STRING)")
     return "\n".join(map(str, texts))
@@ -62,7 +49,7 @@ def read(model: str, raw: bytes, action: str) -> Chat:
     if action == "embedContent":
         text, dimensions = _one(loaded, model, "", named=False)
         return embed(model, Vectors((text,), dimensions, single=True))
-    requests = _fields(loaded, _BATCH, "").get("requests")
+    requests = camel(_table(loaded, ""), _BATCH, "").get("requests")
     if not requests:
         raise bad("* BatchEmbedContentsRequest.requests: requests must not be empty\n")
     if type(requests) is not list:
@@ -75,7 +62,7 @@ def read(model: str, raw: bytes, action: str) -> Chat:
 
 def _one(value: Any, model: str, where: str, *, named: bool) -> tuple[str, int]:
     """The text of one request, and how long its vector should be."""
-    fields = _fields(value, _FIELDS, where)
+    fields = camel(_table(value, where), _FIELDS, where)
     said = fields.get("model")
     if said is None and named:
         raise bad(f"* BatchEmbedContentsRequest.{where}.model: model is required\n")

@@ -83,7 +83,8 @@ class OpenAI:
         if reader is not None and request.method == "POST":
             return reader(request.body, settings.strict_models)
         if request.method == "GET" and (path == "/models" or path.startswith("/models/")):
-            return Listing(unquote(path.removeprefix("/models").removeprefix("/")) or None)
+            model = unquote(path.removeprefix("/models").removeprefix("/")) or None
+            return Listing(model, retirements=settings.retirements)
         if reader is not None or path == "/models":
             message = f"Not allowed to {request.method} on {path}."
             raise Refusal(error(405, message, INVALID, None, "method_not_supported"))
@@ -139,12 +140,18 @@ class OpenAI:
         answer = error(fault.status or status, fault.message or message, kind, None, fault.code or code or None)
         return Answer(answer.status, answer.body, exact_retry_after(fault.retry_after))
 
-    def listing(self, names: list[str], model: str | None) -> Answer:
+    def listing(self, names: list[str], asked: Listing) -> Answer:
         entries = [
-            {"id": name, "object": "model", "created": _CREATED, "owned_by": "sandbox"}
-            for name in ([model] if model else names)
+            {
+                "id": name,
+                "object": "model",
+                "created": _CREATED,
+                "owned_by": "sandbox",
+                "shutdown_date": asked.retirements.get(name),
+            }
+            for name in ([asked.model] if asked.model else names)
         ]
-        return Answer(200, orjson.dumps(entries[0] if model else {"object": "list", "data": entries}))
+        return Answer(200, orjson.dumps(entries[0] if asked.model else {"object": "list", "data": entries}))
 
     def whole(self, chat: Chat, reply: Reply, spoilt: str | None = None) -> bytes:
         match chat.operation:

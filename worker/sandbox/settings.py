@@ -170,6 +170,7 @@ class SandboxSettings(_Strict):
     faults: list[Fault] = []
     models: dict[ProviderName, list[str]] = _MODELS
     served_models: dict[str, str] = {}
+    retirements: dict[str, str] = {}
     output_tokens: Annotated[int, Field(ge=1)] | None = None
     usage_extras: bool = False
     strict_models: bool = True

@@ -131,7 +131,7 @@ def test_models_are_listed_free_of_charge(play: Play) -> None:
     headers = {"authorization": f"Bearer {KEY}"}
     listing = played.client.get(f"{played.box.url}/openai/v1/models", headers=headers).json()
     assert listing["object"] == "list"
-    assert {"id", "object", "created", "owned_by"} == set(listing["data"][0])
+    assert {"id", "object", "created", "owned_by", "shutdown_date"} == set(listing["data"][0])
     one = played.client.get(f"{played.box.url}/openai/v1/models/ft%3Agpt-4o", headers=headers).json()
     assert one["id"] == "ft:gpt-4o"
     assert [(row["status"], row["billed"]) for row in played.rows()] == [(200, False), (200, False)]
