@@ -101,6 +101,17 @@ class _Error(msgspec.Struct):
 
 
 class _Row(msgspec.Struct):
+class _Reason(msgspec.Struct):
+    message: str | None
+    code: str | None
+    type: str | None = None
+    param: str | None = None
+
+
+class _Refusal(msgspec.Struct):
+    error: _Reason
+
+
     id: str
     custom_id: str
     response: _Response | None
@@ -113,16 +124,18 @@ _encode = msgspec.json.Encoder().encode
 def result(outcome: Outcome) -> bytes:
     """One line of a batch output file, without its newline.
 
-    A reply goes into `response`, as received. A failure the provider answered with a JSON body goes there too, as in OpenAI's
-    error files; every other failure, and a job without a result, is `error` {code, message}.
+    A reply goes into `response`, as received if it is OpenAI's. What the provider refused goes there too, as in OpenAI's error
+    files: its own body, or one made of its reason and code. Every other failure, and a job without a result, is `error` {code,
+    message}.
     """
     row = _Row(_request_name(outcome), outcome.custom_id, None, None)
     if outcome.status == "succeeded":
         raw = outcome.response or b""
         body = one_line(raw) or _encode(raw.decode("utf-8", "replace"))
         row.response = _Response(outcome.http_status or 200, outcome.request_id, msgspec.Raw(body))
-    elif (told := refusal(outcome)) is not None:
-        row.response = _Response(outcome.http_status or 0, outcome.request_id, msgspec.Raw(told))
+    elif outcome.status == "failed" and outcome.http_status is not None and outcome.http_status >= 400:
+        told = refusal(outcome) or as_line(_Refusal(_Reason(outcome.error_message, outcome.error_code)))
+        row.response = _Response(outcome.http_status, outcome.request_id, msgspec.Raw(told))
     else:
         message = outcome.error_message or UNSAID.get(outcome.status)
         row.error = _Error(outcome.error_code or outcome.status, message)

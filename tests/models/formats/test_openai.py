@@ -61,8 +61,19 @@ def test_any_other_failure_is_an_error_with_code_and_message() -> None:
     row = parsed(replace(FAILED, http_status=None))
     assert row["response"] is None
     assert row["error"] == {"code": "timeout", "message": "no reply in 600 s"}
+
+
+def test_a_refusal_of_which_only_the_reason_is_known_looks_like_openais_own() -> None:
     for unreadable in (None, b"<html>"):
-        assert parsed(replace(FAILED, http_status=502, response=unreadable))["response"] is None
+        row = parsed(
+            replace(FAILED, http_status=400, response=unreadable, error_code="bad", error_message="not \ud800")
+        )
+        assert row["error"] is None
+        assert row["response"] == {
+            "status_code": 400,
+            "request_id": FAILED.request_id,
+            "body": {"error": {"message": "not ?", "code": "bad", "type": None, "param": None}},
+        }
 
 
 def test_a_failed_job_is_never_shown_as_a_200_response() -> None:
@@ -87,7 +98,7 @@ def test_each_line_has_an_id_of_its_own_that_stays_the_same() -> None:
 
 
 def test_a_lone_surrogate_in_a_providers_words_doesnt_stop_the_export() -> None:
-    assert parsed(replace(FAILED, error_message="bad \ud800"))["error"]["message"] == "bad ?"
+    assert parsed(replace(FAILED, http_status=None, error_message="bad \ud800"))["error"]["message"] == "bad ?"
 
 
 def test_a_body_that_asks_for_the_model_already_is_not_touched() -> None:
