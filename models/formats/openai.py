@@ -100,7 +100,6 @@ class _Error(msgspec.Struct):
     message: str | None
 
 
-class _Row(msgspec.Struct):
 class _Reason(msgspec.Struct):
     message: str | None
     code: str | None
@@ -112,6 +111,7 @@ class _Refusal(msgspec.Struct):
     error: _Reason
 
 
+class _Row(msgspec.Struct):
     id: str
     custom_id: str
     response: _Response | None
