@@ -149,13 +149,14 @@ class OpenAI(ChatProvider):
 
         Only `max_tokens` gets its newer name for OpenAI's reasoning models, which refuse the old one.
         """
-        if request.dialect != SIMPLE and request.operation == CHAT:
-            return translation.write(read_body(request, translation.TARGET), request.model)
-        if request.dialect != SIMPLE or request.operation not in (CHAT, EMBEDDINGS):
+        if request.operation not in (CHAT, EMBEDDINGS) or (request.dialect != SIMPLE and request.operation != CHAT):
             raise Untranslatable(
                 "operation", f"a {request.dialect} line can't ask for {request.operation}; write an OpenAI Batch line"
             )
-        body = {"model": request.model, **{key: value for key, value in request.input.items() if key != "model"}}
+        if request.dialect == SIMPLE:
+            body = {"model": request.model, **{key: value for key, value in request.input.items() if key != "model"}}
+        else:
+            body = translation.write(read_body(request, translation.TARGET), request.model)
         if "max_tokens" in body and "max_completion_tokens" not in body and _REASONING_MODEL.match(request.model):
             body["max_completion_tokens"] = body.pop("max_tokens")
         if request.stream and "include_usage" not in table(body.get("stream_options")):

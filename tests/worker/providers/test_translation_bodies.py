@@ -118,7 +118,7 @@ def test_a_claude_body_becomes_openais() -> None:
         ],
         "tools": [{"type": "function", "function": {"name": "get_w", "description": "d", "parameters": SCHEMA}}],
         "tool_choice": "required",
-        "max_completion_tokens": 2000,
+        "max_tokens": 2000,
         "temperature": 0.5,
         "stop": ["END"],
         "safety_identifier": "u",
@@ -190,7 +190,7 @@ def test_a_gemini_body_in_either_spelling_becomes_openais() -> None:
                 },
             }
         ],
-        "max_completion_tokens": 300,
+        "max_tokens": 300,
         "top_p": 0.9,
         "seed": 3,
         "stop": ["END"],
@@ -209,6 +209,11 @@ def test_a_gemini_body_becomes_claudes_and_books_its_bound() -> None:
     for kind in (OpenAI, Claude, Gemini):
         assert make(kind).max_output_tokens(request) == 300
     assert make(OpenAI).charge(request, 10, 10).tokens == 300
+
+
+def test_openais_reasoning_models_get_the_bound_by_its_newer_name() -> None:
+    body = translated(OpenAI, "claude", {"max_tokens": 9, "messages": HI}, "gpt-5.4-mini")
+    assert body == {"model": "gpt-5.4-mini", "messages": HI, "max_completion_tokens": 9}
 
 
 def test_thinking_goes_on_as_effort() -> None:

@@ -286,7 +286,7 @@ def write(ask: Ask, model: str) -> dict[str, Any]:
     if effort is not None and effort not in _EFFORTS:
         raise refusal(where, ask.target, f"{effort!r:.40} is none of {', '.join(_EFFORTS)}")
     body |= {
-        "max_completion_tokens": settings.take("max_completion_tokens", "max_tokens"),
+        "max_tokens": settings.take("max_completion_tokens", "max_tokens"),
         "temperature": settings.take_number("temperature", 0, 2),
         "top_p": settings.take_number("top_p", 0, 1),
         "presence_penalty": settings.take_number("presence_penalty", -2, 2),
