@@ -45,7 +45,8 @@ class Flight:
 
 
 class Flights:
-    """The calls of one drain. `landed` is told of each that is over, however it ended.
+    """The calls of one drain. `landed` is told of each that is over, however it ended; `passed_on` (lane, excluded) of jobs that
+    others of their route are to take.
 
     `held` are the jobs that this process answers for, id → epoch, until their ending is stored.
     """
@@ -59,6 +60,7 @@ class Flights:
         may_send: Callable[[], bool],
         attempt_id: Callable[[], int],
         landed: Callable[[Prepared], None],
+        passed_on: Callable[[str, str], None],
     ) -> None:
         self.held: dict[int, int] = {}
         self._engine = engine
@@ -67,6 +69,7 @@ class Flights:
         self._may_send = may_send
         self._attempt_id = attempt_id
         self._landed = landed
+        self._passed_on = passed_on
         self._flights: dict[int, Flight] = {}  # by attempt: a job lost and claimed again can have two
         self._gathered: list[Flight] = []
         self._announcing: asyncio.Task[None] | None = None
@@ -170,6 +173,8 @@ class Flights:
         else:
             self._tally.add(finished, flight.grant)
             self.store(finished.ending)
+            if finished.ending.excluded != flight.prepared.job.excluded:
+                self._passed_on(flight.prepared.job.lane, finished.ending.excluded)
         finally:
             self._land(flight)
 

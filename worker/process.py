@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import celery.worker.state
 import redis.exceptions
 import sqlalchemy.exc
-from celery.exceptions import SecurityWarning
+from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 from celery.signals import worker_ready
 from kombu.exceptions import OperationalError
 
@@ -32,6 +32,7 @@ from models.database import open_database
 from models.errors import StorageError
 from models.queues import DRAIN, MAX_HOPS, Ticket, queue_name
 from models.store import attempts as attempt_store
+from worker import routing
 from worker.app import make_app
 from worker.breaker import Breaker
 from worker.engine import Engine
@@ -52,6 +53,12 @@ log = logging.getLogger("truckllm.worker")
 T = TypeVar("T")
 
 OPEN_FILES = 16_384
+
+STORE_SECONDS = 15.0
+"""How long an ending worker waits for a database that is away; its parent and the system have little patience."""
+
+RING_AFTER = 0.1
+"""Seconds until another provider is rung for a job passed on: its ending has to be stored first."""
 
 EXTRA_THREADS = 2
 """Celery threads beyond one a provider, so that a ticket can always be taken and passed on."""
@@ -76,6 +83,8 @@ def main(
     logging.getLogger("kombu").setLevel(logging.WARNING)
     # in a container root is usual, and the tickets are JSON, which is what the warning is about
     warnings.filterwarnings("ignore", category=SecurityWarning)
+    # about a lost connection: a drain may go on then, because nothing depends on its ticket
+    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
     _allow_connections()
     served = list(providers) if providers else [provider.id for provider in config.providers]
     process = Process(config, database_url, redis_url, served)
@@ -117,6 +126,7 @@ class Process:
         self._grace = config.worker.grace_seconds
         self._give_up = threading.Event()
         self._janitor: asyncio.Task[None] | None = None
+        self._rung: dict[str, float] = {}
 
     def run(self) -> int:
         """Until told to end."""
@@ -155,6 +165,7 @@ class Process:
                 worker_id=lambda: self._lease.worker_id,
                 may_send=lambda: self._lease.fresh,
                 attempt_id=self._lease.attempt_id,
+                passed_on=self._passed_on,
             )
         for runner in self._runners.values():
             with contextlib.suppress(redis.exceptions.RedisError, OSError, TimeoutError):
@@ -204,21 +215,31 @@ class Process:
         self.stopping = True
         self._loop.call_soon_threadsafe(self._stop_runners)
         landing = [asyncio.run_coroutine_threadsafe(r.land(self._grace), self._loop) for r in self._runners.values()]
-        deadline = time.monotonic() + self._grace + 10
-        while not all(one.done() for one in landing) and time.monotonic() < deadline:
+        began = time.monotonic()
+        deadline = began + self._grace + 10
+        while not all(one.done() for one in landing) and time.monotonic() < deadline and not self._hopeless(began):
             if self._give_up.wait(0.05):
                 log.warning("told twice to end: calls under way stay unknown")
                 break
+        hopeless = False
         if not self._give_up.is_set():
             # whatever is still held must be stored before this worker is known to be gone
             while any(r.held for r in self._runners.values()) and time.monotonic() < deadline:
+                if hopeless := self._hopeless(began):
+                    break
                 time.sleep(0.02)
             with contextlib.suppress(StorageError, TimeoutError):
-                self._on_loop(self._leave(), timeout=10)
-        self._recorder.stop(1.0 if self._give_up.is_set() else 25.0)
+                self._on_loop(self._leave(), timeout=2 if hopeless else 10)
+        if not self._recorder.stop(1.0 if self._give_up.is_set() else 8.0 if hopeless else 25.0):
+            log.error("%d results could not be stored before the end; their calls stay unknown", self._recorder.waiting)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(2)
         log.info("worker %d has ended", self._lease.worker_id)
+
+    def _hopeless(self, began: float) -> bool:
+        """Whether the database has been away all the time that an end which began then can wait for it."""
+        since = self._recorder.away_since
+        return since is not None and time.monotonic() - max(began, since) > STORE_SECONDS
 
     async def _leave(self) -> None:
         if self._janitor:
@@ -254,6 +275,18 @@ class Process:
             return
         if more:
             self._send(provider, 0)
+
+    def _passed_on(self, lane: str, excluded: str) -> None:
+        """A job of a route is now for others: those that aren't at work are rung, at most once a second."""
+        now = time.monotonic()
+        for provider in routing.others(self.config, lane, "", excluded):
+            runner = self._runners.get(provider)
+            if (runner is None or not runner.draining) and now - self._rung.get(provider, float("-inf")) > 1.0:
+                self._rung[provider] = now
+                self._loop.call_later(RING_AFTER, self._ring_soon, provider)
+
+    def _ring_soon(self, provider: str) -> None:
+        asyncio.ensure_future(self._ring(provider))
 
     async def _ring(self, provider: str) -> None:
         await asyncio.to_thread(self._send, provider, 0)

@@ -72,6 +72,16 @@ class Recorder:
         """Whether a new call may start: commits go through, and not too much waits for them."""
         return self._failing_since is None and self._backlog < MOST_BACKLOG_BYTES
 
+    @property
+    def away_since(self) -> float | None:
+        """Since when (time.monotonic) nothing could be stored; None while the database answers."""
+        return self._failing_since
+
+    @property
+    def waiting(self) -> int:
+        """How many endings wait to be stored."""
+        return len(self._endings)
+
     def now(self) -> float:
         """Unix seconds by the database's clock."""
         return time.time() + self.clock_offset

@@ -44,7 +44,8 @@ IDLE_SECONDS = 0.25
 class Runner:
     """The drain of one provider in one process.
 
-    `worker_id` gives the worker's present number, `may_send` says whether its lease is fresh, `attempt_id` numbers calls.
+    `worker_id` gives the worker's present number, `may_send` says whether its lease is fresh, `attempt_id` numbers calls,
+    `passed_on` (lane, excluded) is told of jobs that others of their route are to take.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Runner:
         worker_id: Callable[[], int],
         may_send: Callable[[], bool],
         attempt_id: Callable[[], int],
+        passed_on: Callable[[str, str], None],
     ) -> None:
         self.engine = engine
         self.draining = False
@@ -85,6 +87,7 @@ class Runner:
             may_send=may_send,
             attempt_id=attempt_id,
             landed=self._land,
+            passed_on=passed_on,
         )
 
     @property
