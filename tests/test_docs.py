@@ -299,6 +299,7 @@ def test_json_of_run_and_status_is_documented(ran: Any) -> None:
         ("doctor", (), None),
         ("costs", (), None),
         ("submit", ("in.jsonl", "--new"), None),
+        ("estimate", ("in.jsonl",), None),
     ],
 )
 def test_json_of_a_command_is_documented(ran: Any, name: str, arguments: tuple[str, ...], inside: str | None) -> None:

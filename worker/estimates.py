@@ -5,37 +5,13 @@ It counts characters, not tokens: no tokenizer is needed, and the ring corrects 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-COLD_CHARACTERS_PER_TOKEN = 3.5
-COLD_OUTPUT_TOKENS = 1000
-MEDIA_TOKENS = 1000
-"""What an inline image or file is taken for; base64 text says nothing about it."""
-TOKENS_A_MESSAGE = 4
+from models.guesses import COLD_CHARACTERS_PER_TOKEN, COLD_OUTPUT_TOKENS, MEDIA_TOKENS, TOKENS_A_MESSAGE, characters
+
 WARM_AFTER = 5
 WEIGHT = 0.05
-
-
-def characters(value: Any) -> tuple[int, int]:
-    """Characters of text in a request's input, and how many inline media it holds."""
-    if isinstance(value, str):
-        if len(value) > 512 and (value.startswith("data:") or " " not in value[:512]):
-            return 0, 1
-        return len(value), 0
-    parts: Sequence[Any]
-    if isinstance(value, Mapping):
-        parts = list(value.values())
-    elif isinstance(value, list):
-        parts = value
-    else:
-        return 0, 0
-    total, media = 0, 0
-    for part in parts:
-        text, more = characters(part)
-        total += text
-        media += more
-    return total, media
 
 
 class Estimates:

@@ -279,7 +279,11 @@ class Run:
         columns, rows = as_table(found)
         print("", file=file)  # noqa: T201
         print_table(columns, rows, numbers=columns[len(DEFAULT_BY) :], file=file)
-        print(*found.notes, "", _summary(end, exported, seconds), sep="\n", file=file, flush=True)  # noqa: T201
+        print(*found.notes, "", _summary(end, exported, seconds), sep="\n", file=file)  # noqa: T201
+        if self.job.options.limit is not None and end.succeeded:
+            hint = f"a pilot: `truckllm estimate {self.job.source} --from {end.batch_id}` projects it to the whole file"
+            print(hint, file=file)  # noqa: T201
+        file.flush()
         return end.exit_code
 
     def _end_stack(self, database: Database) -> None:

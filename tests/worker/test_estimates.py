@@ -7,7 +7,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.estimates import COLD_OUTPUT_TOKENS, MEDIA_TOKENS, TOKENS_A_MESSAGE, WARM_AFTER, Estimates, characters
+from models.guesses import COLD_OUTPUT_TOKENS, MEDIA_TOKENS, TOKENS_A_MESSAGE, characters
+from worker.estimates import WARM_AFTER, Estimates
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=30),

@@ -1,0 +1,149 @@
+"""`truckllm estimate FILE`: tokens, money and time before anything is sent. It makes no call and needs no server."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated, Any
+
+import typer
+
+from models.config import Config
+from models.config_file import load_config
+from models.errors import UsageError
+from models.lanes import Lanes
+from models.money import decimal_amount, format_money
+from models.prices import Cost
+from models.store import batches, ledger
+from submit.batch_options import BatchOptions
+from submit.cli.options import ConfigOption, InputArgument, JsonOption, MaxTokensOption, TemplateOption, stored
+from submit.cli.output import note, print_json, print_table, say
+from submit.forecast import ASSUMED_OUTPUT_TOKENS, Average, Forecast, Group, averages, forecast
+from submit.live import duration
+from submit.producer import check
+from submit.source import opened
+
+
+def estimate(
+    file: InputArgument,
+    config: ConfigOption = None,
+    model: Annotated[str | None, typer.Option(help="Ask for this model instead of every line's own.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Take only so many lines.")] = None,
+    template: TemplateOption = None,
+    max_tokens: MaxTokensOption = None,
+    pilot: Annotated[
+        int | None, typer.Option("--from", help="Go by what this batch's answered lines took.", metavar="BATCH")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Say what a file will take before anything is sent: tokens, cost and time. Nothing is called, nothing is stored.
+
+    `cost` is what is likely, `most_cost` what it can be at most by the lines' max_tokens, with each line answered once. --json:
+    {lines, seconds, groups: [{provider, model, lines, input_tokens, output_tokens, most_output_tokens, cost, most_cost,
+    currency, measured}], notes}; null where nothing tells.
+    """
+    settings = load_config(config, secrets=False)
+    options = BatchOptions.of(model=model, limit=limit, template=template, max_tokens=max_tokens)
+    known = _pilot(settings, pilot) if pilot is not None else {}
+    with opened(file, options.template) as source:
+        check(source, Lanes(settings), options)
+        found = forecast(source, settings, options, known)
+    notes = _notes(found, settings, pilot)
+    if json:
+        groups = [_group(group) for group in found.groups]
+        seconds = None if found.slowest is None else round(found.slowest, 1)
+        print_json({"lines": found.lines, "seconds": seconds, "groups": groups, "notes": notes})
+        return
+    print_table(
+        ("provider", "model", "lines", "tokens in", "tokens out", "at most", "cost", "at most"),
+        [_cells(group) for group in found.groups],
+        numbers=("lines", "tokens in", "tokens out", "at most", "cost"),
+    )
+    say(_summary(found))
+    for sentence in notes:
+        note(f"note: {sentence}")
+
+
+def _pilot(config: Config, batch_id: int) -> dict[tuple[str, str], Average]:
+    with stored(config) as database, database.read() as connection:
+        spent = ledger.spent(connection, ("provider", "model"), batch_id=batch_id)
+        if not spent:
+            batches.get(connection, batch_id)
+    known = averages(spent)
+    if not known:
+        raise UsageError(f"batch {batch_id} has no answered lines to go by")
+    return known
+
+
+def _notes(found: Forecast, config: Config, pilot: int | None) -> list[str]:
+    notes = []
+    guessed = [group for group in found.groups if not group.measured]
+    if guessed:
+        notes.append(
+            f"tokens are guessed from characters, and answers taken for {ASSUMED_OUTPUT_TOKENS} tokens or less where nothing else "
+            "tells; run a pilot (`truckllm run FILE --limit 20`) and ask again with `--from BATCH`"
+        )
+    if pilot is not None and guessed:
+        names = ", ".join(f"{group.provider}/{group.model}" for group in guessed)
+        notes.append(f"batch {pilot} tells nothing about {names}")
+    if names := ", ".join(f"{group.provider}/{group.model}" for group in found.groups if group.cost is None):
+        notes.append(f"UNPRICED: no price is configured for {names}; they are in no cost")
+    if number := sum(group.unbounded for group in found.groups):
+        notes.append(f"{number:,} lines have no max_tokens: nothing bounds what they can cost")
+    if names := ", ".join(name for name, seconds in found.seconds.items() if seconds is None):
+        notes.append(f"no limits are configured for {names}: how long that takes, nobody can say")
+    notes += [
+        f"lines on route {name} are counted for its first candidate, {'/'.join(config.routes[name].pairs()[0])}"
+        for name in sorted(found.routed)
+    ]
+    return notes
+
+
+def _summary(found: Forecast) -> str:
+    likely = _sums(group.cost for group in found.groups)
+    most = _sums(group.most_cost for group in found.groups)
+    whole = all(group.most_cost is not None for group in found.groups if group.cost is not None)
+    cost = " + ".join(likely) or "unpriced"
+    bound = f", at most {' + '.join(most)}" if most and whole else ""
+    time = "" if found.slowest is None else f", about {duration(found.slowest)} by the limits"
+    return f"{found.lines:,} lines: {cost}{bound}{time}"
+
+
+def _sums(costs: Any) -> list[str]:
+    sums: dict[str, int] = {}
+    for cost in costs:
+        if cost is not None:
+            sums[cost.currency] = sums.get(cost.currency, 0) + cost.nanos
+    return [format_money(nanos, currency) for currency, nanos in sorted(sums.items())]
+
+
+def _group(group: Group) -> dict[str, Any]:
+    return {
+        "provider": group.provider,
+        "model": group.model,
+        "lines": group.lines,
+        "input_tokens": group.input_tokens,
+        "output_tokens": group.output_tokens,
+        "most_output_tokens": None if group.unbounded else group.most_output_tokens,
+        "cost": _amount(group.cost),
+        "most_cost": _amount(group.most_cost),
+        "currency": group.cost.currency if group.cost else None,
+        "measured": group.measured,
+    }
+
+
+def _amount(cost: Cost | None) -> str | None:
+    amount: Decimal | None = None if cost is None else decimal_amount(cost.nanos)
+    return None if amount is None else format(amount, "f")
+
+
+def _cells(group: Group) -> tuple[object, ...]:
+    return (
+        group.provider,
+        group.model,
+        f"{group.lines:,}",
+        f"{group.input_tokens:,}",
+        f"{group.output_tokens:,}",
+        "?" if group.unbounded else f"{group.most_output_tokens:,}",
+        "UNPRICED" if group.cost is None else format_money(group.cost.nanos, group.cost.currency),
+        "?" if group.most_cost is None else format_money(group.most_cost.nanos, group.most_cost.currency),
+    )

@@ -1,0 +1,191 @@
+"""What an input will take before anything is sent: tokens, money and time, by what the lines say, the prices and the limits.
+
+It makes no call and needs no server. Tokens are guessed from characters; a batch that has run already (a pilot) is a better guide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import orjson
+
+from models.config import Config, Pricing, ProviderConfig
+from models.formats.lines import Line
+from models.formats.simple import simple_input
+from models.guesses import input_tokens, output_bound
+from models.lanes import Lanes
+from models.prices import Cost, price
+from models.request import SIMPLE, Usage
+from models.store.ledger import Spent
+from submit.batch_options import BatchOptions
+from submit.source import Source
+
+ASSUMED_OUTPUT_TOKENS = 300
+"""What an answer is taken for where nothing tells: neither a pilot, nor `default_output_tokens`, nor a smaller bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class Average:
+    """What one answered line took in a pilot, failed calls for it included in the cost (nano-units; None: unpriced)."""
+
+    input_tokens: float
+    output_tokens: float
+    cost_nanos: float | None
+    currency: str
+
+
+@dataclass(slots=True)
+class Group:
+    """The lines for one provider and model. `most_output_tokens` counts the bounds of those that have one; `unbounded` have none."""
+
+    provider: str
+    model: str
+    lines: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    most_output_tokens: int = 0
+    unbounded: int = 0
+    measured: bool = False
+    cost: Cost | None = None
+    most_cost: Cost | None = None
+
+
+@dataclass(slots=True)
+class Forecast:
+    """Groups in the order of the input; `seconds` by provider, at the speed that its limits allow (None: it has none)."""
+
+    groups: list[Group] = field(default_factory=list)
+    seconds: dict[str, float | None] = field(default_factory=dict)
+    routed: set[str] = field(default_factory=set)
+
+    @property
+    def lines(self) -> int:
+        return sum(group.lines for group in self.groups)
+
+    @property
+    def slowest(self) -> float | None:
+        """Providers work at the same time, so the slowest of them decides. None: no limit does."""
+        return max((seconds for seconds in self.seconds.values() if seconds is not None), default=None)
+
+
+def averages(spent: Sequence[Spent]) -> dict[tuple[str, str], Average]:
+    """A pilot's averages from `ledger.spent` by provider and model; models that answered nothing are left out."""
+    found: dict[tuple[str, str], Average] = {}
+    for row in spent:
+        if row.succeeded:
+            provider, model = row.group
+            priced = bool(row.currency) and not row.unpriced_calls
+            found[provider, model] = Average(
+                row.input_tokens / row.succeeded,
+                row.output_tokens / row.succeeded,
+                row.cost_nanos / row.succeeded if priced else None,
+                row.currency,
+            )
+    return found
+
+
+def forecast(
+    source: Source,
+    config: Config,
+    options: BatchOptions,
+    known: Mapping[tuple[str, str], Average] | None = None,
+) -> Forecast:
+    """Reads an input that has been checked. Lines on a route count for its first candidate."""
+    groups: dict[tuple[str, str], Group] = {}
+    found = Forecast()
+    with source.open() as (stream, _):
+        for line in options.lines(stream, Lanes(config)):
+            if not isinstance(line, Line) or line.refused is not None:
+                continue
+            provider, model = line.lane, line.model
+            if line.lane in config.routes:
+                found.routed.add(line.lane)
+                provider, model = config.routes[line.lane].pairs()[0]
+            group = groups.setdefault((provider, model), Group(provider, model))
+            _count(group, line, config.provider(provider), (known or {}).get((provider, model)))
+    found.groups = list(groups.values())
+    for group in found.groups:
+        _price(group, config.provider(group.provider), (known or {}).get((group.provider, group.model)))
+    for name in dict.fromkeys(group.provider for group in found.groups):
+        found.seconds[name] = _seconds(
+            config.provider(name), [group for group in found.groups if group.provider == name]
+        )
+    return found
+
+
+def _count(group: Group, line: Line, provider: ProviderConfig, average: Average | None) -> None:
+    asked = simple_input(line.body) if line.dialect == SIMPLE else orjson.loads(line.body)
+    bound = output_bound(asked)
+    if bound is None and provider.type == "claude":
+        bound = provider.max_tokens  # is filled in where a request says none
+    group.lines += 1
+    group.unbounded += bound is None
+    group.most_output_tokens += bound or 0
+    if average is not None:
+        group.measured = True  # once for all its lines, in _price
+    else:
+        group.input_tokens += input_tokens(asked)
+        guess = provider.default_output_tokens or ASSUMED_OUTPUT_TOKENS
+        group.output_tokens += guess if bound is None else min(guess, bound)
+
+
+def _price(group: Group, provider: ProviderConfig, average: Average | None) -> None:
+    if average is not None:
+        group.input_tokens = round(average.input_tokens * group.lines)
+        group.output_tokens = round(average.output_tokens * group.lines)
+    usual = [price(Usage(group.input_tokens, group.output_tokens), p) for p in _prices(provider, group.model)]
+    group.cost = _least(usual)
+    if average is not None and average.cost_nanos is not None:
+        group.cost = Cost(round(average.cost_nanos * group.lines), average.currency)
+    if not group.unbounded:
+        most = Usage(group.input_tokens, max(group.most_output_tokens, group.output_tokens))
+        dearest = [price(most, pricing) for pricing in _prices(provider, group.model)]
+        priced = [cost for cost in dearest if cost is not None and group.cost and cost.currency == group.cost.currency]
+        if priced and group.cost is not None:
+            group.most_cost = max([*priced, group.cost], key=lambda cost: cost.nanos)
+
+
+def _prices(provider: ProviderConfig, model: str) -> list[Pricing | None]:
+    return [provider.pricing(key, model) for key in provider.keys]
+
+
+def _least(costs: Sequence[Cost | None]) -> Cost | None:
+    return min((cost for cost in costs if cost is not None), key=lambda cost: cost.nanos, default=None)
+
+
+def _seconds(provider: ProviderConfig, groups: Sequence[Group]) -> float | None:
+    """How long the limits alone make these groups take, with all keys at once."""
+    whole = _minutes(_capacity(provider, None), provider, groups)
+    single = [_minutes(_capacity(provider, group.model), provider, [group]) for group in groups]
+    minutes = max((each for each in (whole, *single) if each is not None), default=None)
+    return None if minutes is None else minutes * 60.0
+
+
+def _minutes(capacity: Mapping[str, float], provider: ProviderConfig, groups: Sequence[Group]) -> float | None:
+    going_in = sum(group.input_tokens for group in groups)
+    coming_out = sum(group.output_tokens for group in groups)
+    # what a limit of tokens counts is the dialect's own rule: OpenAI books the bounds, Gemini only what goes in
+    booked = {"gemini": going_in}.get(provider.type, going_in + coming_out)
+    if provider.type == "openai":
+        booked = going_in + sum(max(group.output_tokens, group.most_output_tokens) for group in groups)
+    taken = {
+        "limit_req_per_min": sum(group.lines for group in groups),
+        "limit_tokens_per_min": booked,
+        "limit_input_tokens_per_min": going_in,
+        "limit_output_tokens_per_min": coming_out,
+    }
+    return max((taken[name] / limit for name, limit in capacity.items()), default=None)
+
+
+def _capacity(provider: ProviderConfig, model: str | None) -> dict[str, float]:
+    """The provider's limits a minute over all quotas: of its keys, or (model) those that hold for one model. Keys of one pool share
+    theirs; a limit that one quota doesn't have is none."""
+    pools: dict[str, dict[str, float]] = {}
+    for key in provider.keys:
+        limits = key.limits() if model is None else provider.model_limits(key, model)
+        mine = pools.setdefault(key.pool or f"{provider.id}/{key.id}", {})
+        for name, limit in limits.items():
+            mine[name] = min(mine.get(name, limit), limit * key.use)
+    shared = set.intersection(*(set(limits) for limits in pools.values()))
+    return {name: sum(limits[name] for limits in pools.values()) for name in shared}
