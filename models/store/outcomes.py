@@ -112,9 +112,16 @@ def _last_position(connection: Connection, batch_id: int, after: int, most: int,
 
 
 def listing(
-    connection: Connection, batch_id: int, *, status: JobStatus | None = None, after: int = -1, most: int = PAGE_ROWS
+    connection: Connection,
+    batch_id: int,
+    *,
+    status: JobStatus | None = None,
+    snoozed: bool = False,
+    after: int = -1,
+    most: int = PAGE_ROWS,
 ) -> list[RowMapping]:
-    """Jobs of a batch in input order, after position `after`, as one looks at them: no texts."""
+    """Jobs of a batch in input order, after position `after`, as one looks at them: no texts. `snoozed`: only those that wait
+    for a time."""
     query = (
         sa.select(
             jobs.c.id,
@@ -136,6 +143,8 @@ def listing(
     )
     if status is not None:
         query = query.where(jobs.c.status == _literal(status))
+    if snoozed:
+        query = query.where(jobs.c.not_before.is_not(None))
     return list(connection.execute(query).mappings())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -12,24 +13,45 @@ from models.store import batches, outcomes
 from submit.cli.options import BatchArgument, ConfigOption, JsonOption, found_config, stored
 from submit.cli.output import iso, note, print_json, print_table
 
-_LONGEST_MESSAGE = 100
+
+class State(StrEnum):
+    """What `jobs` shows as a job's state: those of the store, and `snoozed` for a queued one that waits for a time."""
+
+    QUEUED = "queued"
+    SNOOZED = "snoozed"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
 
 
 def jobs(
     batch: BatchArgument,
-    status: Annotated[JobStatus | None, typer.Option(help="Only jobs in this state.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 100,
+    status: Annotated[
+        State | None,
+        typer.Option(
+            metavar="STATE",
+            help="Only jobs in this state: queued (snoozed ones too), snoozed, running, succeeded, failed or cancelled.",
+        ),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="How many at most.")] = 100,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """List a batch's jobs, in the order of the input.
+    """List a batch's jobs, in the order of the input. A queued job that waits for a time is shown as snoozed.
 
     --json: {"jobs": [{id, position (from 0), status, lane, provider, model, attempts, error {code, message} or null, not_before,
     finished_at}]}; `id` is the line's own.
     """
     with stored(found_config(config)) as database, database.read() as connection:
         batches.get(connection, batch)
-        rows = outcomes.listing(connection, batch, status=status, most=limit + 1)
+        rows = outcomes.listing(
+            connection,
+            batch,
+            status=None if status is None else JobStatus.QUEUED if status is State.SNOOZED else JobStatus(status.value),
+            snoozed=status is State.SNOOZED,
+            most=limit + 1,
+        )
     more, rows = len(rows) > limit, rows[:limit]
     if json:
         print_json({"jobs": [_job(row) for row in rows]})
@@ -40,7 +62,7 @@ def jobs(
                 (
                     row["position"],
                     row["custom_id"],
-                    "snoozed" if row["not_before"] is not None else row["status"],
+                    State.SNOOZED if row["not_before"] is not None else row["status"],
                     row["lane"],
                     row["provider"],
                     row["model"],
@@ -50,6 +72,7 @@ def jobs(
                 for row in rows
             ],
             numbers=("position", "attempts"),
+            cut=("id", "error"),
         )
     else:
         note(f"batch {batch} has no {f'{status} ' if status else ''}jobs")
@@ -61,8 +84,7 @@ def _error(row: RowMapping) -> str:
     if row["error_code"] is None:
         return ""
     message = " ".join((row["error_message"] or "").split())
-    cut = message if len(message) <= _LONGEST_MESSAGE else message[: _LONGEST_MESSAGE - 1] + "…"
-    return f"{row['error_code']}: {cut}"
+    return f"{row['error_code']}: {message}"
 
 
 def _job(row: RowMapping) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def listing(context: typer.Context, config: ConfigOption = None, json: JsonOptio
         print_json({"keys": found})
         return
     columns = ("provider", "key_id", "pool", "state", "reason", "since", "until")
-    print_table(columns, [[row[name] for name in columns] for row in found])
+    print_table(columns, [[" ".join((row[name] or "").split()) for name in columns] for row in found], cut=("reason",))
 
 
 @keys.command()

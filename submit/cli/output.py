@@ -29,17 +29,27 @@ def print_table(
     rows: Iterable[Sequence[object]],
     *,
     numbers: Sequence[str] = (),
+    cut: Sequence[str] = (),
     file: IO[str] | None = None,
 ) -> None:
-    """Rows under their columns' names on stdout, or in `file`; columns in `numbers` are aligned to the right."""
+    """Rows under their columns' names on stdout, or in `file`; columns in `numbers` are aligned to the right.
+
+    On a terminal, what is too long in the columns in `cut` is cut, so that the others stay whole and a row stays one line.
+    """
     console = Console(file=file)
     if not console.is_terminal:
         console.width = _PIPE_WIDTH
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in columns:
-        table.add_column(name, justify="right" if name in numbers else "left", overflow="fold")
+        table.add_column(
+            name,
+            justify="right" if name in numbers else "left",
+            overflow="ellipsis" if name in cut else "fold",
+            no_wrap=bool(cut) and name not in cut,
+        )
     for row in rows:
-        table.add_row(*(Text("" if value is None else str(value)) for value in row))
+        cells = zip(columns, ("" if value is None else str(value) for value in row), strict=True)
+        table.add_row(*(Text(cell, no_wrap=name in cut or None) for name, cell in cells))
     console.print(table)
 
 

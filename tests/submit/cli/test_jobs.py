@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from models.database import Database
+from models.store import jobs as job_store
 from tests.submit.cli.reading import Cli, loaded, worked_on
+from tests.worker_by_hand import WorkerByHand
 
 
 def test_jobs_are_listed_in_input_order_and_by_status(command: Cli, prompts: Path, stored: Database) -> None:
@@ -24,3 +26,18 @@ def test_jobs_are_listed_in_input_order_and_by_status(command: Cli, prompts: Pat
     text = command("jobs", 1, "--limit", 3)
     assert "bad_request: it can't do that" in text.stdout
     assert "--limit" in text.stderr
+
+
+def test_jobs_that_wait_for_a_time_are_listed_by_the_state_that_is_shown(
+    command: Cli, prompts: Path, stored: Database
+) -> None:
+    command("submit", prompts)
+    worker = WorkerByHand(stored)
+    held = {job.id: job.epoch for job in worker.claim(1)}
+    with stored.write() as connection:
+        job_store.give_back(connection, held, not_before=4e9)
+    (snoozed,) = loaded(command("jobs", 1, "--status", "snoozed", "--json"))["jobs"]
+    assert (snoozed["id"], snoozed["status"], snoozed["not_before"]) == ("p0", "queued", "2096-10-02T07:06:40Z")
+    assert "snoozed" in command("jobs", 1, "--status", "snoozed").stdout
+    assert len(loaded(command("jobs", 1, "--status", "queued", "--json"))["jobs"]) == 4
+    assert "batch 1 has no failed jobs" in command("jobs", 1, "--status", "failed").stderr
