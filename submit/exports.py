@@ -1,4 +1,4 @@
-"""Results as a file: one line a job, in input order, in the dialect it came in; written beside and renamed when it is whole.
+"""Results as a file: one line a job, in input order, in the form that is asked for; written beside and renamed when it is whole.
 
 It does not shape the lines; `models.formats.results` does. `submit.result_files` knows how the files are called.
 """
@@ -22,7 +22,7 @@ from sqlalchemy.engine import RowMapping
 
 from models.database import Database, storage_errors
 from models.errors import StorageError, UsageError
-from models.formats.results import Outcome, result_line
+from models.formats.results import Form, Outcome, Writer
 from models.states import BatchStatus, JobStatus
 from models.store import batches, outcomes
 from submit.result_files import default_paths, holds_all
@@ -50,8 +50,15 @@ class Exported:
         return self.succeeded + self.failed + self.cancelled + self.unfinished
 
 
-def export(database: Database, batch_id: int, out: str | Path | None = None, *, partial: bool = False) -> Exported:
-    """Writes a batch's results to `out` ("-" is stdout), replacing what is there.
+def export(
+    database: Database,
+    batch_id: int,
+    out: str | Path | None = None,
+    *,
+    partial: bool = False,
+    form: Form = Form.JSONL,
+) -> Exported:
+    """Writes a batch's results to `out` ("-" is stdout), replacing what is there, in `form`.
 
     Without `out` they go to the first of `default_paths` that isn't there, or holds no answer that they don't hold too. An
     unfinished batch is written only with `partial`; its open jobs get lines that say so. Memory doesn't grow with the batch.
@@ -66,11 +73,13 @@ def export(database: Database, batch_id: int, out: str | Path | None = None, *, 
         raise UsageError(f"batch {batch_id} is {batch['status']}: its results aren't final yet")
     with storage_errors(database):
         if str(out) == STDOUT:
-            counts = _write(sys.stdout.buffer, database, batch_id)
+            counts = _write(sys.stdout.buffer, database, batch_id, form)
             sys.stdout.buffer.flush()
             return _exported(None, counts)
         if out is None:
-            names = default_paths(batch_id, batch["input_name"], partial=batch["finished_at"] is None)
+            unfinished = batch["finished_at"] is None
+            suffix = ".csv" if form is Form.CSV else ".jsonl"
+            names = default_paths(batch_id, batch["input_name"], partial=unfinished, suffix=suffix)
         else:
             names = iter((Path(out),))
         first = next(names)
@@ -81,7 +90,7 @@ def export(database: Database, batch_id: int, out: str | Path | None = None, *, 
         with _replacing(
             target, batch_id, None if out is not None else (Path(os.path.realpath(n)) for n in names)
         ) as new:
-            counts = _write(new.stream, database, batch_id)
+            counts = _write(new.stream, database, batch_id, form)
     if new.target == target:
         return _exported(first, counts)
     return _exported(first.with_name(new.target.name), counts, kept=first)
@@ -103,51 +112,55 @@ def _exported(path: Path | None, counts: Counter[str], kept: Path | None = None)
     )
 
 
-def _write(stream: BinaryIO, database: Database, batch_id: int) -> Counter[str]:
+def _write(stream: BinaryIO, database: Database, batch_id: int, form: Form) -> Counter[str]:
     counts: Counter[str] = Counter()
-    unpack = zstandard.ZstdDecompressor().decompressobj
-    for row in _rows(database, batch_id):
-        stream.write(
-            result_line(
-                Outcome(
-                    custom_id=row["custom_id"],
-                    dialect=row["dialect"],
-                    status=row["status"],
-                    body=bytes(row["body"] or b""),
-                    text=None if row["text"] is None else unpack().decompress(row["text"]).decode("utf-8", "replace"),
-                    response=None if row["response"] is None else unpack().decompress(row["response"]),
-                    error_code=row["error_code"],
-                    error_message=row["error_message"],
-                    http_status=row["http_status"],
-                    request_id=row["request_id"],
-                    provider=row["provider"],
-                    key_id=row["key_id"],
-                    requested_model=row["requested_model"],
-                    served_model=row["served_model"],
-                    finish_reason=row["finish_reason"],
-                    input_tokens=row["input_tokens"],
-                    output_tokens=row["output_tokens"],
-                    cached_tokens=row["cached_tokens"],
-                    cost_nanos=row["cost_nanos"],
-                    currency=row["currency"],
-                    latency_ms=row["latency_ms"],
-                    attempts=row["attempts"],
-                    attempt_id=row["call_id"],
-                )
-            )
-        )
-        counts[row["status"]] += 1
+    writer = Writer(form)
+    for page in _pages(database, batch_id, replies=writer.needs_replies):
+        if not counts:
+            stream.write(writer.begin(bytes(row["body"] or b"") for row in page))
+        for row in page:
+            stream.write(writer.line(_outcome(row)))
+            counts[row["status"]] += 1
     return counts
 
 
-def _rows(database: Database, batch_id: int) -> Iterator[RowMapping]:
+def _outcome(row: RowMapping) -> Outcome:
+    unpack = zstandard.ZstdDecompressor().decompressobj
+    return Outcome(
+        custom_id=row["custom_id"],
+        dialect=row["dialect"],
+        status=row["status"],
+        body=bytes(row["body"] or b""),
+        text=None if row["text"] is None else unpack().decompress(row["text"]).decode("utf-8", "replace"),
+        response=None if row["response"] is None else unpack().decompress(row["response"]),
+        error_code=row["error_code"],
+        error_message=row["error_message"],
+        http_status=row["http_status"],
+        request_id=row["request_id"],
+        provider=row["provider"],
+        key_id=row["key_id"],
+        requested_model=row["requested_model"],
+        served_model=row["served_model"],
+        finish_reason=row["finish_reason"],
+        input_tokens=row["input_tokens"],
+        output_tokens=row["output_tokens"],
+        cached_tokens=row["cached_tokens"],
+        cost_nanos=row["cost_nanos"],
+        currency=row["currency"],
+        latency_ms=row["latency_ms"],
+        attempts=row["attempts"],
+        attempt_id=row["call_id"],
+    )
+
+
+def _pages(database: Database, batch_id: int, *, replies: bool) -> Iterator[list[RowMapping]]:
     after = -1
     while True:
         with database.read() as connection:
-            page = outcomes.page(connection, batch_id, after)
+            page = outcomes.page(connection, batch_id, after, replies=replies)
         if not page:
             return
-        yield from page
+        yield page
         after = page[-1]["position"]
 
 

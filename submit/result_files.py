@@ -17,7 +17,7 @@ _INPUTS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 _UNANSWERED = ("failed", "cancelled", "queued", "running")
 
 
-def default_paths(batch_id: int, input_name: str, *, partial: bool = False) -> Iterator[Path]:
+def default_paths(batch_id: int, input_name: str, *, partial: bool = False, suffix: str = ".jsonl") -> Iterator[Path]:
     """Where results may go when nobody says, best first, without end; in the input's folder, here if that folder isn't here.
 
     prompts.jsonl → prompts.results.jsonl, prompts.batch-7.results.jsonl, prompts.batch-7-2.results.jsonl, …; so far ("partial"):
@@ -33,10 +33,10 @@ def default_paths(batch_id: int, input_name: str, *, partial: bool = False) -> I
         stem = Path(name).stem if Path(name).suffix in _INPUTS else name
         own = f"{stem}.batch-{batch_id}"
         folder = source.parent if source.parent.is_dir() else folder
-        yield folder / f"{stem}.{kind}.jsonl"
-    yield folder / f"{own}.{kind}.jsonl"
+        yield folder / f"{stem}.{kind}{suffix}"
+    yield folder / f"{own}.{kind}{suffix}"
     for number in itertools.count(2):
-        yield folder / f"{own}-{number}.{kind}.jsonl"
+        yield folder / f"{own}-{number}.{kind}{suffix}"
 
 
 def holds_all(new: Path, old: Path) -> bool:

@@ -13,7 +13,8 @@ import msgspec
 from models.formats import fields
 from models.formats.draft import Draft
 from models.formats.fields import Refused, show
-from models.formats.outcome import Outcome, as_line, one_line, refusal
+from models.formats.outcome import Outcome, as_line, carried, refusal
+from models.formats.replies import shaped
 
 DIALECT = "claude"
 
@@ -77,6 +78,7 @@ class _Result(msgspec.Struct, omit_defaults=True):
 class _Row(msgspec.Struct):
     custom_id: str
     result: _Result
+    metadata: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 _BY_STATUS = {
@@ -105,17 +107,17 @@ _OURS = {
 def result(outcome: Outcome) -> bytes:
     """One line of a batch's results, without its newline.
 
-    A reply is `succeeded` with the message as received; a failure is `errored`, with the provider's own error or one made of our
+    A reply is `succeeded` with the message (as received, if it is Claude's); a failure is `errored`, with the provider's own error or one made of our
     code (in `details.error_code`) and reason; `canceled` as there. Jobs that aren't done yet have their own words, `queued`
     and `running`.
     """
     if outcome.status == "succeeded":
-        found = _Result("succeeded", message=msgspec.Raw(one_line(outcome.response or b"") or b"null"))
+        found = _Result("succeeded", message=msgspec.Raw(shaped(outcome, DIALECT) or b"null"))
     elif outcome.status == "failed":
         found = _Result("errored", error=_error(outcome))
     else:
         found = _Result("canceled" if outcome.status == "cancelled" else outcome.status)
-    return as_line(_Row(outcome.custom_id, found))
+    return as_line(_Row(outcome.custom_id, found, carried(outcome)))
 
 
 def _error(outcome: Outcome) -> _Error | msgspec.Raw:

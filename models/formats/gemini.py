@@ -13,7 +13,8 @@ import msgspec
 from models.formats import fields
 from models.formats.draft import Draft
 from models.formats.fields import Refused, show
-from models.formats.outcome import UNSAID, Outcome, as_line, one_line, refusal
+from models.formats.outcome import UNSAID, Outcome, as_line, carried, refusal
+from models.formats.replies import shaped
 
 DIALECT = "gemini"
 
@@ -88,6 +89,7 @@ class _Row(msgspec.Struct, omit_defaults=True):
     key: str
     response: msgspec.Raw | None = None
     error: _Status | None = None
+    metadata: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 _GRPC = {
@@ -140,12 +142,12 @@ _UNKNOWN = 2
 def result(outcome: Outcome) -> bytes:
     """One line of a batch's responses file, without its newline.
 
-    A reply is `response`, as received. Everything else is `error`, a google.rpc.Status whose details hold our own code as the
+    A reply is `response`, as received if it is Gemini's. Everything else is `error`, a google.rpc.Status whose details hold our own code as the
     reason of an ErrorInfo.
     """
-    row = _Row(outcome.custom_id)
+    row = _Row(outcome.custom_id, metadata=carried(outcome))
     if outcome.status == "succeeded":
-        row.response = msgspec.Raw(one_line(outcome.response or b"") or b"null")
+        row.response = msgspec.Raw(shaped(outcome, DIALECT) or b"null")
     else:
         row.error = _error(outcome)
     return as_line(row)

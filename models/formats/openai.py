@@ -14,7 +14,8 @@ import msgspec
 from models.formats import fields
 from models.formats.draft import Draft
 from models.formats.fields import Refused, show
-from models.formats.outcome import UNSAID, Outcome, as_line, one_line, refusal
+from models.formats.outcome import UNSAID, Outcome, as_line, carried, refusal
+from models.formats.replies import shaped
 
 DIALECT = "openai"
 
@@ -116,6 +117,7 @@ class _Row(msgspec.Struct):
     custom_id: str
     response: _Response | None
     error: _Error | None
+    metadata: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 _encode = msgspec.json.Encoder().encode
@@ -128,10 +130,9 @@ def result(outcome: Outcome) -> bytes:
     files: its own body, or one made of its reason and code. Every other failure, and a job without a result, is `error` {code,
     message}.
     """
-    row = _Row(_request_name(outcome), outcome.custom_id, None, None)
+    row = _Row(_request_name(outcome), outcome.custom_id, None, None, carried(outcome))
     if outcome.status == "succeeded":
-        raw = outcome.response or b""
-        body = one_line(raw) or _encode(raw.decode("utf-8", "replace"))
+        body = shaped(outcome, DIALECT) or _encode((outcome.response or b"").decode("utf-8", "replace"))
         row.response = _Response(outcome.http_status or 200, outcome.request_id, msgspec.Raw(body))
     elif outcome.status == "failed" and outcome.http_status is not None and outcome.http_status >= 400:
         told = refusal(outcome) or as_line(_Refusal(_Reason(outcome.error_message, outcome.error_code)))

@@ -60,6 +60,19 @@ def one_line(raw: bytes) -> bytes | None:
         return None
 
 
+class _Carried(msgspec.Struct):
+    metadata: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_carried = msgspec.json.Decoder(_Carried)
+
+
+def carried(outcome: Outcome) -> msgspec.Raw | msgspec.UnsetType:
+    """A simple line's metadata, for results in a vendor's shape, which has a place for it only where there is some."""
+    metadata = one_line(bytes(_carried.decode(outcome.body).metadata)) if outcome.body else None
+    return msgspec.UNSET if metadata in (None, b"null") else msgspec.Raw(metadata)
+
+
 def refusal(outcome: Outcome) -> bytes | None:
     """The JSON body with which the provider refused the request, if that is what failed the job."""
     if outcome.status != "failed" or (outcome.http_status or 0) < 400 or not outcome.response:

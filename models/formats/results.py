@@ -1,22 +1,65 @@
-"""One result line a job, in the dialect its input line came in.
+"""Results: one line a job, in the dialect its input line came in, in another one, or as CSV.
 
 It does not open files or query the store: `submit.exports` does, in input order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from enum import StrEnum
 
 from models.formats import claude, gemini, openai, simple
 from models.formats.outcome import Outcome
+from models.formats.sheet import Sheet
 
-__all__ = ["Outcome", "result_line"]
+__all__ = ["Form", "Outcome", "Writer", "result_line"]
+
+
+class Form(StrEnum):
+    """How results are written. `jsonl`: each line in the dialect it came in."""
+
+    JSONL = "jsonl"
+    CSV = "csv"
+    OPENAI = "openai"
+    CLAUDE = "claude"
+    GEMINI = "gemini"
+    SIMPLE = "simple"
+
 
 _WRITERS: Mapping[str, Callable[[Outcome], bytes]] = {
     dialect.DIALECT: dialect.result for dialect in (simple, openai, claude, gemini)
 }
 
 
-def result_line(outcome: Outcome) -> bytes:
-    """One line of JSON, newline included. Raises KeyError for a dialect that `read_lines` never gives."""
-    return _WRITERS[outcome.dialect](outcome) + b"\n"
+def result_line(outcome: Outcome, dialect: str | None = None) -> bytes:
+    """One line of JSON, newline included; `dialect` is that of the input line if it isn't said.
+
+    Raises KeyError for a dialect that `read_lines` never gives.
+    """
+    return _WRITERS[dialect or outcome.dialect](outcome) + b"\n"
+
+
+class Writer:
+    """Shapes one file of results: `begin` once, then a `line` for each job."""
+
+    def __init__(self, form: Form = Form.JSONL) -> None:
+        self._form = form
+        self._sheet: Sheet | None = None
+
+    @property
+    def needs_replies(self) -> bool:
+        """Whether simple lines' results need the raw replies too."""
+        return self._form in (Form.OPENAI, Form.CLAUDE, Form.GEMINI)
+
+    def begin(self, bodies: Iterable[bytes]) -> bytes:
+        """What stands before the first line. `bodies` are those of the first simple lines: they give a CSV its columns."""
+        if self._form is not Form.CSV:
+            return b""
+        self._sheet = Sheet(bodies)
+        return self._sheet.header()
+
+    def line(self, outcome: Outcome) -> bytes:
+        """A job's line, newline included."""
+        if self._sheet is not None:
+            return self._sheet.row(outcome)
+        return result_line(outcome, None if self._form is Form.JSONL else self._form.value)

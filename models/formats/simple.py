@@ -180,7 +180,7 @@ def result(outcome: Outcome) -> bytes:
         attempts=outcome.attempts,
         metadata=msgspec.Raw(one_line(bytes(own.metadata)) or b"null"),
     )
-    if bytes(own.embed) != b"null":
+    if bytes(own.embed) != b"null" or (outcome.dialect != DIALECT and outcome.text is None and _embeddings(outcome)):
         row.embeddings = _embeddings(outcome)
     return as_line(row)
 

@@ -20,12 +20,19 @@ PAGE_BYTES = 8 * 1024 * 1024
 
 
 def page(
-    connection: Connection, batch_id: int, after: int, *, most: int = PAGE_ROWS, most_bytes: int = PAGE_BYTES
+    connection: Connection,
+    batch_id: int,
+    after: int,
+    *,
+    replies: bool = False,
+    most: int = PAGE_ROWS,
+    most_bytes: int = PAGE_BYTES,
 ) -> list[RowMapping]:
     """The next jobs of a batch in input order, with what the results tell of them; empty at the end.
 
     `after` is the last position seen (-1 at the start). A page ends at `most_bytes` of stored texts; one bigger job comes
-    alone. `body` is only there for simple lines, `response` only for the other dialects (a simple result shows the text).
+    alone. `body` is only there for simple lines, `response` only for the other dialects (a simple result shows the text), unless
+    all `replies` are asked for.
     `response` and `text` are compressed. The attempt's columns are those of the call that made the result, for a failed job
     those of its last call.
     """
@@ -40,7 +47,7 @@ def page(
         .scalar_subquery()
     )
     # what a simple line's result needs is its text, except for vectors
-    whole_reply = sa.or_(job_inputs.c.dialect != SIMPLE, job_inputs.c.operation == "embeddings")
+    whole_reply = sa.or_(sa.literal(replies), job_inputs.c.dialect != SIMPLE, job_inputs.c.operation == "embeddings")
     rows = (
         sa.select(
             jobs.c.position,

@@ -16,6 +16,7 @@ import typer
 from models.config import Config
 from models.config_file import FILE_NAMES, STORAGE_VARIABLES, load_config
 from models.database import Database, open_database, storage_errors
+from models.formats.results import Form
 
 ConfigOption = Annotated[
     Path | None,
@@ -46,6 +47,10 @@ SchemaOption = Annotated[
 ]
 SkipInvalidOption = Annotated[
     bool, typer.Option("--skip-invalid", help="Let bad lines be failed jobs instead of refusing the file.")
+]
+FormatOption = Annotated[
+    Form,
+    typer.Option("--format", help="How the results are written; jsonl is each line in the form that it came in."),
 ]
 BatchArgument = Annotated[int, typer.Argument(help="The batch's number.", metavar="BATCH")]
 

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from submit.cli.options import BatchArgument, ConfigOption, JsonOption, found_config, stored
+from models.formats.results import Form
+from submit.cli.options import BatchArgument, ConfigOption, FormatOption, JsonOption, found_config, stored
 from submit.cli.output import note, print_json
 from submit.exports import export, kept_sentence
 
@@ -24,10 +25,11 @@ def results(
             "prompts.partial.jsonl while the batch is unfinished; stdin gives batch-N.results.jsonl here.",
         ),
     ] = None,
+    form: FormatOption = Form.JSONL,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Write a batch's results: one line a job, in the order and the dialect of the input.
+    """Write a batch's results: one line a job, in the order of the input, and in its form unless --format says another.
 
     While the batch is unfinished, its open jobs get lines with status queued or running. Without -o no answer in an older file is
     ever lost: results that don't hold them all go to prompts.batch-N.results.jsonl. --json says on stdout what was written: {path,
@@ -36,7 +38,7 @@ def results(
     if json and str(out) == "-":
         raise typer.BadParameter("--json and -o - would write into each other")
     with stored(found_config(config)) as database:
-        done = export(database, batch, out, partial=True)
+        done = export(database, batch, out, partial=True, form=form)
     if done.kept is not None:
         note(kept_sentence(done.kept))
     if json:

@@ -20,11 +20,13 @@ from models.config import Config
 from models.config_file import load_config
 from models.crew import Plan
 from models.database import Database, home, open_database, storage_errors
+from models.formats.results import Form
 from models.store import batches, jobs, ledger, outcomes, workers
 from submit import bell
 from submit.batch_options import BatchOptions
 from submit.cli.options import (
     ConfigOption,
+    FormatOption,
     InputArgument,
     JsonOption,
     MaxTokensOption,
@@ -65,6 +67,7 @@ class Job:
     out: str | None = None
     options: BatchOptions = BatchOptions()
     new: bool = False
+    form: Form = Form.JSONL
     as_json: bool = False
 
 
@@ -89,6 +92,7 @@ def run(
     temperature: TemperatureOption = None,
     schema: SchemaOption = None,
     skip_invalid: SkipInvalidOption = False,
+    form: FormatOption = Form.JSONL,
     new: Annotated[bool, typer.Option("--new", help="Make a new batch even if one works on the same file.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -112,7 +116,7 @@ def run(
         schema=schema,
         skip_invalid=skip_invalid,
     )
-    raise typer.Exit(do(Job(file, out, options, new, json), load_config(config, secrets=True)))
+    raise typer.Exit(do(Job(file, out, options, new, form, json), load_config(config, secrets=True)))
 
 
 def do(job: Job, config: Config) -> int:
@@ -266,7 +270,7 @@ class Run:
     def _finish(self, database: Database, end: Snapshot) -> int:
         exported = None
         if not end.stuck:
-            exported = export(database, end.batch_id, self.job.out)
+            exported = export(database, end.batch_id, self.job.out, form=self.job.form)
         with storage_errors(database), database.read() as connection:
             spent = ledger.spent(connection, DEFAULT_BY, batch_id=end.batch_id)
         seconds = time.monotonic() - self._started

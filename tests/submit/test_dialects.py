@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import subprocess
@@ -73,3 +74,28 @@ def test_a_compressed_csv_is_asked_row_by_row_and_its_columns_come_back(
     wrong = cli("submit", "in.csv.gz", "--template", "{txt}", "--model", "gpt-4o-mini")
     assert wrong.returncode == 2
     assert "has the columns id, text, lang" in wrong.stderr
+
+
+def test_results_come_in_any_form(
+    cli: Cli, sandbox: SandboxProcess, write_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    write_config(sandbox.url)
+    (tmp_path / "in.csv").write_text("id,text,model\na,Hello,gpt-4o-mini\nb,Bye,claude-haiku-4-5\n")
+    done = cli("run", "in.csv", "--template", "Translate: {text}", "--format", "csv")
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "in.results.csv").open(newline="") as file:
+        first, second = csv.DictReader(file)
+    assert (first["id"], first["metadata.text"], second["id"]) == ("a", "Hello", "b")
+    texts = [first["text"], second["text"]]
+    assert all(texts)
+    found = {}
+    for form in ("jsonl", "simple", "openai", "claude", "gemini"):
+        assert cli("results", "1", "--format", form, "-o", f"{form}.out").returncode == 0
+        found[form] = rows(tmp_path / f"{form}.out")
+        assert [row["metadata"] for row in found[form]] == [{"text": "Hello"}, {"text": "Bye"}]
+    assert found["jsonl"] == found["simple"]
+    assert [row["text"] for row in found["simple"]] == texts
+    assert [row["response"]["body"]["choices"][0]["message"]["content"] for row in found["openai"]] == texts
+    assert [row["result"]["message"]["content"][0]["text"] for row in found["claude"]] == texts
+    assert [row["response"]["candidates"][0]["content"]["parts"][0]["text"] for row in found["gemini"]] == texts
+    assert cli("results", "1", "--format", "xml").returncode == 2
