@@ -243,7 +243,11 @@ def _tool_use(reply: Reply, name: str, arguments: dict[str, Any]) -> dict[str, A
 
 
 def _details(stop: str | None) -> dict[str, str] | None:
-    return {"category": "policy", "explanation": "Declined by the sandbox."} if stop == "refusal" else None
+    return (
+        {"type": "refusal", "category": "general_harms", "explanation": "Declined by the sandbox."}
+        if stop == "refusal"
+        else None
+    )
 
 
 def _event(name: str, **fields: Any) -> bytes:
