@@ -152,7 +152,10 @@ class Engine:
     def too_large(self, job: Claimed, unit: str, amount: int, limit: int) -> Ending:
         """The ending of a job bigger than a whole minute of every key."""
         message = f"needs {amount} {unit.replace('_', ' ')}, more than a whole minute's limit ({limit}) of any key"
-        failure = Failure(FailureKind.TOO_LARGE, "too_large", message)
+        return self._elsewhere(job, Failure(FailureKind.TOO_LARGE, "too_large", message))
+
+    def _elsewhere(self, job: Claimed, failure: Failure) -> Ending:
+        """The ending of a job that this provider can never take: another of its route may."""
         others = routing.others(self.config, job.lane, self.name, job.excluded)
         verdict = Verdict(About.NOTHING, 0.0, exclude=(self.name,)) if others else Verdict(About.NOTHING, None)
         return self._ending(job, None, failure, verdict)
@@ -172,7 +175,7 @@ class Engine:
         except Untranslatable as error:
             failure = Failure(FailureKind.BAD_REQUEST, "untranslatable", str(error))
             await self._forget(attempt_id)
-            return Finished(self._without_call(prepared.job, failure), None, False)
+            return Finished(self._elsewhere(prepared.job, failure), None, False)
         except Exception as error:
             # a plugin's bug must not stop the others; its message may hold anything, so only its kind is told
             log.exception("provider %s failed to handle a call", self.name)

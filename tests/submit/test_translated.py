@@ -99,3 +99,24 @@ def test_a_body_of_each_dialect_goes_to_each_provider_and_what_cant_is_told_by_i
     assert [row["status"] for row in log] == [200] * 9
     assert (refused["error"]["code"], refused["attempts"]) == ("untranslatable", 0)
     assert "logit_bias can't be translated for Claude" in refused["error"]["message"]
+
+
+def test_a_route_gives_a_body_to_the_candidate_that_can_take_it(
+    cli: Cli,
+    sandbox: SandboxProcess,
+    write_config: Callable[..., Path],
+    write_lines: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    candidates = ["claude/claude-haiku-4-5", "openai/gpt-4o-mini"]
+    write_config(sandbox.url, routes={"any": {"candidates": candidates, "strategy": "priority"}})
+    body = {"messages": [{"role": "user", "content": "Say hi."}]}
+    line = {"method": "POST", "url": "/v1/chat/completions", "route": "any"}
+    lines = [{"custom_id": f"plain-{n}", **line, "body": body} for n in range(3)]
+    lines += [{"custom_id": f"seed-{n}", **line, "body": {**body, "seed": n}} for n in range(3)]
+    write_lines(lines)
+    done = cli("run", "prompts.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert all(row["response"]["status_code"] == 200 for row in rows(tmp_path / "prompts.results.jsonl"))
+    # Claude knows no seed: those three went to OpenAI, as they are
+    assert sorted(row["provider"] for row in sandbox.log()) == ["claude"] * 3 + ["openai"] * 3
