@@ -87,13 +87,12 @@ def export(
         target = first if str(first).startswith("/dev/") else Path(os.path.realpath(first))
         if str(target) == os.path.realpath(batch["input_name"]):
             raise UsageError(f"{first} is the batch's input: write the results to another file")
-        with _replacing(
-            target, batch_id, None if out is not None else (Path(os.path.realpath(n)) for n in names)
-        ) as new:
+        others = (target.with_name(path.name) for path in names) if out is None else None
+        with _replacing(target, batch_id, others) as new:
             counts = _write(new.stream, database, batch_id, form)
     if new.target == target:
         return _exported(first, counts)
-    return _exported(first.with_name(new.target.name), counts, kept=first)
+    return _exported(new.target if first.is_symlink() else first.with_name(new.target.name), counts, kept=first)
 
 
 def kept_sentence(kept: Path) -> str:

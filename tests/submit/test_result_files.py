@@ -170,3 +170,13 @@ def test_a_file_that_is_named_is_replaced_as_asked(sqlite: Database) -> None:
     assert export(sqlite, batch).path == Path("prompts.batch-1.results.jsonl")
     assert export(sqlite, batch, "prompts.results.jsonl").kept is None
     assert statuses("prompts.results.jsonl") == ["succeeded"]
+
+
+def test_beside_a_link_means_beside_the_file_that_it_points_to(sqlite: Database, folder: Path) -> None:
+    (folder / "far").mkdir()
+    (folder / "far" / "real.jsonl").write_text("mine\n")
+    Path("prompts.results.jsonl").symlink_to(folder / "far" / "real.jsonl")
+    batch = submitted(sqlite, prompt(1))
+    answered(sqlite)
+    assert export(sqlite, batch).path == folder / "far" / "prompts.batch-1.results.jsonl"
+    assert (folder / "far" / "real.jsonl").read_text() == "mine\n"
