@@ -4,30 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+from models.config_environment import VENDORS, Vendor
 from models.errors import StorageError, UsageError
 from submit.cli.options import ConfigOption
 from submit.cli.output import note
-
-
-@dataclass(frozen=True, slots=True)
-class Vendor:
-    """What the file says of a provider. The first of `variables` is the one that is written when none is set."""
-
-    id: str
-    name: str
-    key_id: str
-    variables: tuple[str, ...]
-    model: str
-
-
-VENDORS = (
-    Vendor("openai", "OpenAI", "oa-1", ("OPENAI_API_KEY",), "gpt-4o"),
-    Vendor("gemini", "Gemini", "gm-1", ("GEMINI_API_KEY",), "gemini-1.5-flash"),
-    Vendor("claude", "Claude", "cl-1", ("CLAUDE_API_KEY", "ANTHROPIC_API_KEY"), "claude-3-haiku-20240307"),
-)
 
 _HEAD = """\
 # TruckLLM's configuration. Keys stay in the environment: ${NAME} is replaced by the variable NAME, and only by commands that
@@ -60,7 +42,7 @@ _PROVIDER = """\
 
 _TAIL = """\
 
-# Routes: a line with "route": "{route}" goes to the first candidate that works.
+# Routes: a line with "route": "{route}" goes to the first candidate that works. `truckllm models` lists the models there are.
 # routes:
 #   {route}:
 #     candidates: [{candidates}]

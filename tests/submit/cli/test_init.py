@@ -49,3 +49,10 @@ def test_what_init_writes_is_right_also_with_every_comment_taken_away() -> None:
         assert full.providers[0].keys[0].pricing is not None
         assert full.providers[0].keys[0].limit_req_per_min == 200
         assert full.routes["default"].pairs()
+
+
+def test_no_model_that_is_gone_is_suggested() -> None:
+    text, _ = first_config({"OPENAI_API_KEY": "o", "CLAUDE_API_KEY": "c", "GEMINI_API_KEY": "g"})
+    assert '["openai/gpt-5.4-mini", "gemini/gemini-3.5-flash", "claude/claude-haiku-4-5"]' in text
+    for gone in ("gemini-1.5", "claude-3", "gpt-3.5"):
+        assert gone not in text
