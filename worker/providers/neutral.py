@@ -19,7 +19,13 @@ _DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+);base64,", re.ASCII)
 def refusal(field: str, target: str, why: str = "") -> Untranslatable:
     """The error of a field that has no place in the target's dialect, to be raised."""
     reason = why or "it has no counterpart there; leave it out, or use a provider of another type"
-    return Untranslatable(field, f"{field} can't be translated for {target}: {reason}")
+    shown = printable(field, 200)
+    return Untranslatable(shown, f"{shown} can't be translated for {target}: {printable(reason, 400)}")
+
+
+def printable(text: str, limit: int) -> str:
+    """The text as every database and terminal takes it: a body's own names may hold anything."""
+    return "".join(c if c.isprintable() else "?" for c in text[:limit])
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ from worker.providers.neutral import (
     text_in,
     with_ids,
 )
-from worker.providers.replies import encode
+from worker.providers.replies import encode, storable
 
 TARGET = "Claude"
 WITHOUT_SAMPLING = "2026-10-21"
@@ -157,8 +157,8 @@ def _media(block: Mapping[str, Any], kind: str, where: str, target: str) -> Medi
             return Media(where, kind, url=text_in(source.get("url"), f"{spot}.url", target), name=name or "")
         case "text" if kind == "document":
             refuse_rest(source, ("type", "media_type", "data"), spot, target)
-            data = text_in(source.get("data"), f"{spot}.data", target)
-            return Media(where, kind, "text/plain", base64.b64encode(data.encode()).decode(), name=name or "")
+            data = storable(text_in(source.get("data"), f"{spot}.data", target)).encode()
+            return Media(where, kind, "text/plain", base64.b64encode(data).decode(), name=name or "")
     raise refusal(spot, target, "only sources of type base64, url and (for documents) text can be translated")
 
 
@@ -260,7 +260,7 @@ def write(ask: Ask, model: str, *, bound: int, version: str) -> dict[str, Any]:
     body["output_config"] = output or None
     where = settings.where("service_tier")
     if (tier := settings.take("service_tier")) is not None:
-        if tier not in _TIERS_OUT:
+        if not isinstance(tier, str) or tier not in _TIERS_OUT:
             raise refusal(where, ask.target, f"there is no tier like {tier!r:.40}")
         body["service_tier"] = _TIERS_OUT[tier]
     settings.take("stream_options")  # asks for the usage, which comes in any case
@@ -388,7 +388,8 @@ def _thinking(ask: Ask, body: dict[str, Any]) -> dict[str, Any]:
         raise refusal(effort_at, ask.target, f"{effort!r:.40} is none of none, {', '.join(_EFFORTS)}")
     body["thinking"] = {"type": "adaptive"}
     if budget is not None and budget != -1:
-        if type(budget) is not int or not 1024 <= budget < body["max_tokens"]:
+        most = body["max_tokens"]
+        if type(budget) is not int or type(most) is not int or not 1024 <= budget < most:
             raise refusal(budget_at, ask.target, "it should be at least 1024 and below max_tokens there")
         if ask.turns[-1].results():
             raise refusal(

@@ -158,7 +158,8 @@ def _part(part: Mapping[str, Any], where: str, waiting: list[ToolUse], target: s
     if kind == "fileData":
         file = _fields(value, spot, target)
         refuse_rest(file, ("mimeType", "fileUri"), spot, target)
-        media_type, url = file.get("mimeType") or "", text_in(file.get("fileUri"), f"{spot}.fileUri", target)
+        url = text_in(file.get("fileUri"), f"{spot}.fileUri", target)
+        media_type = text_in(file.get("mimeType", "image/*"), f"{spot}.mimeType", target)
         if not _FOREIGN_URL.match(url) or not media_type.startswith(("image/", "application/pdf")):
             raise refusal(f"{spot}.fileUri", target, "only Gemini can read it; give the data inline")
         return Media(where, _kind(media_type), media_type, url=url)
@@ -166,7 +167,8 @@ def _part(part: Mapping[str, Any], where: str, waiting: list[ToolUse], target: s
         call = _fields(value, spot, target)
         refuse_rest(call, ("id", "name", "args"), spot, target)
         arguments = mapping(call.get("args") or {}, f"{spot}.args", target)
-        return ToolUse(where, call.get("id") or where, text_in(call.get("name"), f"{spot}.name", target), arguments)
+        identity = text_in(call.get("id") or where, f"{spot}.id", target)
+        return ToolUse(where, identity, text_in(call.get("name"), f"{spot}.name", target), arguments)
     if kind == "functionResponse":
         return _result(_fields(value, spot, target), where, spot, waiting, target)
     raise refusal(spot if kind else where, target)
