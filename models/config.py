@@ -285,6 +285,7 @@ class Config(_Node):
     worker: WorkerConfig = Field(default_factory=WorkerConfig)
 
     _path: Path | None = PrivateAttr(default=None)
+    _keys_found: tuple[str, ...] = PrivateAttr(default=())
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
@@ -304,6 +305,11 @@ class Config(_Node):
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is allowed but probably not meant, each with its YAML path."""
+        if self._keys_found:
+            return (
+                f"no truckllm.yaml: this goes by {', '.join(self._keys_found)} alone, with NO LIMITS and NO PRICES: expect 429s, and "
+                "costs that are only counted in tokens. `truckllm init` writes a file to fill in",
+            )
         return (*unlimited_keys(self.providers), *unpriced_candidates(self.providers, self.routes))
 
     def provider(self, provider_id: str) -> ProviderConfig:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from models.config import Config, KeyConfig, ModelConfig, Pricing, ProviderConfig, RouteConfig, WorkerConfig
 from models.config_agreement import SEVERAL, Place, Problem, disagreements, yaml_path
 from models.config_document import Document, Unreadable, read_document
+from models.config_environment import VENDORS, found_keys, smallest
 from models.config_fields import MASK, WRONG, nearest
 from models.errors import ConfigError
 
@@ -73,13 +74,16 @@ _SHAPES = {
 
 
 def load_config(path: str | Path | None = None, *, secrets: bool, environ: Mapping[str, str] | None = None) -> Config:
-    """The configuration from `path`, else $TRUCKLLM_CONFIG, else truckllm.yaml (.yml, .json) in the working directory.
+    """The configuration from `path`, else $TRUCKLLM_CONFIG, else truckllm.yaml (.yml, .json) in the working directory, else one
+    that the vendors' keys in the environment make; that one says so in its warnings.
 
     With `secrets=False`, for commands that call no provider, variables in secrets (and in headers and options) may be
     unset: such a secret can't be revealed. Raises ConfigError with every problem, its line and YAML path.
     """
     environ = os.environ if environ is None else environ
     file = _find(path, environ)
+    if file is None:
+        return _of_environment(secrets, environ)
     try:
         text = _decode(file.read_bytes())
     except OSError as error:
@@ -118,7 +122,20 @@ def load_config_text(
     return config
 
 
-def _find(path: str | Path | None, environ: Mapping[str, str]) -> Path:
+def _of_environment(secrets: bool, environ: Mapping[str, str]) -> Config:
+    found = found_keys(environ)
+    if not found:
+        variables = ", ".join(name for vendor in VENDORS for name in vendor.variables)
+        raise ConfigError(
+            f"no configuration: there is no {FILE_NAMES[0]} here. Make one with `truckllm init`, name one with -c or "
+            f"TRUCKLLM_CONFIG, set one of {variables} to do without, or begin with\n\n{SMALLEST}"
+        )
+    config = load_config_text(smallest(found), secrets=secrets, environ=environ, name="environment")
+    config._keys_found = tuple(variable for _, variable in found)
+    return config
+
+
+def _find(path: str | Path | None, environ: Mapping[str, str]) -> Path | None:
     named = path or environ.get("TRUCKLLM_CONFIG")
     if named:
         file = Path(named).expanduser()
@@ -129,10 +146,7 @@ def _find(path: str | Path | None, environ: Mapping[str, str]) -> Path:
     for candidate in FILE_NAMES:
         if Path(candidate).is_file():
             return Path(candidate)
-    raise ConfigError(
-        f"no configuration: there is no {FILE_NAMES[0]} here. Make one with `truckllm init`, name one with -c or "
-        f"TRUCKLLM_CONFIG, or begin with\n\n{SMALLEST}"
-    )
+    return None
 
 
 def _decode(content: bytes) -> str:

@@ -5,6 +5,7 @@ It does not import any other command: asking for the status never pays for what 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ def main(entries: Mapping[str, Entry], arguments: Sequence[str] | None = None) -
     """Runs the command line and exits with its code (models.errors has the list)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        command = get_command(_app(entries, _asked(arguments)))
+        command = get_command(_app(entries, _asked(_completed() or arguments)))
         code = command.main(args=arguments, prog_name="truckllm", standalone_mode=True)
     except TruckError as error:
         _say(error)
@@ -56,9 +57,17 @@ def _asked(arguments: Sequence[str]) -> str | None:
     return next((argument for argument in arguments if not argument.startswith("-")), None)
 
 
+def _completed() -> list[str]:
+    """The words of the line that a shell wants completed, without the program's name; none when it is no shell that asks."""
+    if "_TRUCKLLM_COMPLETE" not in os.environ:
+        return []
+    line = os.environ.get("_TYPER_COMPLETE_ARGS") or os.environ.get("COMP_WORDS") or ""
+    return line.split()[1:]
+
+
 def _app(entries: Mapping[str, Entry], asked: str | None) -> typer.Typer:
     """All commands by name; only the one that is asked for is imported."""
-    app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
+    app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
     app.callback()(_root)
     for name, entry in entries.items():
         add(app, name, entry.help, load(entry.target) if name == asked else _unasked)

@@ -54,8 +54,9 @@ def test_the_named_file_goes_before_the_variable_and_that_before_the_working_dir
     for name in ("truckllm.yaml", "truckllm.yml", "truckllm.json"):
         assert load_config(None, secrets=True, environ=KEY_SET).path == Path(name)
         (tmp_path / name).unlink()
+    assert load_config(None, secrets=True, environ=KEY_SET).path is None  # by the key in the environment
     with pytest.raises(ConfigError, match="truckllm init"):
-        load_config(None, secrets=True, environ=KEY_SET)
+        load_config(None, secrets=True, environ={})
 
 
 def test_the_environment_of_the_process_is_used_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

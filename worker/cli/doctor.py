@@ -99,7 +99,11 @@ def _examine(path: Path | None, keys: bool, local_stack: Callable[[], str]) -> I
         yield Finding("configuration", "error", str(error), "mend it; all other checks need it")
         return
     number = sum(len(provider.keys) for provider in config.providers)
-    yield Finding("configuration", "ok", f"{config.path}: {len(config.providers)} providers, {number} keys")
+    yield Finding(
+        "configuration",
+        "ok",
+        f"{config.path or 'keys in the environment'}: {len(config.providers)} providers, {number} keys",
+    )
     yield from _of_providers(config)
     yield from _of_environment(path)
     yield from _of_files(config)
