@@ -134,11 +134,15 @@ class Engine:
     def may_cost(self, prepared: Prepared, key: LimitedKey) -> Cost | None:
         """What the call may cost on this key: output as far as the request lets it go, where it says; None without a price."""
         request = prepared.request
-        most = self.provider.max_output_tokens(request)
-        going_in = self.estimates.input_tokens(request.model, request.input)
-        coming_out = self.estimates.output_tokens(request.model, None) if most is None else most
-        usage = Usage(min(going_in, MOST_TOKENS), min(coming_out, MOST_TOKENS))
-        return price(usage, self.provider.config.pricing(self.ring.key(key.name), request.model))
+        try:
+            most = self.provider.max_output_tokens(request)
+            going_in = self.estimates.input_tokens(request.model, request.input)
+            coming_out = self.estimates.output_tokens(request.model, None) if most is None else most
+            usage = Usage(min(going_in, MOST_TOKENS), min(coming_out, MOST_TOKENS))
+            return price(usage, self.provider.config.pricing(self.ring.key(key.name), request.model))
+        except Exception:
+            log.exception("provider %s failed to tell how much a call may cost", self.name)
+            return None
 
     def _without_call(self, job: Claimed, failure: Failure) -> Ending:
         """The ending of a job that needn't be sent to know how it goes."""
@@ -184,6 +188,22 @@ class Engine:
             )
             response = Response(b"", 0, failure=failure)
         return await self._judge(prepared, grant, attempt_id, request, response, started, left=True)
+
+    def stumbled(self, job: Claimed, attempt_id: int, error: Exception) -> Ending:
+        """The ending of a job whose call went out and whose reply made our code, or a plugin's, raise. What it used stays unknown.
+
+        It fails for good: sent again, it would most likely be paid for again and end in the same way.
+        """
+        message = f"the reply could not be judged ({type(error).__name__}); the worker's log tells where"
+        return Ending(
+            job_id=job.id,
+            batch_id=job.batch_id,
+            epoch=job.epoch,
+            status=JobStatus.FAILED,
+            attempt=AttemptEnd(attempt_id, self.name, Outcome.UNKNOWN, finished_at=self._recorder.now()),
+            error_code="internal_error",
+            error_message=message,
+        )
 
     async def _forget(self, attempt_id: int) -> None:
         try:

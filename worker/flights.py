@@ -166,10 +166,9 @@ class Flights:
     async def _fly(self, flight: Flight) -> None:
         try:
             finished = await self._engine.perform(flight.prepared, flight.grant, flight.attempt_id)
-        except Exception:
-            # a bug, ours or a plugin's: the call stays `unknown`, the slot is free, the heartbeats give the job back
+        except Exception as error:  # a bug, ours or a plugin's
             log.exception("the call of job %d could not be judged", flight.prepared.job.id)
-            self.let_go({flight.prepared.job.id: flight.prepared.job.epoch})
+            self.store(self._engine.stumbled(flight.prepared.job, flight.attempt_id, error))
         else:
             self._tally.add(finished, flight.grant)
             self.store(finished.ending)
