@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
 
-from models.request import SIMPLE
+from models.request import EMBEDDINGS, SIMPLE
 from models.states import UNFINISHED, JobStatus
 from models.store.batches import claimable_in
 from models.tables import attempts, batches, job_inputs, jobs, results
@@ -47,7 +47,7 @@ def page(
         .scalar_subquery()
     )
     # what a simple line's result needs is its text, except for vectors
-    whole_reply = sa.or_(sa.literal(replies), job_inputs.c.dialect != SIMPLE, job_inputs.c.operation == "embeddings")
+    whole_reply = sa.or_(sa.literal(replies), job_inputs.c.dialect != SIMPLE, job_inputs.c.operation == EMBEDDINGS)
     rows = (
         sa.select(
             jobs.c.position,
