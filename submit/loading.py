@@ -152,7 +152,7 @@ def fill(
     except _Changed:
         _discard(database, load)
         raise InputError(
-            f"{source.name} changed while it was being read: nothing was enqueued; submit it again"
+            f"{source.shown} changed while it was being read: nothing was enqueued; submit it again"
         ) from None
     except BaseException:
         with contextlib.suppress(SQLAlchemyError), database.write() as connection:

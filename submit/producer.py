@@ -22,7 +22,8 @@ from models.money import format_money
 from models.request import SIMPLE
 from models.states import BatchStatus
 from models.store import batches
-from submit import bell
+from models.wording import counted
+from submit import bell, lookalikes
 from submit.batch_options import BatchOptions, Schema
 from submit.loading import Load, Order, begin, fill, told
 from submit.shutdowns import shutdowns
@@ -172,11 +173,13 @@ def check(
     dialects: Counter[str] = Counter()
     shown: list[BadLine] = []
     bad = 0
+    is_bad_from_the_start = False
     with source.open() as (stream, hashed):
         for number, line in enumerate(options.lines(stream, lanes), 1):
             reason = line.reason if isinstance(line, BadLine) else line.refused
             if reason is not None:
                 bad += 1
+                is_bad_from_the_start = is_bad_from_the_start or number == 1
                 if len(shown) < SHOWN_BAD_LINES:
                     shown.append(BadLine(line.number, reason))
             elif isinstance(line, Line):
@@ -186,24 +189,34 @@ def check(
                 progress("checking", number)
         sha256 = hashed.sha256()
     if bad and not (options.skip_invalid and good):
+        if is_bad_from_the_start and (instead := _told_apart(source)):
+            raise InputError(instead)
         raise InputError(
-            f"{source.name}: {bad:,} of {bad + good.total():,} lines can't become jobs; nothing was enqueued",
+            f"{source.shown}: {bad:,} of {counted(bad + good.total(), 'line')} can't become "
+            f"{'a job' if bad == 1 else 'jobs'}; nothing was enqueued",
             shown,
             bad,
         )
     if not good:
-        raise InputError(f"{source.name} is empty: it needs at least one line that isn't blank")
+        raise InputError(f"{source.shown} is empty: it needs at least one line that isn't blank")
     warnings = []
     if bad:
         first = "; ".join(f"line {line.number}: {line.reason}" for line in shown[:SHOWN_SKIPPED])
         warnings.append(
-            f"{bad:,} lines can't be sent, and count as failed ({first}{'; …' if bad > SHOWN_SKIPPED else ''})"
+            f"{counted(bad, 'line')} can't be sent, and {'counts' if bad == 1 else 'count'} as failed ({first}{'; …' if bad > SHOWN_SKIPPED else ''})"
         )
     if (own := good.total() - dialects[SIMPLE]) and (given := options.defaults.given()):
         warnings.append(
-            f"{own:,} lines in a vendor's own form go as they are: {', '.join(given)} of the batch isn't filled in"
+            f"{counted(own, 'line')} in a vendor's own form {'goes as it is' if own == 1 else 'go as they are'}: {', '.join(given)} of the batch isn't filled in"
         )
     return Checked(sha256, dict(good), bad, tuple(warnings))
+
+
+def _told_apart(source: Source) -> str | None:
+    """What the input is, if it is no JSON lines at all."""
+    with source.open() as (stream, _):
+        read = getattr(stream, "read", None)  # the rows of a table have no bytes of their own
+        return None if read is None else lookalikes.told(read(lookalikes.HEAD), source.shown)
 
 
 def _submit(

@@ -60,12 +60,20 @@ class Hashed:
 
 
 class Source:
-    """An input that can be opened again and again. `name` is what people know it by; `template` turns a table's rows into prompts."""
+    """An input that can be opened again and again. `name` is the file's, or "-"; `shown` is how messages call it. `template`
+    turns a table's rows into prompts."""
 
     def __init__(
-        self, name: str, *, path: Path | None = None, copy: BinaryIO | None = None, template: Template | None = None
+        self,
+        name: str,
+        *,
+        shown: str | None = None,
+        path: Path | None = None,
+        copy: BinaryIO | None = None,
+        template: Template | None = None,
     ) -> None:
         self.name = name
+        self.shown = shown or ("stdin" if name == "-" else name)
         self._path = path
         self._copy = copy
         self._template = template
@@ -87,7 +95,7 @@ class Source:
                 yield cast(BinaryIO, self._lines(stream, hashed)), hashed
             except OSError as error:
                 if error.filename is None and error.errno is not None:  # reading it failed, not something else
-                    raise InputError(f"can't read {self.name}: {error.strerror}") from None
+                    raise InputError(f"can't read {self.shown}: {error.strerror}") from None
                 raise
 
     def _lines(self, stream: BinaryIO, hashed: Hashed) -> Lines:
@@ -97,17 +105,19 @@ class Source:
         if first == PARQUET:
             hashed.sha256()  # what reads it will jump about
             stream.seek(0)
-            return parquet_lines(stream, self._template, self.name)
-        check_ends(stream, first, self.name)
-        content = unpacked(hashed, first, self.name)
+            return parquet_lines(stream, self._template, self.shown)
+        check_ends(stream, first, self.shown)
+        content = unpacked(hashed, first, self.shown)
         begin = first if content is None else content.peek(4)[:4]
         if begin == PARQUET:
-            raise InputError(f"{self.name} holds a Parquet file inside an archive: unpack it, it is compressed already")
+            raise InputError(
+                f"{self.shown} holds a Parquet file inside an archive: unpack it, it is compressed already"
+            )
         if self._is_csv(begin):
-            return csv_lines(cast(BinaryIO, content or hashed), self._template, self.name)
+            return csv_lines(cast(BinaryIO, content or hashed), self._template, self.shown)
         if self._template is not None:
             raise UsageError(
-                f"a template fills in the columns of a CSV or Parquet file, and {self.name} holds JSON lines"
+                f"a template fills in the columns of a CSV or Parquet file, and {self.shown} holds JSON lines"
             )
         return content or hashed
 
@@ -125,6 +135,8 @@ def opened(given: Input, template: str | None = None) -> Iterator[Source]:
     """The input as a Source, for as long as the block lasts. Raises InputError for what can't be read, UsageError for a template
     that can't be."""
     filled = None if template is None else Template(template)
+    if given == "":
+        raise UsageError("the input's name is empty: name a file, or - for stdin")
     if isinstance(given, str | Path):
         path = Path(given)
         if str(given) != "-" and _lies_still(path):
@@ -139,10 +151,11 @@ def opened(given: Input, template: str | None = None) -> Iterator[Source]:
         stream = cast(BinaryIO, given)
         name = getattr(stream, "name", None)
         with _copied(iter(lambda: stream.read(_CHUNK), b"")) as copy:
-            yield Source(name if isinstance(name, str) else "-", copy=copy, template=filled)
+            known = name if isinstance(name, str) else None
+            yield Source(known or "-", shown=known or "the input", copy=copy, template=filled)
         return
     with _copied(_lines(given)) as copy:
-        yield Source("-", copy=copy, template=filled)
+        yield Source("-", shown="the input", copy=copy, template=filled)
 
 
 def _lies_still(path: Path) -> bool:
