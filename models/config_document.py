@@ -113,6 +113,8 @@ def _syntax(problem: str, line: list[str]) -> str:
     """What the YAML reader says, without what it quotes: a key that begins with * or ! would be quoted as an alias or a tag."""
     if line and re.search(r"[{,\[:]\s*\$\{", line[0]):
         return 'is no YAML: inside { } and [ ] a "${VARIABLE}" needs quotes'
+    if r"'\t'" in problem:
+        return "is indented with a tab: YAML takes blanks only"
     if any(word in problem for word in ("alias", "occurrence", "tag")):
         return "is no YAML: a value that begins with *, & or ! has to be in quotes"
     said = re.sub(r"'(?!<)[^']{2,}'|\"(?!<)[^\"]{2,}\"", "…", problem)

@@ -6,6 +6,7 @@ It does not know what is right in a field (`models.config`, `models.config_field
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -24,6 +25,7 @@ FILE_NAMES = ("truckllm.yaml", "truckllm.yml", "truckllm.json")
 _Part = TypeVar("_Part", bound=BaseModel)
 _LONGEST_SHOWN = 24
 _SHORTEST_SECRET = 6
+_THOUSANDS = re.compile(r"'\d{1,3}(,\d{3})+(\.\d+)?'")
 
 STORAGE_VARIABLES = {"redis_url": "TRUCKLLM_REDIS_URL", "database_url": "TRUCKLLM_DATABASE_URL"}
 
@@ -113,6 +115,9 @@ def load_config_text(
         raise ConfigError(f"{name}: should be a mapping that begins with providers:, like\n\n{SMALLEST}")
     data = {**(document.data or {}), **storage}
     if not data.get("providers"):
+        for field in data:
+            if field not in Config.model_fields and (near := nearest(field, ["providers"])):
+                raise ConfigError(_report(name, [(document.line((field,)), field, f"is an unknown field{near}")]))
         raise ConfigError(f"{name}: names no providers; the smallest configuration that works is\n\n{SMALLEST}")
     config, problems = _checked(data, document)
     if config is None or problems:
@@ -205,7 +210,8 @@ def _problems(error: ValidationError, document: Document) -> Iterator[Problem]:
             yield place, _MISSING.get(str(place[-1]), "is missing")
         elif kind == WRONG:
             shown = _shown(place, document)
-            yield place, f"is {shown}; {item['msg']}" if shown else item["msg"]
+            hint = " (write it without commas)" if _THOUSANDS.fullmatch(shown) else ""
+            yield place, f"is {shown}{hint}; {item['msg']}" if shown else item["msg"]
         else:
             yield place, _SHAPES.get(kind, item["msg"])
 

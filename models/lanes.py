@@ -106,6 +106,9 @@ class Lanes:
             return every
         if of_dialect := [provider for provider in every if provider.type == dialect]:
             return of_dialect
+        before, slash, after = model.partition("/")
+        if slash and (near := nearest(before, self._providers)):
+            raise NoLane(f"no provider {show(before)} for model {show(model)}{near} ({self._configured()})")
         raise NoLane(
             f"no provider for model {show(model)}: add \"provider\" to the line, write it as 'provider/model', or "
             f"name it in a provider's models ({self._configured()})"

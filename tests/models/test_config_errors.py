@@ -42,6 +42,15 @@ def test_a_text_that_is_no_mapping_shows_the_smallest_configuration_too() -> Non
     assert error("- providers\n").endswith(SMALLEST)
 
 
+def test_a_list_of_providers_under_nearly_that_name_is_told_so() -> None:
+    said = error("worker: {}\nprovider:\n  - {id: openai}\n")
+    assert said == "truckllm.yaml, line 2: provider is an unknown field; did you mean providers?"
+
+
+def test_a_tab_is_called_a_tab() -> None:
+    assert error("providers:\n\t- id: openai\n") == "truckllm.yaml, line 2: is indented with a tab: YAML takes blanks only"
+
+
 KEY = "providers[0].keys[0]"
 
 
@@ -51,6 +60,7 @@ KEY = "providers[0].keys[0]"
         ("        limit_req_per_min: abc", 6, f"{KEY}.limit_req_per_min is 'abc'; should be a whole number from 1"),
         ("        limit_req_per_min: 0", 6, f"{KEY}.limit_req_per_min is 0; should be a whole number from 1"),
         ("        limit_req_per_min: -5", 6, f"{KEY}.limit_req_per_min is -5; should be"),
+        ("        limit_req_per_min: 1,000", 6, f"{KEY}.limit_req_per_min is '1,000' (write it without commas); should be"),
         ("        limit_req_per_min: 1.5", 6, f"{KEY}.limit_req_per_min is 1.5; should be"),
         ("        limit_req_per_min: true", 6, f"{KEY}.limit_req_per_min is true; should be"),
         ("        limit_req_per_min: [1]", 6, f"{KEY}.limit_req_per_min is a list; should be"),

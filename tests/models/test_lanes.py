@@ -40,6 +40,11 @@ def test_a_vendors_prefix_leads_to_its_provider(model: str, lane: str) -> None:
     assert lanes(*THREE).resolve(model=model) == (lane, model)
 
 
+def test_a_mistyped_provider_before_a_model_is_put_right() -> None:
+    with pytest.raises(NoLane, match="no provider 'opneai' for model 'opneai/gpt-4o'; did you mean openai"):
+        lanes(*THREE).resolve(model="opneai/gpt-4o")
+
+
 @pytest.mark.parametrize("model", ["olmo-2", "omni", "gpt", "claude", "mistral-large", "xgpt-4", "a/gpt-4o"])
 def test_a_name_that_only_resembles_a_prefix_leads_nowhere(model: str) -> None:
     with pytest.raises(NoLane, match="no provider for model") as raised:
