@@ -114,7 +114,7 @@ def _syntax(problem: str, line: list[str]) -> str:
     if line and re.search(r"[{,\[:]\s*\$\{", line[0]):
         return 'is no YAML: inside { } and [ ] a "${VARIABLE}" needs quotes'
     if r"'\t'" in problem:
-        return "is indented with a tab: YAML takes blanks only"
+        return "is no YAML: a tab stands where only blanks may"
     if any(word in problem for word in ("alias", "occurrence", "tag")):
         return "is no YAML: a value that begins with *, & or ! has to be in quotes"
     said = re.sub(r"'(?!<)[^']{2,}'|\"(?!<)[^\"]{2,}\"", "…", problem)

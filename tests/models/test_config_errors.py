@@ -48,7 +48,8 @@ def test_a_list_of_providers_under_nearly_that_name_is_told_so() -> None:
 
 
 def test_a_tab_is_called_a_tab() -> None:
-    assert error("providers:\n\t- id: openai\n") == "truckllm.yaml, line 2: is indented with a tab: YAML takes blanks only"
+    said = error("providers:\n\t- id: openai\n")
+    assert said == "truckllm.yaml, line 2: is no YAML: a tab stands where only blanks may"
 
 
 KEY = "providers[0].keys[0]"
