@@ -49,6 +49,11 @@ class Prepared:
     since: float
     """When it was claimed, on the monotonic clock."""
 
+    @property
+    def waits_as(self) -> tuple[str, str]:
+        """Lane and model: what other jobs of the same kind are claimed by."""
+        return self.job.lane, self.job.model
+
 
 @dataclass(frozen=True, slots=True)
 class NoKey:

@@ -16,6 +16,7 @@ import redis.exceptions
 from sqlalchemy.engine import Connection
 
 from models.errors import StorageError
+from models.store import batches as batch_store
 from models.store import jobs as job_store
 from models.store.jobs import Claimed
 from worker import routing
@@ -29,6 +30,8 @@ from worker.turns import Turns
 
 log = logging.getLogger("truckllm.runner")
 
+LOOK_SECONDS = 1.0
+"""How often it is looked whether the batches of what waits are still to run."""
 HOLD_SECONDS = 2.0
 """A claimed job that may not start within this goes back, so that other workers and a cancel can have it."""
 LATEST_START = 1.0
@@ -37,6 +40,7 @@ LEAST_PAUSE = 0.2
 LEAST_ASK = 16
 MOST_PAUSE = 1.0
 WAKE_SECONDS = 0.5
+MOST_WAITING = 4 * MOST_WANTS
 MOST_INPUT_BYTES = 64 * 1024 * 1024
 IDLE_SECONDS = 0.25
 
@@ -71,6 +75,8 @@ class Runner:
         self._may_send = may_send
         self._concurrency = engine.config.worker.concurrency
         self._waiting: list[Prepared] = []
+        self._holding: set[int] = set()  # those of them that a bucket is kept free for, by job
+        self._looked_at = float("-inf")
         self._slow: dict[tuple[str, str], float] = {}  # (lane, model) → until when its limits let nothing start
         self._bytes = 0
         self._ask = MOST_WANTS
@@ -119,7 +125,7 @@ class Runner:
             return not self._stopping
         finally:
             self.draining = False
-            await self._return_waiting()
+            await self._return_waiting(keep_holds=True)
 
     async def _round(self, deadline: float) -> bool:
         """One turn. False when there is nothing more to do now."""
@@ -134,10 +140,10 @@ class Runner:
             return True
         if self.engine.ring.all_out:
             return False
-        wanted = min(free, self._ask) - len(self._waiting)
+        wanted = min(min(free, self._ask) - len(self._startable()), MOST_WAITING - len(self._waiting))
         if wanted > 0 and not await self._claim(wanted):
             return True
-        if not self._waiting:
+        if not self._startable():
             if self._ended_without_call:
                 self._ask = MOST_WANTS
                 return True
@@ -207,7 +213,6 @@ class Runner:
             if not self._waiting:
                 await self._pause(IDLE_SECONDS, landing=True)
             return bool(self._waiting)
-        self._slow = {what: until for what, until in self._slow.items() if until > now}
         skip = list(self._slow)
         try:
             claimed, self._claimable = await self._recorder.call(claim)
@@ -240,6 +245,14 @@ class Runner:
         if back:
             await self._flights.give_back(back, snooze=WAKE_SECONDS)
 
+    def _startable(self) -> list[Prepared]:
+        """What waits and might start now: not what its model's own limits hold up, unless a bucket is kept free for it."""
+        now = time.monotonic()
+        self._slow = {what: until for what, until in self._slow.items() if until > now}
+        if not self._slow:
+            return self._waiting
+        return [one for one in self._waiting if one.job.id in self._holding or one.waits_as not in self._slow]
+
     async def _reconsider(self) -> None:
         """Prepares anew what waits, where a key or a model has turned out since not to do, or to do again."""
         stale = [prepared for prepared in self._waiting if not self.engine.stands(prepared)]
@@ -254,27 +267,31 @@ class Runner:
     async def _start(self) -> float:
         """Books and launches what may start within the next second. Seconds to wait before the next turn."""
         await self._reconsider()
-        if not self._waiting:
+        await self._return_stopped()
+        startable = self._startable()
+        if not startable:
             return 0.0
         try:
-            allowed, wait = await self._breaker.admit(self.name, len(self._waiting))
+            allowed, wait = await self._breaker.admit(self.name, len(startable))
             if allowed <= 0:
                 await self._turns.full(self.engine.latency_ms)
                 await self._return_waiting()
                 self._ask = 1
                 return max(wait, LEAST_PAUSE)
-            asking = self._waiting[: min(allowed, MOST_WANTS)]
+            asking = startable[: min(allowed, MOST_WANTS)]
             answers = await self._limiter.reserve([prepared.want for prepared in asking])
         except (redis.exceptions.RedisError, OSError, TimeoutError) as error:
             log.warning("%s: Redis is away, no new call starts: %s", self.name, type(error).__name__)
-            await self._return_waiting()
+            await self._return_waiting(keep_holds=True)
             return 1.0
         granted: list[tuple[Prepared, Grant]] = []
         pauses: list[float] = []
         back: list[Prepared] = []
         later: list[Prepared] = []
         now = time.monotonic()
+        by_model = self.engine.ring.by_model
         for prepared, answer in zip(asking, answers, strict=True):
+            self._holding.discard(prepared.job.id)
             match answer:
                 case Grant():
                     granted.append((prepared, answer))
@@ -283,9 +300,18 @@ class Runner:
                     self._refuse(prepared, answer)
                 case Wait():
                     pauses.append(answer.seconds)
+                    if answer.held:
+                        self._holding.add(prepared.job.id)
+                    elif by_model:
+                        # what waits for one model must not stand before what could start on another
+                        until = now + max(answer.seconds, LEAST_PAUSE)
+                        self._slow[prepared.waits_as] = min(until, self._slow.get(prepared.waits_as, until))
                     waited = now - prepared.since + answer.seconds > HOLD_SECONDS
                     (back if waited and not answer.held else later).append(prepared)
-        self._waiting = later + self._waiting[len(asking) :]
+        gone = {prepared.job.id for prepared in asking} - {prepared.job.id for prepared in later}
+        self._waiting = [
+            prepared for prepared in self._waiting if prepared.job.id not in gone
+        ]  # in the order of their claims
         self._turns.room = not pauses
         self._ask = min(MOST_WANTS, self._ask * 2) if not pauses else max(1, len(granted) * 2)
         if granted:
@@ -294,12 +320,9 @@ class Runner:
             for prepared in back:
                 self._drop(prepared)
             await self._flights.give_back([prepared.job for prepared in back])
-        if self.engine.ring.by_model and pauses:
-            # with limits by model, what waits for one model must not stand before what could start on another
-            until = now + max(min(pauses), LEAST_PAUSE)
-            self._slow |= {(prepared.job.lane, prepared.job.model): until for prepared in back}
+        if by_model and pauses:
             self._ask = max(self._ask, LEAST_ASK)
-            return LEAST_PAUSE
+            return LEAST_PAUSE if self._holding else 0.0
         return max(min(pauses), LEAST_PAUSE) if pauses else 0.0
 
     def _refuse(self, prepared: Prepared, answer: TooLarge) -> None:
@@ -318,12 +341,37 @@ class Runner:
     def _drop(self, prepared: Prepared) -> None:
         self._bytes -= len(prepared.job.body)
 
-    async def _return_waiting(self) -> None:
+    async def _return_waiting(self, *, keep_holds: bool = False) -> None:
+        """Gives back all that waits. `keep_holds`: somebody will ask for it again soon, and goes on with its holds."""
         waiting, self._waiting = self._waiting, []
+        await self._return(waiting, keep_holds)
+
+    async def _return_stopped(self) -> None:
+        """Gives back what belongs to a batch that was paused or cancelled. Only what holds a bucket waits for so long that it
+        has to be looked at, and it would keep others out for nothing."""
+        now = time.monotonic()
+        if now - self._looked_at < LOOK_SECONDS or all(now - one.since < LOOK_SECONDS for one in self._waiting):
+            return
+        self._looked_at = now
+        try:
+            runnable = {row["id"] for row in await self._recorder.call(batch_store.runnable)}
+        except StorageError:
+            return
+        stopped = [one for one in self._waiting if one.job.batch_id not in runnable]
+        self._waiting = [one for one in self._waiting if one.job.batch_id in runnable]
+        await self._return(stopped, keep_holds=False)
+
+    async def _return(self, waiting: Sequence[Prepared], keep_holds: bool) -> None:
+        holding = [prepared.want for prepared in waiting if prepared.job.id in self._holding]
         for prepared in waiting:
             self._drop(prepared)
+            self._holding.discard(prepared.job.id)
         if waiting:
             await self._flights.give_back([prepared.job for prepared in waiting])
+        if not keep_holds:
+            for want in holding:
+                with contextlib.suppress(redis.exceptions.RedisError, OSError, TimeoutError):
+                    await self._limiter.drop_hold(want.id, want.keys)
 
     def abandon(self) -> None:
         """This worker was declared dead: what it held and didn't send is somebody else's; what it sent will be fenced."""
@@ -331,6 +379,7 @@ class Runner:
             self._drop(prepared)
         self._flights.let_go({prepared.job.id: prepared.job.epoch for prepared in self._waiting})
         self._waiting = []
+        self._holding = set()
 
     def stop(self) -> None:
         """Starts nothing more."""

@@ -1,0 +1,131 @@
+"""A drain starts all that may start and costs little while nothing may: no job, model or provider stands in another's way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from models.database import Database, upgrade
+from models.tables import jobs
+from tests.making import job_rows, make_batch, statuses
+from tests.worker.bench import Bench, bench, until
+from tests.worker.scripted import Sent, chat, chats, config, play
+
+Start = Callable[..., Bench]
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    made = Database(f"sqlite:///{tmp_path}/truckllm.db")
+    upgrade(made)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def start_worker(database: Database, valkey_url: str) -> Iterator[Start]:
+    """Workers on one database and one Valkey, emptied: no breaker of another test is open."""
+    with contextlib.closing(redis.Redis.from_url(valkey_url)) as client:
+        client.flushall()
+    with ExitStack() as stack:
+        yield lambda settings=None: stack.enter_context(bench(settings or config(), database, valkey_url))
+
+
+def models(sent: list[Sent]) -> Counter[str]:
+    return Counter(call.model for call in sent)
+
+
+def drain_until(worker: Bench, done: Callable[[], Any], seconds: float = 10.0) -> float:
+    """Has provider `p` drained until something holds. How long that took, in seconds."""
+    runner = worker.runners["p"]
+
+    async def work() -> float:
+        began = time.monotonic()
+        drain = asyncio.ensure_future(runner.drain(60))
+        await until(done, seconds)
+        taken = time.monotonic() - began
+        runner.stop()
+        await drain
+        return taken
+
+    return worker.run(work())
+
+
+# Nothing to do
+
+
+def test_a_drain_without_jobs_ends_at_once_whatever_others_have_snoozed(
+    start_worker: Start, database: Database
+) -> None:
+    worker = start_worker(config(providers=("p", "q")))
+    make_batch(database, chats(100, lane="q"))
+    with database.write() as connection:
+        connection.execute(jobs.update().values(not_before=worker.recorder.now() + 0.01 * jobs.c.position))
+    began = time.monotonic()
+    assert not worker.run(worker.runners["p"].drain(20))
+    assert time.monotonic() - began < 1
+
+
+# Limits of single models
+
+
+def test_a_models_own_limit_holds_up_no_other_model(start_worker: Start, database: Database) -> None:
+    worker = start_worker(config({"models": {"slow": {"limit_req_per_min": 60}}}))
+    played = play(worker)
+    make_batch(database, [chat(n, model="slow" if n < 500 else "fast") for n in range(1500)])
+    assert drain_until(worker, lambda: models(played.sent)["fast"] == 1000) < 8
+    assert 1 <= models(played.sent)["slow"] <= 10
+    assert Counter(row["status"] for row in job_rows(database, 1) if row["model"] == "slow")["failed"] == 0
+
+
+def test_a_models_own_limit_leaves_none_of_the_keys_limit_unused(start_worker: Start, database: Database) -> None:
+    worker = start_worker(config({"limit_req_per_min": 3000, "models": {"slow": {"limit_req_per_min": 60}}}))
+    played = play(worker)
+    for _ in range(5):
+        make_batch(database, [chat(n, model="slow" if n % 20 < 10 else "fast") for n in range(200)])
+    taken = drain_until(worker, lambda: models(played.sent)["fast"] == 200)
+    assert taken < 200 / 49 * 1.15  # 50 a second, of them one slow
+
+
+def test_of_many_limited_models_each_is_served(start_worker: Start, database: Database) -> None:
+    names = [f"m{n}" for n in range(30)]
+    worker = start_worker(config({"models": {name: {"limit_req_per_min": 60} for name in names}}))
+    played = play(worker)
+    make_batch(database, [chat(n, model=names[n * 30 // 900]) for n in range(900)])  # one model after the other
+    drain_until(worker, lambda: len(models(played.sent)) == 30)
+    assert max(models(played.sent).values()) <= 10
+
+
+# Absurd requests
+
+
+@pytest.mark.parametrize("most", [10**19, 2**64 + 5, 10**400], ids=["big", "bigger", "huge"])
+def test_an_absurd_max_tokens_fails_alone(start_worker: Start, database: Database, most: int) -> None:
+    worker = start_worker(config({"limit_req_per_min": 60_000, "limit_tokens_per_min": 10**9}))
+    played = play(worker)
+    batch = make_batch(database, [chat(0, max_tokens=most), *(chat(n) for n in range(1, 10))])
+    worker.drain("p")
+    assert statuses(database, batch) == ["failed"] + ["succeeded"] * 9
+    assert job_rows(database, batch)[0]["error_code"] == "too_large"
+    assert "0" not in played.prompts
+
+
+@pytest.mark.parametrize("most", [10**19, 2**64 + 5, -5, "many"])
+def test_without_a_token_limit_the_provider_judges_an_absurd_max_tokens(
+    start_worker: Start, database: Database, most: Any
+) -> None:
+    worker = start_worker()
+    played = play(worker)
+    batch = make_batch(database, [chat(0, max_tokens=most), chat(1)])
+    worker.drain("p")
+    assert statuses(database, batch) == ["succeeded"] * 2
+    assert sorted(played.prompts) == ["0", "1"]
