@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from models.money import format_money
+from models.wording import counted
 from submit.progress import Part, Snapshot
 
 LINE_SECONDS = 5.0
@@ -108,7 +109,7 @@ def money(costs: tuple[tuple[str, int], ...], unpriced_tokens: int) -> str:
     """Amounts by currency side by side, and what has no price said as such."""
     parts = [format_money(nanos, currency) for currency, nanos in costs]
     if unpriced_tokens:
-        parts.append(f"{unpriced_tokens:,} tokens UNPRICED")
+        parts.append(f"{counted(unpriced_tokens, 'token')} UNPRICED")
     return " + ".join(parts) or "no cost yet"
 
 

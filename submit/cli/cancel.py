@@ -6,6 +6,7 @@ from models.errors import UsageError
 from models.states import BatchStatus
 from models.store import batches
 from models.store import jobs as job_store
+from models.wording import counted
 from submit.cli.options import BatchArgument, ConfigOption, found_config, stored
 from submit.cli.output import note
 
@@ -29,6 +30,6 @@ def cancel(batch: BatchArgument, config: ConfigOption = None) -> None:
         with database.read() as connection:
             running = job_store.in_flight(connection, batch)
     note(
-        f"batch {batch}: {number:,} jobs cancelled"
-        + (f", {running:,} are under way and will finish" if running else "")
+        f"batch {batch}: {counted(number, 'job')} cancelled"
+        + (f", {running:,} {'is' if running == 1 else 'are'} under way and will finish" if running else "")
     )

@@ -10,6 +10,7 @@ import typer
 from models.database import Database
 from models.errors import ConflictError, UsageError
 from models.store import batches, removals
+from models.wording import counted
 from submit.cli.options import BatchArgument, ConfigOption, found_config, stored
 from submit.cli.output import note
 from submit.removal import remove, room, stop
@@ -35,7 +36,7 @@ def delete(
             raise ConflictError(
                 f"batch {batch} is unfinished ({row['status']}): wait for its end, or `--force` cancels it first"
             )
-        _done(database, f"batch {batch} with its {number:,} jobs is deleted; its calls stay in the ledger")
+        _done(database, f"batch {batch} with its {counted(number, 'job')} is deleted; its calls stay in the ledger")
 
 
 def prune(
@@ -53,7 +54,7 @@ def prune(
             if dry_run:
                 note(f"would delete batch {batch_id} ({name})")
             else:
-                note(f"batch {batch_id} ({name}): {remove(database, batch_id) or 0:,} jobs are deleted")
+                note(f"batch {batch_id} ({name}): {counted(remove(database, batch_id) or 0, 'job')} deleted")
         if dry_run or not named:
             note(f"{len(named)} batches ended more than {older_than} ago")
         else:
@@ -76,7 +77,7 @@ class _Waiting:
     def __call__(self, calls: int) -> None:
         if not self._said:
             note(
-                f"{calls:,} calls are under way: they are paid for, and their ends are awaited for the ledger (after Ctrl-C "
+                f"{counted(calls, 'call')} under way: paid for, so the end is awaited for the ledger (after Ctrl-C "
                 f"`truckllm delete {self._batch}` goes on)"
             )
         self._said = True

@@ -14,6 +14,7 @@ from models.lanes import Lanes
 from models.money import decimal_amount, format_money
 from models.prices import Cost
 from models.store import batches, ledger
+from models.wording import counted
 from submit.batch_options import BatchOptions
 from submit.cli.options import ConfigOption, InputArgument, JsonOption, MaxTokensOption, TemplateOption, stored
 from submit.cli.output import note, print_json, print_table, say
@@ -88,7 +89,8 @@ def _notes(found: Forecast, config: Config, pilot: int | None) -> list[str]:
     if names := ", ".join(f"{group.provider}/{group.model}" for group in found.groups if group.cost is None):
         notes.append(f"UNPRICED: no price is configured for {names}; they are in no cost")
     if number := sum(group.unbounded for group in found.groups):
-        notes.append(f"{number:,} lines have no max_tokens: nothing bounds what they can cost")
+        have = "has" if number == 1 else "have"
+        notes.append(f"{counted(number, 'line')} {have} no max_tokens: nothing bounds what they can cost")
     if names := ", ".join(name for name, seconds in found.seconds.items() if seconds is None):
         notes.append(f"no limits are configured for {names}: how long that takes, nobody can say")
     notes += [
@@ -105,7 +107,7 @@ def _summary(found: Forecast) -> str:
     cost = " + ".join(likely) or "unpriced"
     bound = f", at most {' + '.join(most)}" if most and whole else ""
     time = "" if found.slowest is None else f", about {duration(found.slowest)} by the limits"
-    return f"{found.lines:,} lines: {cost}{bound}{time}"
+    return f"{counted(found.lines, 'line')}: {cost}{bound}{time}"
 
 
 def _sums(costs: Any) -> list[str]:

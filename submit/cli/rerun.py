@@ -18,6 +18,7 @@ from models.lanes import Lanes, NoLane
 from models.states import BatchStatus, JobStatus
 from models.store import batches, outcomes, reruns
 from models.store.reruns import Kind, Which
+from models.wording import counted
 from submit.cli.options import BatchArgument, ConfigOption, stored
 from submit.cli.output import note
 from submit.cli.steering import wake
@@ -69,7 +70,8 @@ def rerun(
         with database.read() as connection:
             lanes = sorted(outcomes.queued_lanes(connection, batch))
         note(
-            f"batch {batch}: {number:,} {status} jobs are queued again" + (f" for {', '.join(lanes)}" if place else "")
+            f"batch {batch}: {counted(number, f'{status} job')} {'is' if number == 1 else 'are'} queued again"
+            + (f" for {', '.join(lanes)}" if place else "")
         )
         if row["status"] == BatchStatus.PAUSED:
             note(f"batch {batch} is paused: `truckllm resume {batch}` lets it go on")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from models.formats.results import Form
+from models.wording import counted
 from submit.cli.options import BatchArgument, ConfigOption, FormatOption, JsonOption, found_config, stored
 from submit.cli.output import note, print_json
 from submit.exports import export, kept_sentence
@@ -56,4 +57,4 @@ def results(
     parts = [f"{done.succeeded:,} succeeded", f"{done.failed:,} failed"]
     parts += [f"{done.cancelled:,} cancelled"] if done.cancelled else []
     parts += [f"{done.unfinished:,} not done yet"] if done.unfinished else []
-    note(f"{done.path or 'stdout'}: {done.lines:,} lines ({', '.join(parts)})")
+    note(f"{done.path or 'stdout'}: {counted(done.lines, 'line')} ({', '.join(parts)})")

@@ -22,6 +22,7 @@ from models.crew import Plan
 from models.database import Database, home, open_database, storage_errors
 from models.formats.results import Form
 from models.store import batches, jobs, ledger, outcomes, workers
+from models.wording import counted
 from submit import bell
 from submit.batch_options import BatchOptions
 from submit.cli.options import (
@@ -176,7 +177,7 @@ class Run:
             )
         batch_id = submitted.batch_id
         found = {"new": "", "resumed": ", found again: this goes on with it", "joined": ", just submitted by another"}
-        self._tell(f"batch {batch_id}: {submitted.total:,} jobs{found[submitted.found]}")
+        self._tell(f"batch {batch_id}: {counted(submitted.total, 'job')}{found[submitted.found]}")
         for warning in submitted.warnings:
             self._tell(f"note: {warning}")
         try:
@@ -338,7 +339,7 @@ def _rest(exported: Exported | None, spent: Sequence[ledger.Spent], seconds: flo
 
 
 def _summary(end: Snapshot, exported: Exported | None, seconds: float) -> str:
-    parts = [f"{end.succeeded:,} of {end.total:,} jobs succeeded"]
+    parts = [f"{end.succeeded:,} of {counted(end.total, 'job')} succeeded"]
     parts += [f"{end.failed:,} failed"] if end.failed else []
     parts += [f"{end.cancelled:,} cancelled"] if end.cancelled else []
     lines = [f"batch {end.batch_id}: {', '.join(parts)}, {duration(seconds)}"]

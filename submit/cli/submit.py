@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from models.config_file import load_config
+from models.wording import counted
 from submit.batch_options import BatchOptions
 from submit.cli.options import (
     ConfigOption,
@@ -64,7 +65,7 @@ def submit(
         )
         return
     how = {"new": "enqueued", "resumed": "found, and goes on", "joined": "found, just submitted by another process"}
-    note(f"batch {done.batch_id}: {done.total:,} jobs, {how[done.found]}")
+    note(f"batch {done.batch_id}: {counted(done.total, 'job')}, {how[done.found]}")
     if not settings.redis_url:
         note("`truckllm worker` works on it, here; `truckllm run FILE` submits and works in one go")
     say(str(done.batch_id))

@@ -62,7 +62,7 @@ def test_each_option_makes_another_batch_and_is_kept_with_it(put: Callable[..., 
 
 def test_lines_in_a_vendors_form_are_told_to_go_as_they_are(put: Callable[..., Submitted]) -> None:
     warnings = put([GOOD, OWN], system="Be brief.", max_tokens=5).warnings
-    assert "1 lines in a vendor's own form go as they are: system, max_tokens of the batch isn't filled in" in warnings
+    assert "1 line in a vendor's own form goes as it is: system, max_tokens of the batch isn't filled in" in warnings
     assert not any("vendor" in warning for warning in put([OWN]).warnings)
 
 

@@ -95,7 +95,7 @@ def test_force_awaits_calls_under_way_for_the_ledger(
     wait_for(lambda: len(sandbox.log()) == 3, "calls under way")
     run = cli("delete", 1, "--force")
     assert run.returncode == 0, run.stderr
-    assert "3 calls are under way" in run.stderr
+    assert "3 calls under way" in run.stderr
     (total,) = json.loads(cli("costs", "--batch", 1, "--json").stdout)["totals"]
     assert (total["calls"], total["unknown_calls"], total["succeeded"]) == (3, 0, 3)
     assert running.wait(30) in (0, 1, 2)  # its batch was taken away from it
@@ -112,7 +112,7 @@ def test_prune_takes_what_ended_long_ago(cli: Cli, write_lines: Callable[..., Pa
     assert "would delete batch 1 (old.jsonl)" in cli("prune", "--older-than", "30d", "--dry-run").stderr
     run = cli("prune", "--older-than", "30d")
     assert run.returncode == 0
-    assert "batch 1 (old.jsonl): 3 jobs are deleted" in run.stderr
+    assert "batch 1 (old.jsonl): 3 jobs deleted" in run.stderr
     assert [row["batch_id"] for row in json.loads(cli("status", "--json").stdout)["batches"]] == [3, 2]
     assert "0 batches ended" in cli("prune", "--older-than", "30d").stderr
 

@@ -15,7 +15,7 @@ def test_cancel_stops_what_waits_and_keeps_what_is_done(command: Cli, prompts: P
     worked_on(stored)
     run = command("cancel", 1)
     assert run.returncode == 0
-    assert "1 jobs cancelled" in run.stderr
+    assert "1 job cancelled" in run.stderr
     one = loaded(command("status", 1, "--json"))
     assert (one["status"], one["succeeded"], one["failed"], one["cancelled"]) == ("cancelled", 2, 1, 1)
     assert one["finished_at"] is not None
@@ -41,7 +41,7 @@ def test_rerun_takes_only_failed_jobs_and_keeps_the_results(command: Cli, prompt
     assert loaded(command("status", 1, "--json"))["status"] == "completed"
     run = command("rerun", 1)
     assert run.returncode == 0
-    assert "1 failed jobs are queued again" in run.stderr
+    assert "1 failed job is queued again" in run.stderr
     one = loaded(command("status", 1, "--json"))
     assert (one["status"], one["succeeded"], one["failed"], one["queued"]) == ("running", 3, 0, 1)
     worker.succeed(worker.claim()[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from models.database import Database
@@ -58,6 +59,12 @@ def test_other_options_conflict_and_new_forces(command: Cli, prompts: Path) -> N
     assert other.returncode == 2
     assert "batch 1" in other.stderr
     assert command("submit", prompts, "--limit", 2, "--new").stdout == "2\n"
+
+
+def test_one_job_is_one_job(command: Cli, write_lines: Callable[..., Path]) -> None:
+    run = command("submit", write_lines([{"prompt": "hi", "model": "gpt-4o"}]))
+    assert "batch 1: 1 job, enqueued" in run.stderr
+    assert "batch 1: 1 job cancelled" in command("cancel", 1).stderr
 
 
 def finish(database: Database) -> None:
