@@ -34,6 +34,8 @@ MOST_BACKLOG_BYTES = 32 * 1024 * 1024
 MOST_GROUP_BYTES = 8 * 1024 * 1024
 UNSTORABLE = "unstorable"
 RETRY_SECONDS = 0.5
+OUT_OF_ORDER = {"25006", "42501", "42P01"}
+"""What PostgreSQL says when it is a standby, was locked for us, or is just being restored: none of it is about one reply."""
 
 
 @dataclass(slots=True)
@@ -270,4 +272,8 @@ def _poorer(ending: Ending) -> Ending | None:
 def _lasting(error: Exception) -> bool:
     """Whether an error is about the database rather than about what was asked of it."""
     about_us = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError, OSError)
-    return isinstance(error, about_us) or (isinstance(error, DBAPIError) and error.connection_invalidated)
+    if isinstance(error, about_us):
+        return True
+    return isinstance(error, DBAPIError) and (
+        error.connection_invalidated or getattr(error.orig, "sqlstate", None) in OUT_OF_ORDER
+    )
