@@ -56,6 +56,11 @@ def read(row: Mapping[str, Any], line: bytes) -> Draft:
     if system is not None and type(system) is not str:
         raise Refused(f"system must be a string, not {show(system)}")
     fields.parameters(row)
+    if row.get("n") not in (None, 1):
+        raise Refused(
+            f"n is {show(row['n'])}, and a simple line's result holds one answer: repeat the line, or write it as an OpenAI batch "
+            "line, whose result is the whole reply"
+        )
     return Draft(CHAT, fields.name(row, "model"), fields.name(row, "provider"), fields.name(row, "route"), line)
 
 

@@ -20,6 +20,13 @@ def reason(read: Reader, line: bytes) -> str:
     return only.reason
 
 
+def test_several_answers_may_be_asked_for_where_the_whole_reply_is_the_result(read: Reader) -> None:
+    (one, several) = read(simple(n=1) + b"\n" + batch_body(n=2))
+    assert isinstance(one, Line)
+    assert isinstance(several, Line)
+    assert b'"n":2' in several.body.replace(b" ", b"")
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -97,6 +104,7 @@ def reason(read: Reader, line: bytes) -> str:
         (simple(stop=[5]), "stop must be"),
         (simple(seed=1.5), "seed must be a whole number"),
         (simple(n=0), "n must be"),
+        (simple(n=2), "n is 2, and a simple line's result holds one answer: repeat the line, or write it as an OpenAI batch"),
         (simple(tools={}), "tools must be a list"),
         (batch_body(max_tokens=0), "body.max_tokens must be a positive whole number"),
         (batch_body(temperature="x"), "body.temperature must be a number"),
