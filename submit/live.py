@@ -5,6 +5,7 @@ It reads nothing; it draws the snapshots it is given.
 
 from __future__ import annotations
 
+import re
 import time
 from types import TracebackType
 from typing import Self
@@ -20,6 +21,7 @@ from models.wording import counted
 from submit.progress import Part, Snapshot
 
 LINE_SECONDS = 5.0
+_OF_A_KEY = re.compile(r"(no usable key: )?[^\s/]+/[^\s/]+: ")
 
 
 class LiveView:
@@ -49,7 +51,7 @@ class LiveView:
     def show(self, seen: Snapshot) -> None:
         """Redraws the table, or writes a line when one is due or the status has changed."""
         if self._live is not None:
-            self._live.update(drawn(seen), refresh=True)
+            self._live.update(drawn(seen, self._console.width), refresh=True)
             return
         now = time.monotonic()
         text = line(seen)
@@ -59,8 +61,8 @@ class LiveView:
             print(text, file=self._console.file, flush=True)  # noqa: T201 - rich would break the line at the width
 
 
-def line(seen: Snapshot) -> str:
-    """The snapshot in one line."""
+def line(seen: Snapshot, width: int | None = None) -> str:
+    """The snapshot in one line; `width` is the terminal's, if it is for one."""
     parts = [f"batch {seen.batch_id} {seen.status}: {seen.ended:,}/{seen.total:,} done"]
     if seen.failed:
         parts.append(f"{seen.failed:,} failed")
@@ -69,11 +71,24 @@ def line(seen: Snapshot) -> str:
     if not seen.finished:
         parts += [f"{seen.running:,} in flight", f"{_rate(seen.rate)}", f"ETA {duration(seen.eta_seconds)}"]
     parts.append(money(seen.costs, seen.unpriced_tokens))
-    return ", ".join([*parts, *seen.remarks])
+    return ", ".join([*parts, *(fitted(remark, width) for remark in seen.remarks)])
 
 
-def drawn(seen: Snapshot) -> Group:
-    """The snapshot as a table, a row a provider."""
+def fitted(remark: str, width: int | None) -> str:
+    """A remark in which what a provider said of a key is cut to `width` characters; when it is tried again stays. None: whole."""
+    if width is None:
+        return remark
+    parts = []
+    for part in remark.split("; "):
+        if len(part) > width and _OF_A_KEY.match(part):
+            end = part[part.rindex(" (tried again") :] if " (tried again" in part else ""
+            part = part[: max(0, width - len(end) - 1)] + "…" + end
+        parts.append(part)
+    return "; ".join(parts)
+
+
+def drawn(seen: Snapshot, width: int) -> Group:
+    """The snapshot as a table, a row a provider, for a terminal of `width` characters."""
     head = Table.grid(padding=(0, 2))
     head.add_row(
         Text(f"batch {seen.batch_id}", style="bold"),
@@ -101,7 +116,7 @@ def drawn(seen: Snapshot) -> Group:
     if seen.cancelled:
         foot.append(f"{seen.cancelled:,} cancelled")
     rows: list[RenderableType] = [head, table, Text(", ".join(filter(None, foot)), style="dim")]
-    rows += [Text(remark, style="red") for remark in seen.remarks]
+    rows += [Text(fitted(remark, width), style="red") for remark in seen.remarks]
     return Group(*rows)
 
 

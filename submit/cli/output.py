@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from typing import IO, Any
@@ -51,6 +52,11 @@ def print_table(
         cells = zip(columns, ("" if value is None else str(value) for value in row), strict=True)
         table.add_row(*(Text(cell, no_wrap=name in cut or None) for name, cell in cells))
     console.print(table)
+
+
+def terminal_width() -> int | None:
+    """The columns of stdout's terminal; None where it is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def say(text: str) -> None:

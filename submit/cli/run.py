@@ -37,10 +37,10 @@ from submit.cli.options import (
     TemperatureOption,
     TemplateOption,
 )
-from submit.cli.output import print_json, print_table
+from submit.cli.output import print_json, print_table, terminal_width
 from submit.cli.status import as_json
 from submit.exports import STDOUT, Exported, export, kept_sentence
-from submit.live import LiveView, duration
+from submit.live import LiveView, duration, fitted
 from submit.producer import submit_with
 from submit.progress import Snapshot, watch
 from submit.reports import DEFAULT_BY, as_table, report
@@ -357,7 +357,7 @@ def _summary(end: Snapshot, exported: Exported | None, seconds: float) -> str:
             f"`truckllm results {end.batch_id}` writes what is there so far"
         )
     if end.blocked:
-        lines.append(f"blocked: {end.blocked}")
+        lines.append(f"blocked: {fitted(end.blocked, terminal_width())}")
         lines.append(
             f"`truckllm keys` shows the keys. Once one is usable again, the same `run` goes on; "
             f"`truckllm results {end.batch_id}` writes what is there so far"

@@ -8,7 +8,7 @@ import typer
 
 from models.store import batches
 from submit.cli.options import ConfigOption, JsonOption, found_config, stored
-from submit.cli.output import iso, note, print_json, print_table, say
+from submit.cli.output import iso, note, print_json, print_table, say, terminal_width
 from submit.live import LiveView, duration, line, money
 from submit.progress import Part, Snapshot, snapshot, watch
 
@@ -99,7 +99,7 @@ def _part(part: Part) -> dict[str, Any]:
 
 
 def _show_one(seen: Snapshot) -> None:
-    say(line(seen))
+    say(line(seen, terminal_width()))
     if seen.providers:
         say("")
         print_table(
