@@ -22,7 +22,7 @@ from models.errors import BadLine, ConflictError, InputError
 from models.formats.lines import Line
 from models.lanes import Lanes
 from models.states import UNFINISHED, BatchStatus
-from models.store import batches, loads
+from models.store import batches, budgets, loads
 from models.store.batches import NewJob
 from submit.batch_options import BatchOptions
 from submit.source import Source
@@ -48,6 +48,8 @@ class Order:
     total: int
     new: bool
     renamed: bool = False
+    cap: tuple[int, str] | None = None
+    """What the batch may cost at most: nano-units and their currency."""
 
     @property
     def options_hash(self) -> str:
@@ -108,6 +110,8 @@ def begin(database: Database, order: Order) -> Load | Found | None:
                     loader=loader,
                     now=now,
                 )
+                if order.cap:
+                    budgets.cap(connection, batch_id, *order.cap)
                 return Load(batch_id, loader, 0)
     except IntegrityError:
         return None  # two made it at once, and the index has decided

@@ -8,20 +8,21 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from models.config import Config
 from models.config_file import load_config
 from models.database import Database, open_database, storage_errors
-from models.errors import BadLine, ConflictError, InputError, NotFoundError
+from models.errors import BadLine, ConfigError, ConflictError, InputError, NotFoundError
 from models.formats.lines import Line
 from models.lanes import Lanes
-from models.money import format_money
+from models.money import format_money, parse_amount
+from models.plugins import unclaimed_in
 from models.request import SIMPLE
 from models.states import BatchStatus
-from models.store import batches
+from models.store import batches, budgets
 from models.wording import counted
 from submit import bell, lookalikes
 from submit.batch_options import BatchOptions, Schema
@@ -86,6 +87,7 @@ def submit_batch(
     new: bool = False,
     ring: bool = True,
     progress: Progress | None = None,
+    max_cost: str | None = None,
 ) -> Submitted:
     """Puts an input into the queue: a path ("-" is stdin), an open binary file, or an iterable of dicts, one a line.
 
@@ -95,7 +97,7 @@ def submit_batch(
     These options make it another batch: `model` is asked for instead of every line's own, `limit` takes only so many lines,
     `template` ("Translate: {text}") makes prompts of a CSV or Parquet file's rows; `system`, `max_tokens`, `temperature` and
     `schema` (a JSON schema, or its file) are filled into simple lines that don't say them; with `skip_invalid` bad lines become
-    failed jobs. `name` and `priority` (higher goes first) don't. `new` makes a new batch in any case. `ring` wakes workers
+    failed jobs. `name`, `priority` (higher goes first) and `max_cost` ("20 USD": pause before the batch costs more) don't. `new` makes a new batch in any case. `ring` wakes workers
     where a Redis URL is configured.
 
     `config` and `database` are read and opened as the command line does when they are None or a path or URL.
@@ -122,6 +124,7 @@ def submit_batch(
         new=new,
         ring=ring,
         progress=progress,
+        cap=parse_amount(max_cost) if max_cost else None,
     )
 
 
@@ -135,13 +138,19 @@ def submit_with(
     priority: int = 0,
     new: bool = False,
     ring: bool = True,
+    here: bool = False,
     progress: Progress | None = None,
+    cap: tuple[int, str] | None = None,
 ) -> Submitted:
-    """`submit_batch` for options that are at hand already."""
+    """`submit_batch` for options that are at hand already. `here`: this machine works on it, so it needs the plugins for it."""
     settings = config if isinstance(config, Config) else load_config(config, secrets=False)
     lanes = Lanes(settings)
     with opened(source, options.template) as given:
         checked = check(given, lanes, options, progress=progress)
+        strangers = unclaimed_in(settings, checked.lanes)
+        if strangers and here:
+            raise ConfigError(f"{strangers[0]}. Nothing was enqueued")
+        checked = replace(checked, warnings=(*checked.warnings, *strangers))
         order = Order(
             sha256=checked.sha256,
             options=options,
@@ -151,11 +160,16 @@ def submit_with(
             priority=priority,
             total=checked.total,
             new=new,
+            cap=cap,
         )
         store = database if isinstance(database, Database) else open_database(database or settings.database_url)
         try:
             with storage_errors(store):
-                return _submit(store, settings, lanes, given, order, checked, ring, progress)
+                done = _submit(store, settings, lanes, given, order, checked, ring, progress)
+                if cap and done.found != "new":
+                    with store.write() as connection:
+                        budgets.cap(connection, done.batch_id, *cap)
+                return done
         finally:
             if store is not database:
                 store.close()

@@ -16,7 +16,9 @@ import typer
 from models.config import Config
 from models.config_file import FILE_NAMES, STORAGE_VARIABLES, load_config
 from models.database import Database, open_database, storage_errors
+from models.errors import UsageError
 from models.formats.results import Form
+from models.money import parse_amount
 
 ConfigOption = Annotated[
     Path | None,
@@ -52,7 +54,25 @@ FormatOption = Annotated[
     Form,
     typer.Option("--format", help="How the results are written; jsonl is each line in the form that it came in."),
 ]
+MaxCostOption = Annotated[
+    str | None,
+    typer.Option(help="Pause before the batch costs more than this; goes on by `resume --max-cost`.", metavar="AMOUNT"),
+]
+CurrencyOption = Annotated[str, typer.Option(help="Currency of --max-cost.", metavar="CODE")]
 BatchArgument = Annotated[int, typer.Argument(help="The batch's number.", metavar="BATCH")]
+
+
+def cap(max_cost: str | None, currency: str) -> tuple[int, str] | None:
+    """What `--max-cost` and `--currency` say, as nano-units and currency. Raises UsageError."""
+    if max_cost is None:
+        return None
+    try:
+        nanos, code = parse_amount(max_cost, currency.upper())
+    except UsageError as error:
+        raise UsageError(f"--max-cost: {error}") from None
+    if nanos <= 0:
+        raise UsageError(f"--max-cost is {max_cost}: it must be more than 0")
+    return nanos, code
 
 
 def found_config(path: Path | None) -> Config | None:

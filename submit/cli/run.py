@@ -11,51 +11,52 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from models import plugins
 from models.config import Config
 from models.config_file import load_config
 from models.crew import Plan
 from models.database import Database, home, open_database, storage_errors
+from models.errors import StorageError
 from models.formats.results import Form
-from models.store import batches, jobs, ledger, outcomes, workers
+from models.money import DEFAULT_CURRENCY
+from models.store import ledger, outcomes
 from models.wording import counted
 from submit import bell
 from submit.batch_options import BatchOptions
 from submit.cli.options import (
     ConfigOption,
+    CurrencyOption,
     FormatOption,
     InputArgument,
     JsonOption,
+    MaxCostOption,
     MaxTokensOption,
     SchemaOption,
     SkipInvalidOption,
     SystemOption,
     TemperatureOption,
     TemplateOption,
+    cap,
 )
 from submit.cli.output import print_json, print_table, terminal_width
 from submit.cli.status import as_json
+from submit.cli.vigil import GivenUpError, Vigil
+from submit.disk import check_target
 from submit.exports import STDOUT, Exported, export, kept_sentence
 from submit.live import LiveView, duration, fitted
 from submit.producer import submit_with
 from submit.progress import Snapshot, watch
 from submit.reports import DEFAULT_BY, as_table, report
+from submit.result_files import default_paths
 from submit.stack import WORKER_LOG, Stack, local_stack
 
 INTERRUPTED = 130
-LOOK_SECONDS = 3.0
-"""How often a run without workers of its own looks whether somebody serves its batch."""
-
-SETTLE_SECONDS = 10.0
-"""How long workers may take to start before a run says that there are none."""
-
-IDLE_SECONDS = 10.0
-"""How long workers with nothing in flight may take to end."""
-
 COUNT_LINES = 20_000
 """A longer input is told about while it is read."""
 
@@ -70,6 +71,7 @@ class Job:
     new: bool = False
     form: Form = Form.JSONL
     as_json: bool = False
+    cap: tuple[int, str] | None = None
 
 
 def run(
@@ -94,6 +96,8 @@ def run(
     schema: SchemaOption = None,
     skip_invalid: SkipInvalidOption = False,
     form: FormatOption = Form.JSONL,
+    max_cost: MaxCostOption = None,
+    currency: CurrencyOption = DEFAULT_CURRENCY,
     new: Annotated[bool, typer.Option("--new", help="Make a new batch even if one works on the same file.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -117,16 +121,20 @@ def run(
         schema=schema,
         skip_invalid=skip_invalid,
     )
-    raise typer.Exit(do(Job(file, out, options, new, form, json), load_config(config, secrets=True)))
+    job = Job(file, out, options, new, form, json, cap(max_cost, currency))
+    raise typer.Exit(do(job, load_config(config, secrets=True)))
 
 
 def do(job: Job, config: Config) -> int:
     """Does the job; the exit code. Raises TruckError. Only for the main thread, because it starts processes."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if job.out != STDOUT:
+        check_target(Path(job.out) if job.out else next(default_paths(0, job.source)))
     with interruptible():
         if config.redis_url is not None:
             return Run(job, config, console, None).to_the_end()
-        plan = Plan.of(config, log=home() / WORKER_LOG)
+        here = tuple(provider.id for provider in config.providers if provider.type in plugins.found())
+        plan = Plan.of(config, providers=here, log=home() / WORKER_LOG)
         with local_stack(home(), plan) as stack:
             return Run(job, config, console, stack).to_the_end()
 
@@ -151,28 +159,30 @@ class Run:
         self.config = config
         self.console = console
         self.stack = stack
-        self._started = self._looked = time.monotonic()
-        self._said: set[str] = set()
+        self._started = time.monotonic()
 
     def to_the_end(self) -> int:
         """The exit code."""
         database = open_database(self.config.database_url)
         try:
-            code = self._submit_and_watch(database)
-            self._end_stack(database)
+            vigil = Vigil(database, self.config, self.stack, self._tell)
+            code = self._submit_and_watch(database, vigil)
+            vigil.end()
             return code
         finally:
             database.close()
 
-    def _submit_and_watch(self, database: Database) -> int:
+    def _submit_and_watch(self, database: Database, vigil: Vigil) -> int:
         with self._counting() as progress:
             submitted = submit_with(
                 self.job.options,
                 self.job.source,
                 config=self.config,
+                cap=self.job.cap,
                 database=database,
                 new=self.job.new,
                 ring=False,
+                here=self.stack is not None,
                 progress=progress,
             )
         batch_id = submitted.batch_id
@@ -183,19 +193,23 @@ class Run:
         try:
             with storage_errors(database), database.read() as connection:
                 lanes = outcomes.queued_lanes(connection, batch_id)
-            self._say_if_no_failover(lanes)
+            vigil.begin(batch_id, lanes)
             self._wake(database, lanes, submitted.total)
             with LiveView(self.console) as view:
                 end = watch(
                     database,
                     batch_id,
                     config=self.config,
-                    on_tick=lambda seen: self._tick(database, lanes, seen, view),
+                    on_tick=lambda seen: view.show(vigil.tick(seen)),
+                    on_error=vigil.unreadable,
                     interval=0.25,
                 )
         except KeyboardInterrupt:
             self._say_interrupted(batch_id)
             return INTERRUPTED
+        except GivenUpError as error:
+            self._tell(f"truckllm: {error}")
+            return StorageError.exit_code
         return self._finish(database, end)
 
     @contextlib.contextmanager
@@ -220,14 +234,6 @@ class Run:
             if status is not None:
                 status.stop()
 
-    def _say_if_no_failover(self, lanes: set[str]) -> None:
-        direct = sorted(lane for lane in lanes if lane not in self.config.routes)
-        if direct:
-            self._tell(
-                f"note: no route for {', '.join(direct)}: what a provider can't do waits for it, and goes to no other "
-                "(see routes in the docs)"
-            )
-
     def _wake(self, database: Database, lanes: set[str], rows: int) -> None:
         """Rings for workers that are up already; one that starts later finds the jobs by itself."""
         redis_url = self.config.redis_url or (self.stack.redis_url if self.stack is not None else None)
@@ -240,33 +246,6 @@ class Run:
         failed = bell.ring(redis_url, wanted) if wanted else None
         if failed:
             self._tell(f"note: {failed}")
-
-    def _tick(self, database: Database, lanes: set[str], seen: Snapshot, view: LiveView) -> None:
-        if self.stack is not None:
-            for told in self.stack.tick():
-                self._tell(f"note: {told}")
-        view.show(seen)
-        if seen.finished or (self.stack is not None and self.stack.owner):
-            return
-        now = time.monotonic()
-        if now - self._looked >= LOOK_SECONDS and now - self._started >= SETTLE_SECONDS:
-            self._looked = now
-            self._say_who_is_missing(database, lanes)
-
-    def _say_who_is_missing(self, database: Database, lanes: set[str]) -> None:
-        with storage_errors(database), database.read() as connection:
-            now = database.now(connection)
-            serving = bell.live_workers(connection, now)
-            hashes = {
-                r["config_hash"] for r in workers.everyone(connection) if r["heartbeat_at"] > now - bell.LIVE_SECONDS
-            }
-        for lane in sorted(lanes):
-            providers = bell.providers_of(self.config, lane)
-            if providers and not any(provider in serving for provider in providers):
-                names = " or ".join(providers)
-                self._tell_once(f"no live worker serves {names}: start one with `truckllm worker`; this waits for it")
-        if hashes - {self.config.config_hash()}:
-            self._tell_once("note: a live worker works by another configuration than this run's")
 
     def _finish(self, database: Database, end: Snapshot) -> int:
         exported = None
@@ -291,16 +270,6 @@ class Run:
         file.flush()
         return end.exit_code
 
-    def _end_stack(self, database: Database) -> None:
-        if self.stack is None or not self.stack.owner:
-            return
-        with storage_errors(database), database.read() as connection:
-            others = sum(jobs.in_flight(connection, row["id"]) for row in batches.runnable(connection))
-        if not others:
-            self.stack.stop(IDLE_SECONDS)
-        else:
-            self._tell(f"ending: {others:,} calls in flight are finished first (Ctrl-C gives them up)")
-
     def _say_interrupted(self, batch_id: int) -> None:
         if self.stack is None or not self.stack.owner:
             self._tell(
@@ -312,11 +281,6 @@ class Run:
 
     def _tell(self, sentence: str) -> None:
         self.console.print(sentence, markup=False)
-
-    def _tell_once(self, sentence: str) -> None:
-        if sentence not in self._said:
-            self._said.add(sentence)
-            self._tell(sentence)
 
 
 def _rest(exported: Exported | None, spent: Sequence[ledger.Spent], seconds: float) -> dict[str, Any]:
@@ -350,6 +314,8 @@ def _summary(end: Snapshot, exported: Exported | None, seconds: float) -> str:
         lines.append(
             f"`truckllm jobs {end.batch_id} --status failed` lists what failed, `truckllm rerun {end.batch_id}` repeats it"
         )
+    if end.cancelled:
+        lines.append(f"`truckllm rerun {end.batch_id} --status cancelled` puts the cancelled jobs back into the queue")
     if end.paused:
         lines.append(f"paused: {end.paused}")
         lines.append(

@@ -12,9 +12,10 @@ import typer
 from models.config import Config
 from models.database import Database
 from models.errors import UsageError
+from models.money import DEFAULT_CURRENCY
 from models.states import BatchStatus
-from models.store import batches, outcomes
-from submit.cli.options import BatchArgument, ConfigOption, found_config, stored
+from models.store import batches, budgets, outcomes
+from submit.cli.options import BatchArgument, ConfigOption, CurrencyOption, MaxCostOption, cap, found_config, stored
 from submit.cli.output import note
 from submit.producer import call_workers
 
@@ -36,12 +37,23 @@ def pause(batch: BatchArgument, config: ConfigOption = None) -> None:
     note(f"batch {batch} is paused; `truckllm resume {batch}` goes on with it")
 
 
-def resume(batch: BatchArgument, config: ConfigOption = None) -> None:
-    """Go on with a paused batch. A worker has to run, or `truckllm run` with the same file."""
+def resume(
+    batch: BatchArgument,
+    config: ConfigOption = None,
+    max_cost: MaxCostOption = None,
+    currency: CurrencyOption = DEFAULT_CURRENCY,
+) -> None:
+    """Go on with a paused batch. A worker has to run, or `truckllm run` with the same file.
+
+    A batch that was paused by its cap goes on until the new one; what it has cost so far counts.
+    """
     settings = found_config(config)
+    limit = cap(max_cost, currency)
     with stored(settings) as database:
         with database.write() as connection:
             row = batches.get(connection, batch)
+            if limit:
+                budgets.cap(connection, batch, *limit)
             if not batches.resume(connection, batch):
                 raise UsageError(f"batch {batch} is {row['status']}, not paused")
         note(f"batch {batch} goes on")

@@ -7,18 +7,22 @@ from typing import Annotated
 import typer
 
 from models.config_file import load_config
+from models.money import DEFAULT_CURRENCY
 from models.wording import counted
 from submit.batch_options import BatchOptions
 from submit.cli.options import (
     ConfigOption,
+    CurrencyOption,
     InputArgument,
     JsonOption,
+    MaxCostOption,
     MaxTokensOption,
     SchemaOption,
     SkipInvalidOption,
     SystemOption,
     TemperatureOption,
     TemplateOption,
+    cap,
 )
 from submit.cli.output import note, print_json, say
 from submit.producer import submit_with
@@ -37,6 +41,8 @@ def submit(
     skip_invalid: SkipInvalidOption = False,
     name: Annotated[str | None, typer.Option(help="What people call the batch; else the file's name.")] = None,
     priority: Annotated[int, typer.Option(help="Higher goes first.")] = 0,
+    max_cost: MaxCostOption = None,
+    currency: CurrencyOption = DEFAULT_CURRENCY,
     new: Annotated[bool, typer.Option("--new", help="Make a new batch even if one works on the same file.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -56,7 +62,9 @@ def submit(
         schema=schema,
         skip_invalid=skip_invalid,
     )
-    done = submit_with(options, file, config=settings, name=name, priority=priority, new=new)
+    done = submit_with(
+        options, file, config=settings, name=name, priority=priority, new=new, cap=cap(max_cost, currency)
+    )
     for warning in done.warnings:
         note(f"warning: {warning}")
     if json:
