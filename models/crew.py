@@ -116,7 +116,7 @@ class Crew:
     def _told(self, ended: Ended) -> str:
         log = f" (see {self.plan.log})" if self.plan.log is not None else ""
         if ended.code == FIX_FIRST:
-            raise UsageError(f"the worker can't start: {ended.last_line or ended.how}{log}")
+            raise UsageError(f"the worker can't start: {ended.last_line.removeprefix('truckllm: ') or ended.how}{log}")
         if self.plan.may_end and ended.code == 0:
             return f"{ended.name} has ended, as it was told to"
         said = f": {ended.last_line}" if ended.last_line and ended.code > 0 else ""

@@ -287,6 +287,15 @@ def lost_lanes(connection: Connection, batch_id: int, config: Config) -> tuple[l
     return lost, bool(lost) and len(lost) == len(lanes)
 
 
+def lost_sentence(batch_id: int, lanes: Sequence[str]) -> str:
+    """What to do about lanes that left the configuration."""
+    named = f"lane {lanes[0]} is" if len(lanes) == 1 else f"lanes {', '.join(lanes)} are"
+    return (
+        f"batch {batch_id} has jobs for what is not in this configuration ({named} missing): put it back, or stop the batch with "
+        f"`truckllm cancel {batch_id}`, or make a new one with --new"
+    )
+
+
 def _unserved(connection: Connection, batch_id: int, config: Config, now: float) -> tuple[str | None, bool]:
     """Which providers no live worker serves that jobs wait for, in a sentence, and whether nothing of the batch is served."""
     serving = live_workers(connection, now)

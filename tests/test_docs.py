@@ -27,10 +27,10 @@ import truckllm
 from models import config, errors
 from models.config_file import STORAGE_VARIABLES, load_config_text
 from models.formats import simple
+from models.plugins import known_types
 from models.states import Outcome
 from submit.cli.app import Entry, add, load
 from tests.conftest import SandboxProcess
-from worker.providers.registry import known_types
 from worker.sandbox import settings as sandbox_settings
 
 ROOT = Path(__file__).parent.parent

@@ -230,6 +230,13 @@ def claimable_in(lane: str) -> tuple[sa.ColumnElement[bool], ...]:
     )
 
 
+def others(connection: Connection, batch_id: int) -> tuple[int, int] | None:
+    """How many other batches workers work on besides this one, and how many jobs these have left; None without any."""
+    left = [counts(connection, row["id"]).left for row in runnable(connection) if row["id"] != batch_id]
+    waiting = [number for number in left if number > 0]
+    return (len(waiting), sum(waiting)) if waiting else None
+
+
 def start(connection: Connection, batch_ids: Sequence[int], now: float) -> None:
     """Marks batches whose first job was just claimed."""
     connection.execute(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from models import plugins
 from models.config import ProviderConfig
 from models.errors import ConfigError
 from tests.worker.providers.contract import KEY, NoSender
@@ -41,10 +42,10 @@ def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "gone = strange_plugin:Gone\nclaude = strange_plugin:Mine\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    registry._found.cache_clear()
+    plugins.found.cache_clear()
     yield
     sys.modules.pop("strange_plugin", None)
-    registry._found.cache_clear()
+    plugins.found.cache_clear()
 
 
 def config(**changes: object) -> ProviderConfig:
@@ -56,7 +57,7 @@ def test_the_built_in_providers_come_by_the_common_door() -> None:
     assert registry.provider_class("openai") is OpenAI
     assert registry.provider_class("gemini") is Gemini
     assert registry.provider_class("claude") is Claude
-    assert set(registry.known_types()) >= {"openai", "gemini", "claude"}
+    assert set(plugins.known_types()) >= {"openai", "gemini", "claude"}
 
 
 def test_an_unknown_type_is_an_error_that_names_both_ways_out() -> None:
