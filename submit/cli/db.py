@@ -18,7 +18,9 @@ class Action(StrEnum):
     UPGRADE = "upgrade"
 
 
-def db(action: Annotated[Action, typer.Argument(help="upgrade")], config: ConfigOption = None) -> None:
+def db(
+    action: Annotated[Action, typer.Argument(metavar="upgrade", help="What to do.")], config: ConfigOption = None
+) -> None:
     """Bring the database up to date: `truckllm db upgrade`. Safe to run several times, and from several machines at once."""
     database = open_database(database_url(found_config(config)), check=False)
     try:

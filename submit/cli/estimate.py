@@ -16,7 +16,16 @@ from models.prices import Cost
 from models.store import batches, ledger
 from models.wording import counted
 from submit.batch_options import BatchOptions
-from submit.cli.options import ConfigOption, InputArgument, JsonOption, MaxTokensOption, TemplateOption, stored
+from submit.cli.options import (
+    ConfigOption,
+    InputArgument,
+    JsonOption,
+    LimitOption,
+    MaxTokensOption,
+    ModelOption,
+    TemplateOption,
+    stored,
+)
 from submit.cli.output import note, print_json, print_table, say
 from submit.forecast import ASSUMED_OUTPUT_TOKENS, Average, Forecast, Group, averages, forecast
 from submit.live import duration
@@ -27,8 +36,8 @@ from submit.source import opened
 def estimate(
     file: InputArgument,
     config: ConfigOption = None,
-    model: Annotated[str | None, typer.Option(help="Ask for this model instead of every line's own.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Take only so many lines.")] = None,
+    model: ModelOption = None,
+    limit: LimitOption = None,
     template: TemplateOption = None,
     max_tokens: MaxTokensOption = None,
     pilot: Annotated[

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from models.config_environment import VENDORS, Vendor
 from models.errors import StorageError, UsageError
-from submit.cli.options import ConfigOption
 from submit.cli.output import note
 
 _HEAD = """\
@@ -50,7 +52,11 @@ _TAIL = """\
 """
 
 
-def init(config: ConfigOption = None) -> None:
+def init(
+    config: Annotated[
+        Path | None, typer.Option("-c", "--config", metavar="FILE", help="The file to write; else ./truckllm.yaml.")
+    ] = None,
+) -> None:
     """Write a first truckllm.yaml (or the file that -c names) from the keys in the environment.
 
     It looks for OPENAI_API_KEY, GEMINI_API_KEY, CLAUDE_API_KEY and ANTHROPIC_API_KEY, and writes their names, not their values. A file

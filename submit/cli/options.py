@@ -34,11 +34,20 @@ InputArgument = Annotated[
         metavar="FILE",
     ),
 ]
+ModelOption = Annotated[
+    str | None, typer.Option(help="Ask for this model instead of every line's own.", metavar="MODEL")
+]
+LimitOption = Annotated[int | None, typer.Option(min=1, help="Take only so many lines.", metavar="N")]
 TemplateOption = Annotated[
     str | None,
-    typer.Option(help="What to ask of each row of a CSV or Parquet file: 'Translate: {text}', with columns in braces."),
+    typer.Option(
+        help="What to ask of each row of a CSV or Parquet file: 'Translate: {text}', with columns in braces.",
+        metavar="TEXT",
+    ),
 ]
-SystemOption = Annotated[str | None, typer.Option(help="System message for simple lines that have none.")]
+SystemOption = Annotated[
+    str | None, typer.Option(help="System message for simple lines that have none.", metavar="TEXT")
+]
 MaxTokensOption = Annotated[int | None, typer.Option(min=1, help="For simple lines that say none.", metavar="N")]
 TemperatureOption = Annotated[float | None, typer.Option(min=0.0, help="For simple lines that say none.", metavar="X")]
 SchemaOption = Annotated[

@@ -42,9 +42,11 @@ def rerun(
     failed_at: Annotated[
         str | None, typer.Option("--from", help="Only those that last went to this provider.", metavar="PROVIDER")
     ] = None,
-    provider: Annotated[str | None, typer.Option(help="Send them to this provider instead.")] = None,
-    route: Annotated[str | None, typer.Option(help="Send them over this route instead.")] = None,
-    model: Annotated[str | None, typer.Option(help="Ask for this model instead.")] = None,
+    provider: Annotated[
+        str | None, typer.Option(metavar="PROVIDER", help="Send them to this provider instead.")
+    ] = None,
+    route: Annotated[str | None, typer.Option(metavar="ROUTE", help="Send them over this route instead.")] = None,
+    model: Annotated[str | None, typer.Option(metavar="MODEL", help="Ask for this model instead.")] = None,
     config: ConfigOption = None,
 ) -> None:
     """Put a batch's failed jobs back into the queue, and only those; with --provider, --route or --model they go elsewhere.

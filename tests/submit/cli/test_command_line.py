@@ -73,6 +73,15 @@ def test_help_lists_every_command_and_each_has_help_and_a_config_option(command:
     assert command("--version").stdout.startswith("truckllm 0.")
 
 
+def test_help_calls_values_by_what_they_are(command: Cli) -> None:
+    for name, (target, _) in truckllm._COMMANDS.items():
+        options = command(name, "--help").stdout.partition("Options:")[2]
+        if target.startswith("submit."):
+            assert not {"<int", "<str>", "<float", "<path>", "INTEGER"} & set(options.split()), name
+    assert "--limit N" in command("run", "--help").stdout
+    assert "upgrade" in command("db", "--help").stdout.split("\n\n")[0]
+
+
 def test_status_imports_nothing_that_only_workers_need(cli: Cli, prompts: Path, tmp_path: Path) -> None:
     cli("submit", prompts)
     script = """
