@@ -18,6 +18,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine, make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from models import processes
 from models.errors import SchemaError, StorageError, UsageError
 
 SCHEMA = "0003"
@@ -113,12 +114,32 @@ def _engine(url: sa.URL, sqlite: bool) -> Engine:
     return engine
 
 
+def home_path() -> Path:
+    """Where state lives: $TRUCKLLM_HOME, else ./.truckllm; it may not be there yet."""
+    return Path(os.environ.get("TRUCKLLM_HOME") or ".truckllm").expanduser().absolute()
+
+
 def home() -> Path:
-    """Where state lives: $TRUCKLLM_HOME, else ./.truckllm. Made private on first use."""
-    path = Path(os.environ.get("TRUCKLLM_HOME") or ".truckllm").absolute()
-    if not path.is_dir():
-        path.mkdir(parents=True, mode=0o700, exist_ok=True)  # two may start at once
+    """`home_path`, made private on first use. Raises StorageError when that can't be a folder of ours."""
+    path = home_path()
+    try:
+        if not path.is_dir():
+            path.mkdir(parents=True, mode=0o700, exist_ok=True)  # two may start at once
+    except FileExistsError:
+        raise StorageError(f"the state folder {path} is a file: {_WAY_OUT}") from None
+    except OSError as error:
+        raise StorageError(f"the state folder {path} can't be made ({error.strerror or error}): {_WAY_OUT}") from None
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        raise StorageError(f"the state folder {path} can't be written by you: {_WAY_OUT}")
     return path
+
+
+_WAY_OUT = "set TRUCKLLM_HOME to a folder of yours"
+
+
+def stored_file() -> Path:
+    """The SQLite file in the state folder; it may not be there yet."""
+    return home_path() / "truckllm.db"
 
 
 def open_database(url: str | None = None, *, check: bool = True) -> Database:
@@ -127,9 +148,13 @@ def open_database(url: str | None = None, *, check: bool = True) -> Database:
     Raises SchemaError when its schema isn't this code's, StorageError when it can't be reached.
     """
     if url is None:
-        file = home() / "truckllm.db"
-        if not file.exists():
-            os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
+        home()
+        file = stored_file()
+        try:
+            if not file.exists():
+                os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
+        except OSError as error:
+            raise StorageError(f"{file}: {error.strerror or error}; {_WAY_OUT}") from None
         url = f"sqlite:///{file}"
     try:
         database = Database(url)
@@ -141,15 +166,24 @@ def open_database(url: str | None = None, *, check: bool = True) -> Database:
 
 
 def check_schema(database: Database) -> None:
-    """Refuses a schema that this code doesn't know; a new SQLite file is filled on the spot.
+    """Refuses a schema that this code doesn't know; a SQLite file that is new or older is brought up to date on the spot.
 
-    A PostgreSQL database is only changed by `truckllm db upgrade`, because other machines use it too.
+    Not under a worker that lives, which would be one of an older version. A PostgreSQL database is only changed by
+    `truckllm db upgrade`, because other machines use it too. Raises SchemaError, StorageError.
     """
     with storage_errors(database):
         found = schema_version(database)
-        if found is None and database.sqlite:
-            upgrade(database)
-            return
+        if database.sqlite and (found is None or found < SCHEMA):
+            pid = _living_worker(database) if found is not None else None
+            if pid is None:
+                upgrade(database)
+                return
+            found = schema_version(database)  # a worker of this version may have been quicker
+            if found is not None and found < SCHEMA:
+                raise SchemaError(
+                    f"{database.shown} has schema {found} and is used by a worker of an older version (process {pid}): end "
+                    "that, then run this again"
+                )
     if found is None:
         raise SchemaError(f"{database.shown} is empty: run `truckllm db upgrade` once")
     if found < SCHEMA:
@@ -158,6 +192,16 @@ def check_schema(database: Database) -> None:
         )
     if found > SCHEMA:
         raise SchemaError(f"{database.shown} has schema {found}, newer than this version's {SCHEMA}: upgrade TruckLLM")
+
+
+def _living_worker(database: Database) -> int | None:
+    """The process id of a registered worker that lives on this machine. By plain SQL, because the schema may be any."""
+    with database.read() as connection:
+        rows = connection.execute(sa.text("SELECT host, boot_id, pid, pid_started FROM workers")).all()
+    for host, boot_id, pid, pid_started in rows:
+        if host == processes.host() and processes.alive(pid, pid_started, boot_id):
+            return int(pid)
+    return None
 
 
 def schema_version(database: Database) -> str | None:

@@ -48,7 +48,7 @@ def disable(key: KeyArgument, config: ConfigOption = None) -> None:
     """Take a key out of use, for all workers, until `keys enable`; calls under way finish."""
     settings = load_config(config, secrets=False)
     provider, one = _named(settings, key)
-    with stored(settings) as database, database.write() as connection:
+    with stored(settings, make=True) as database, database.write() as connection:
         now = database.now(connection)
         done = key_store.disable(connection, provider.id, one.id, _pool(provider, one), DISABLED, now)
     note(f"{key} is out of use; `truckllm keys enable {key}` puts it back" if done else f"{key} is disabled already")

@@ -15,7 +15,7 @@ import typer
 
 from models.config import Config
 from models.config_file import FILE_NAMES, STORAGE_VARIABLES, load_config
-from models.database import Database, open_database, storage_errors
+from models.database import Database, open_database, storage_errors, stored_file
 from models.errors import UsageError
 from models.formats.results import Form
 from models.money import parse_amount
@@ -98,9 +98,15 @@ def database_url(config: Config | None) -> str | None:
 
 
 @contextmanager
-def stored(config: Config | None) -> Iterator[Database]:
-    """The database, for as long as the block lasts. Raises StorageError."""
-    database = open_database(database_url(config))
+def stored(config: Config | None, *, make: bool = False) -> Iterator[Database]:
+    """The database, for as long as the block lasts; an empty one in memory where none is, unless it is to be made.
+
+    So looking leaves nothing behind. Raises StorageError.
+    """
+    url = database_url(config)
+    if url is None and not make and not stored_file().exists():
+        url = "sqlite://"
+    database = open_database(url)
     try:
         with storage_errors(database):
             yield database

@@ -6,10 +6,12 @@ from typing import Annotated
 
 import typer
 
+from models.config import Config
 from models.config_file import load_config
 from models.money import DEFAULT_CURRENCY
 from models.wording import counted
 from submit.batch_options import BatchOptions
+from submit.bell import live_workers
 from submit.cli.options import (
     ConfigOption,
     CurrencyOption,
@@ -25,9 +27,11 @@ from submit.cli.options import (
     TemperatureOption,
     TemplateOption,
     cap,
+    stored,
 )
 from submit.cli.output import note, print_json, say
 from submit.producer import submit_with
+from submit.progress import lost_lanes, lost_sentence
 
 
 def submit(
@@ -78,6 +82,20 @@ def submit(
         return
     how = {"new": "enqueued", "resumed": "found, and goes on", "joined": "found, just submitted by another process"}
     note(f"batch {done.batch_id}: {counted(done.total, 'job')}, {how[done.found]}")
-    if not settings.redis_url:
-        note("`truckllm worker` works on it, here; `truckllm run FILE` submits and works in one go")
+    _say_who_works(settings, done.batch_id)
     say(str(done.batch_id))
+
+
+def _say_who_works(config: Config, batch_id: int) -> None:
+    """What a person should know who has just submitted: lanes that nobody can serve, and who works on the batch."""
+    with stored(config) as database, database.read() as connection:
+        lost, _ = lost_lanes(connection, batch_id, config)
+        serving = live_workers(connection, database.now(connection))
+    if lost:
+        note(f"warning: {lost_sentence(batch_id, lost)}")
+    if config.redis_url:
+        return
+    if serving:
+        note(f"a worker here works on it already; `truckllm status {batch_id} --watch` shows how far it is")
+    else:
+        note("`truckllm worker` works on it, here; `truckllm run FILE` submits and works in one go")

@@ -108,16 +108,6 @@ def test_results_on_stdout_come_alone(
     assert "3 of 3 jobs succeeded" in done.stderr
 
 
-def test_it_says_once_that_without_a_route_there_is_no_failover(
-    cli: Cli, sandbox: Any, write_config: Callable[..., Path], write_lines: Callable[..., Path]
-) -> None:
-    done = cli("run", write_lines(lines(3)), "-c", write_config(sandbox.url))
-    assert done.stderr.count("no route") == 1
-    config = write_config(sandbox.url, routes={"any": {"candidates": ["openai/gpt-4o", "claude/claude-haiku-4-5"]}})
-    routed = write_lines([{"route": "any", "prompt": "hello"}], "routed.jsonl")
-    assert "no route" not in cli("run", routed, "-c", config).stderr
-
-
 def test_failed_jobs_end_in_exit_code_1_and_in_the_results(
     cli: Cli, sandbox: Any, write_config: Callable[..., Path], write_lines: Callable[..., Path], tmp_path: Path
 ) -> None:

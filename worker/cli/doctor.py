@@ -23,7 +23,7 @@ import typer
 from models.config import Config, KeyConfig, ProviderConfig
 from models.config_fields import public_url
 from models.config_file import load_config
-from models.database import SCHEMA, Database, open_database, schema_version, storage_errors
+from models.database import SCHEMA, Database, home_path, open_database, schema_version, storage_errors
 from models.errors import ConfigError, TruckError
 from models.model_lists import ModelList, keep
 from models.store import keys as key_store
@@ -147,7 +147,7 @@ def _of_environment(path: Path | None) -> Iterator[Finding]:
 
 
 def _of_files(config: Config) -> Iterator[Finding]:
-    home = _home()
+    home = home_path()
     private = [home] if home.exists() else []
     private += [file for name in ("truckllm.db", "worker.log") if (file := home / name).exists()]
     if config.path is not None and _holds_secret(config):
@@ -169,11 +169,6 @@ def _of_files(config: Config) -> Iterator[Finding]:
         yield Finding("files", "ok", f"{home} (state{new}) is private, {free // 1024**3} GB are free")
 
 
-def _home() -> Path:
-    """The state folder; not made, unlike `models.database.home`, because a doctor changes nothing."""
-    return Path(os.environ.get("TRUCKLLM_HOME") or ".truckllm").absolute()
-
-
 def _holds_secret(config: Config) -> bool:
     """Whether a key stands in the file itself, not in a variable."""
     if config.path is None:
@@ -184,8 +179,8 @@ def _holds_secret(config: Config) -> bool:
 
 
 def _of_database(config: Config) -> tuple[Finding, Database | None]:
-    if config.database_url is None and not (_home() / "truckllm.db").exists():
-        return Finding("database", "ok", f"SQLite in {_home()}, made at the first start"), None
+    if config.database_url is None and not (home_path() / "truckllm.db").exists():
+        return Finding("database", "ok", f"SQLite in {home_path()}, made at the first start"), None
     try:
         database = open_database(config.database_url, check=False)
         with storage_errors(database):
@@ -197,6 +192,8 @@ def _of_database(config: Config) -> tuple[Finding, Database | None]:
     database.close()
     has = f"has schema {found}" if found else "is empty"
     newer = found is not None and found > SCHEMA
+    if database.sqlite and not newer:
+        return Finding("database", "ok", f"{database.shown} {has}; the next command brings it to {SCHEMA}"), None
     todo = "upgrade TruckLLM on this machine" if newer else "run `truckllm db upgrade`"
     return Finding("database", "error", f"{database.shown} {has}, this version needs {SCHEMA}", todo), None
 
@@ -273,8 +270,8 @@ async def _of_keys(config: Config) -> list[Finding]:
     async with HttpSender() as sender:
         checks = [_of_key(sender, provider, key) for provider in config.providers for key in provider.keys]
         found = await asyncio.gather(*checks)
-    if _home().is_dir():  # what was asked for anyway lets `submit` warn of models that are shut down
-        keep(_home(), {one.provider: one for _, one in reversed(found) if one is not None}.values())
+    if home_path().is_dir():  # what was asked for anyway lets `submit` warn of models that are shut down
+        keep(home_path(), {one.provider: one for _, one in reversed(found) if one is not None}.values())
     return [finding for finding, _ in found]
 
 
