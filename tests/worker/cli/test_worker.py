@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -152,3 +154,33 @@ def test_a_missing_key_is_refused_before_anything_starts(
     assert done.returncode == 2
     assert "NOBODY_SET_THIS" in done.stderr
     assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux sets another process's limits")
+def test_a_worker_that_can_store_nothing_gives_up_within_half_a_minute(
+    start: Start,
+    cli: Cli,
+    live: Live,
+    start_sandbox: Callable[..., Any],
+    valkey: Any,
+    write_config: Callable[..., Path],
+    write_lines: Any,
+    tmp_path: Path,
+) -> None:
+    sandbox = start_sandbox(latency=0.5)
+    config = write_config(sandbox.url, redis_url=valkey.url, worker={"concurrency": 5})
+    worker = start("worker", "-c", config)
+    wait_until(live, "a live worker")
+    prompts = write_lines([{"model": "gpt-4o", "prompt": str(n)} for n in range(100)])
+    assert cli("submit", prompts, "-c", config).returncode == 0
+    wait_until(lambda: sandbox.summary()["calls"] >= 10, "calls under way")
+    _, most = resource.prlimit(worker.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (0, most))  # every write fails, as on a full disk
+    before = sandbox.summary()["calls"]
+    worker.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    assert worker.wait(40) == 0
+    assert time.monotonic() - began < 30
+    assert sandbox.summary()["calls"] <= before + 5
+    told = json.loads(cli("status", "1", "--json", "-c", config).stdout)
+    assert told["running"] > 0, "what could not be stored is still announced as under way"
