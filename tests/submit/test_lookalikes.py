@@ -32,7 +32,7 @@ def refused(path: Path, content: bytes) -> InputError:
         (b'[{"prompt": "x", "model": "m"}, {"prompt": "y"}]', "holds one JSON array: write one object a line"),
         (OBJECT, "holds JSON objects over several lines: write each in one line"),
         (OBJECT * 2, "holds JSON objects over several lines"),
-        (gzip.compress(OBJECT), "holds JSON objects over several lines", mtime=0),
+        (gzip.compress(OBJECT, mtime=0), "holds JSON objects over several lines"),
         (b"text,n\nhello,1\nbye,2\n", "looks like a table with commas: call it .csv, or give a --template"),
         (b"text;n\nhello;1\n", "looks like a table with semicolons"),
         (b"PK\x03\x04\n\x00\n", "is a zip archive: unpack it"),
