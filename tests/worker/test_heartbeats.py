@@ -79,7 +79,7 @@ def test_a_provider_that_does_not_tell_its_models_stops_no_heartbeat(worker: Ben
         rounds = asyncio.ensure_future(worker.janitor.run())
         await until(lambda: played.asked)
         before = beats(database)
-        await until(lambda: beats(database) >= before + 10)
+        await until(lambda: beats(database) >= before + 10, 5)
         assert played.asked == 1
         assert worker.lease.fresh
         rounds.cancel()

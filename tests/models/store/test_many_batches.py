@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from models.database import Database
 from models.store import jobs as job_store
 from models.store.jobs import BATCHES_A_CLAIM
-from tests.making import claim, make_batch
+from models.tables import jobs
+from tests.making import NOW, claim, make_batch, new_job
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +43,27 @@ def test_a_claim_finds_the_one_batch_that_has_something_for_it_among_many(databa
         taken = claim(database, most=64)
         assert len(taken) == wanted
         assert {job.batch_id for job in taken} <= {batch}
+
+
+def test_batches_with_nothing_that_may_start_here_stand_before_none_that_has(database: Database) -> None:
+    """Jobs that this provider has failed, or whose model can't start now, are seen only where they are."""
+    for n in range(2 * BATCHES_A_CLAIM):
+        make_batch(database, [new_job(0, lane="either", model="slow" if n % 2 else "fast")])
+    with database.write() as connection:
+        connection.execute(jobs.update().where(jobs.c.model == "fast").values(excluded=",openai,"))
+    batch = make_batch(database, 10, lane="either")
+    with database.write() as connection:
+        taken = job_store.claim(
+            connection,
+            provider="openai",
+            lanes=["openai", "either"],
+            worker_id=1,
+            most=64,
+            most_bytes=1 << 20,
+            now=NOW,
+            skip=[("either", "slow")],
+        )
+    assert [job.batch_id for job in taken] == [batch] * 10
 
 
 def test_a_claim_costs_the_same_however_many_batches_wait_for_others(database: Database) -> None:
