@@ -94,8 +94,9 @@ def main(
     code = process.run()
     # All is stored and said. Clearing the interpreter away would take half a second more, and whoever runs us waits for it.
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # a full disk under the log doesn't make the work undone
+            stream.flush()
     os._exit(code)
 
 
