@@ -61,7 +61,11 @@ KEY = "providers[0].keys[0]"
         ("        limit_req_per_min: abc", 6, f"{KEY}.limit_req_per_min is 'abc'; should be a whole number from 1"),
         ("        limit_req_per_min: 0", 6, f"{KEY}.limit_req_per_min is 0; should be a whole number from 1"),
         ("        limit_req_per_min: -5", 6, f"{KEY}.limit_req_per_min is -5; should be"),
-        ("        limit_req_per_min: 1,000", 6, f"{KEY}.limit_req_per_min is '1,000' (write it without commas); should be"),
+        (
+            "        limit_req_per_min: 1,000",
+            6,
+            f"{KEY}.limit_req_per_min is '1,000' (write it without commas); should be",
+        ),
         ("        limit_req_per_min: 1.5", 6, f"{KEY}.limit_req_per_min is 1.5; should be"),
         ("        limit_req_per_min: true", 6, f"{KEY}.limit_req_per_min is true; should be"),
         ("        limit_req_per_min: [1]", 6, f"{KEY}.limit_req_per_min is a list; should be"),

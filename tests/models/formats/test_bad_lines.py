@@ -104,7 +104,10 @@ def test_several_answers_may_be_asked_for_where_the_whole_reply_is_the_result(re
         (simple(stop=[5]), "stop must be"),
         (simple(seed=1.5), "seed must be a whole number"),
         (simple(n=0), "n must be"),
-        (simple(n=2), "n is 2, and a simple line's result holds one answer: repeat the line, or write it as an OpenAI batch"),
+        (
+            simple(n=2),
+            "n is 2, and a simple line's result holds one answer: repeat the line, or write it as an OpenAI batch",
+        ),
         (simple(tools={}), "tools must be a list"),
         (batch_body(max_tokens=0), "body.max_tokens must be a positive whole number"),
         (batch_body(temperature="x"), "body.temperature must be a number"),
