@@ -171,9 +171,12 @@ def test_the_services_do_the_main_job(
     assert [row["id"] for row in results] == [line["id"] for line in lines]
     assert {row["provider"] for row in results} == set(models)
 
-    known = json.loads(cli("workers", "--json", **settings).stdout)["workers"]
-    taken = {name: sum(one["tickets"] for one in known if one["providers"] == [name]) for name in models}
-    assert all(taken.values()), f"tickets taken from each provider's queue: {taken}"
+    def tickets() -> dict[str, int]:
+        known = json.loads(cli("workers", "--json", **settings).stdout)["workers"]
+        return {name: sum(one["tickets"] for one in known if one["providers"] == [name]) for name in models}
+
+    # workers tell how many they have taken with their next heartbeat
+    wait_for(lambda: all(tickets().values()), "tickets to be taken from each provider's queue", 30)
 
     for worker in workers:
         worker.terminate()
