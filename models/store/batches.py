@@ -351,11 +351,3 @@ def cancel(connection: Connection, batch_id: int) -> bool:
         .values(status=BatchStatus.CANCELLED, paused_reason=None)
     )
     return done.rowcount == 1
-
-
-def abandoned(connection: Connection, now: float) -> list[int]:
-    """Batches that nobody has loaded further for a day: they can be swept."""
-    query = sa.select(batches.c.id).where(
-        batches.c.status == BatchStatus.LOADING, batches.c.loaded_at < now - 86400, batches.c.loaded_at > 0
-    )
-    return [int(row) for row in connection.execute(query).scalars()]
