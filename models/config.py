@@ -253,10 +253,14 @@ def _priced_names(model: str) -> tuple[str, ...]:
 
 
 class RouteConfig(_Node):
-    """Ordered candidates "provider/model" for one lane, and the strategy that chooses between them."""
+    """Ordered candidates "provider/model" for one lane, and the strategy that chooses between them.
+
+    Lines that ask for one of `models`, and name neither provider nor route, go by this route.
+    """
 
     candidates: tuple[Candidate, ...]
     strategy: StrategyName = "priority"
+    models: Names = ()
 
     def pairs(self) -> tuple[tuple[str, str], ...]:
         """The candidates as (provider id, model). A model's name may hold slashes itself."""

@@ -37,6 +37,7 @@ def disagreements(
         *_same_ids(providers, routes),
         *_pools_that_differ(providers),
         *_bad_routes(providers, routes, provider_ids),
+        *_models_of_two_routes(routes),
     ]
 
 
@@ -163,6 +164,19 @@ def _bad_routes(
                 found.append(((*place, index), f"{candidate!r} is named twice"))
         if route.strategy == "cost_first":
             found.extend(_mixed_currencies(name, route, by_id))
+    return found
+
+
+def _models_of_two_routes(routes: Mapping[str, RouteConfig]) -> list[Problem]:
+    found: list[Problem] = []
+    first: dict[str, str] = {}
+    for name, route in routes.items():
+        for index, model in enumerate(route.models):
+            if model not in first:
+                first[model] = name
+                continue
+            where = "twice" if first[model] == name else f"by {yaml_path(('routes', first[model]))} too"
+            found.append((("routes", name, "models", index), f"{model!r} is named {where}: a model has one route"))
     return found
 
 

@@ -36,6 +36,7 @@ class Lanes:
     def __init__(self, config: Config) -> None:
         self._providers = {provider.id: provider for provider in config.providers}
         self._routes = config.routes
+        self._route_of = {model: name for name, route in config.routes.items() for model in route.models}
         self._known: dict[tuple[str | None, str | None, str | None, str, str], tuple[str, str]] = {}
 
     def resolve(
@@ -49,8 +50,8 @@ class Lanes:
     ) -> tuple[str, str]:
         """The lane (provider's id or route's name) and the model to ask for there ("" on a route: its candidates name it).
 
-        `dialect` is that of the line's body. In this order: `provider`, which takes `model` as it is; `route`;
-        `provider/model`; the `models` of a provider or key that name the model; the beginning of its name; the only provider, or
+        `dialect` is that of the line's body. In this order: `provider`, which takes `model` as it is; `route`; the route whose
+        `models` name the model; `provider/model`; the `models` of a provider or key that name the model; the beginning of its name; the only provider, or
         the only one of the body's own dialect. A body that asks for chat may go to any of them: what can't be translated is told
         at the call. Any other `operation` is only for providers of its own dialect. Raises NoLane.
         """
@@ -77,6 +78,8 @@ class Lanes:
             raise NoLane('has no model: add "model" to the line, or use --model')
         if provider is not None:
             return self._fitting([self._providers[provider]], model, dialect, bound), model
+        if model in self._route_of:
+            return self._route(self._route_of[model], dialect, bound), ""
         before, slash, after = model.partition("/")
         if slash and before in self._providers:
             named = self._providers[before]

@@ -114,7 +114,7 @@ def default_of(model: type[BaseModel], name: str) -> set[str]:
     if name in WORDS:
         return {WORDS[name]}
     value = field.get_default(call_default_factory=True)
-    if value is None or value in ({}, []):
+    if value is None or value in ({}, [], ()):
         return {"none", "no limit"}
     if isinstance(value, bool):
         return {f"`{str(value).lower()}`"}

@@ -340,3 +340,11 @@ def test_a_tree_is_frozen() -> None:
 def test_a_python_float_is_no_price() -> None:
     pricing = {"input_token_cost": 0.1, "output_token_cost": "0.1"}
     assert "not a float" in problem({"id": "openai", "keys": [a_key(pricing=pricing)]})
+
+
+def test_a_model_has_one_route() -> None:
+    one = {"candidates": ["openai/m"], "models": "gpt-4o"}
+    said = problem(routes={"a": one, "b": one})
+    assert "routes.b.models[0]: 'gpt-4o' is named by routes.a too: a model has one route" in said
+    said = problem(routes={"a": {**one, "models": ["gpt-4o", "gpt-4o"]}})
+    assert "routes.a.models[1]: 'gpt-4o' is named twice: a model has one route" in said

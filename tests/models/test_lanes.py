@@ -178,3 +178,15 @@ def test_answers_stay_right_when_more_models_are_asked_for_than_are_remembered()
         assert found.resolve(model=f"gpt-{number}") == ("openai", f"gpt-{number}")
     assert found.resolve(model="claude-1") == ("claude", "claude-1")
     assert len(found._known) <= 4096
+
+
+def test_a_model_goes_by_the_route_that_names_it() -> None:
+    smart = {"candidates": ["openai/gpt-4o", "claude/claude-haiku-4-5"], "models": ["gpt-4o", "openai/o3"]}
+    found = lanes(*THREE, routes={"smart": smart, "other": {"candidates": ["gemini/gemini-3.5-flash"]}})
+    assert found.resolve(model="gpt-4o") == ("smart", "")
+    assert found.resolve(model="openai/o3") == ("smart", "")  # as it is written there
+    assert found.resolve(model="gpt-4o-mini") == ("openai", "gpt-4o-mini")
+    # what the line says itself goes first
+    assert found.resolve(model="gpt-4o", provider="openai") == ("openai", "gpt-4o")
+    assert found.resolve(model="gpt-4o", route="other") == ("other", "")
+    assert found.resolve(model="openai/gpt-4o") == ("openai", "gpt-4o")
