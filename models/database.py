@@ -21,7 +21,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from models import processes
 from models.errors import SchemaError, StorageError, UsageError
 
-SCHEMA = "0003"
+SCHEMA = "0004"
 """The migration that this code needs; a test holds it equal to the newest file in models/migrations/versions."""
 
 POSTGRES_PATIENCE = {

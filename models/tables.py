@@ -14,6 +14,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    SmallInteger,
     String,
     Table,
     Text,
@@ -32,7 +33,7 @@ metadata = MetaData(
     }
 )
 
-UNFINISHED_SQL = "status IN ('loading', 'queued', 'running', 'paused')"
+UNFINISHED_SQL = "status IN ('loading', 'queued', 'running', 'paused', 'finalizing')"
 
 batches = Table(
     "batches",
@@ -55,6 +56,16 @@ batches = Table(
     Column("created_at", Double, nullable=False, comment="When it was submitted"),
     Column("started_at", Double, comment="When its first job was claimed"),
     Column("finished_at", Double, comment="When its last job ended"),
+    Column(
+        "no_fallback",
+        Integer,
+        nullable=False,
+        server_default="0",
+        comment="1: its jobs use no fallback model and no second candidate",
+    ),
+    Column("finalizer", String(64), comment="While finalizing: a random mark of who reconciles it"),
+    Column("checked_at", Double, comment="While finalizing: when its finalizer last wrote"),
+    Column("problem", Text, comment="While finalizing: what doesn't add up, for people; NULL: nothing found so far"),
     Index(
         "uq_batches_unfinished",
         "input_sha256",
@@ -127,6 +138,7 @@ _CLAIMABLE = "status = 'queued' AND not_before IS NULL"
 _SNOOZED = "status = 'queued' AND not_before IS NOT NULL"
 _RUNNING = "status = 'running'"
 _FAILED = "status = 'failed'"
+_SUSPECT = "status = 'queued' AND rescues >= 2"
 _PASSED_ON = "status = 'queued' AND not_before IS NULL AND excluded <> ''"
 
 jobs = Table(
@@ -166,6 +178,13 @@ jobs = Table(
     Column("input_bytes", Big, nullable=False, comment="Size of its body"),
     Column("created_at", Double, nullable=False, comment="When it was loaded"),
     Column("finished_at", Double, comment="When it reached its final state"),
+    Column(
+        "solo_crashes",
+        SmallInteger,
+        nullable=False,
+        server_default="0",
+        comment="Times its worker died while it ran alone",
+    ),
     Index("uq_jobs_batch_custom", "batch_id", "custom_id", unique=True),
     Index("uq_jobs_batch_position", "batch_id", "position", unique=True),
     Index(
@@ -185,7 +204,13 @@ jobs = Table(
         sqlite_where=text(_PASSED_ON),
         postgresql_where=text(_PASSED_ON),
     ),
-    Index("ix_jobs_failed", "batch_id", "position", sqlite_where=text(_FAILED), postgresql_where=text(_FAILED)),
+    Index(
+        "ix_jobs_suspects", "lane", "batch_id", "position", sqlite_where=text(_SUSPECT), postgresql_where=text(_SUSPECT)
+    ),
+    # `status` too, or SQLite takes the unique index of all positions for the better one
+    Index(
+        "ix_jobs_failed", "batch_id", "status", "position", sqlite_where=text(_FAILED), postgresql_where=text(_FAILED)
+    ),
     comment="One row a line of input",
     sqlite_autoincrement=True,
 )
@@ -204,6 +229,12 @@ job_inputs = Table(
     Column("body", LargeBinary, nullable=False, comment="The line's own body, untouched"),
     Column("dialect", String(32), nullable=False, comment="simple, openai, …"),
     Column("operation", String(32), nullable=False, comment="chat, …"),
+    Column(
+        "metadata",
+        LargeBinary,
+        comment="What stood beside a vendor's body in its line, as JSON: it comes back with the result; NULL for simple "
+        "lines, whose body has it",
+    ),
     comment="What the jobs ask",
 )
 
@@ -282,6 +313,12 @@ workers = Table(
         "beat", Big, nullable=False, server_default="0", comment="Raised by each heartbeat; equal for 45 s means dead"
     ),
     Column("heartbeat_at", Double, nullable=False, comment="When it last gave a sign of life"),
+    Column(
+        "alone_for", Big, comment="The worker that started this one to run suspects alone; NULL: an ordinary worker"
+    ),
+    Column(
+        "schema", String(16), nullable=False, server_default="0003", comment="The schema that its code was made for"
+    ),
     comment="Worker processes that are alive, or not yet known to be dead",
     sqlite_autoincrement=True,
 )
@@ -327,4 +364,11 @@ budget_reservations = Table(
     Column("nanos", Big, nullable=False, comment="What it may cost"),
     Index("ix_budget_reservations_batch", "batch_id"),
     comment="What is reserved of budgets; a call whose end nobody knows stays here",
+)
+
+schema_floor = Table(
+    "schema_floor",
+    metadata,
+    Column("oldest", String(16), primary_key=True, comment="Code made for an older schema than this can't work here"),
+    comment="One row: which code may use this database, beside code of its own schema",
 )

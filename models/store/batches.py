@@ -52,6 +52,7 @@ def create(
     again: int,
     loader: str,
     now: float,
+    no_fallback: bool = False,
 ) -> int:
     """A new batch under status `loading`. Raises IntegrityError when an unfinished one has the same file and options."""
     inserted = connection.execute(
@@ -67,6 +68,7 @@ def create(
             loader=loader,
             loaded_at=now,
             created_at=now,
+            no_fallback=int(no_fallback),
         )
     )
     key = inserted.inserted_primary_key
@@ -78,7 +80,8 @@ def create(
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """One job to add: `position` counts from 0 in input order. `refused` is why it has failed already, without any lane."""
+    """One job to add: `position` counts from 0 in input order. `refused` is why it has failed already, without any lane; `metadata`
+    what stood beside its body, as JSON."""
 
     position: int
     custom_id: str
@@ -88,6 +91,7 @@ class NewJob:
     dialect: str
     operation: str
     refused: str | None = None
+    metadata: bytes | None = None
 
 
 INVALID_LINE = "invalid_line"
@@ -137,7 +141,13 @@ def add_jobs(connection: Connection, batch_id: int, loader: str, new: Sequence[N
     connection.execute(
         job_inputs.insert(),
         [
-            {"job_id": ids[job.position], "body": job.body, "dialect": job.dialect, "operation": job.operation}
+            {
+                "job_id": ids[job.position],
+                "body": job.body,
+                "dialect": job.dialect,
+                "operation": job.operation,
+                "metadata": job.metadata,
+            }
             for job in new
         ],
     )
@@ -197,10 +207,10 @@ def same_file(connection: Connection, sha256: str) -> list[RowMapping]:
 
 
 def runnable(connection: Connection, lanes: Collection[str] | None = None) -> list[RowMapping]:
-    """Batches whose jobs may be claimed, highest priority first: id, status, priority. `lanes`: only those with a job that can be
+    """Batches whose jobs may be claimed, highest priority first: id, status, priority, no_fallback. `lanes`: only those with a job that can be
     claimed from one of these lanes right now."""
     query = (
-        sa.select(batches.c.id, batches.c.status, batches.c.priority)
+        sa.select(batches.c.id, batches.c.status, batches.c.priority, batches.c.no_fallback)
         .where(batches.c.status.in_(RUNNABLE))
         .order_by(batches.c.priority.desc(), batches.c.id)
     )

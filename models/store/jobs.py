@@ -39,6 +39,8 @@ class Claimed:
     dialect: str
     operation: str
     body: bytes = field(repr=False)
+    no_fallback: bool = False
+    solo_crashes: int = 0
 
 
 def claim(
@@ -100,6 +102,7 @@ def claim(
             )
         )
     }
+    strict = {row["id"] for row in found if row["no_fallback"]}
     return [
         Claimed(
             id=row["id"],
@@ -113,6 +116,8 @@ def claim(
             dialect=inputs[row["id"]].dialect,
             operation=inputs[row["id"]].operation,
             body=inputs[row["id"]].body,
+            no_fallback=row["batch_id"] in strict,
+            solo_crashes=row["solo_crashes"],
         )
         for row in taken
     ]
@@ -195,6 +200,7 @@ def _claimable(lane: str, provider: str, most: int) -> sa.Select[Any]:
             jobs.c.excluded,
             jobs.c.attempts,
             jobs.c.rescues,
+            jobs.c.solo_crashes,
             jobs.c.input_bytes,
         )
         .limit(most)

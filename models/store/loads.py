@@ -54,6 +54,7 @@ def holds(connection: Connection, batch_id: int, wanted: Sequence[NewJob]) -> bo
             job_inputs.c.body,
             job_inputs.c.dialect,
             job_inputs.c.operation,
+            job_inputs.c.metadata,
         )
         .join(job_inputs, job_inputs.c.job_id == jobs.c.id)
         .where(jobs.c.batch_id == batch_id, jobs.c.position.between(wanted[0].position, wanted[-1].position))
@@ -69,6 +70,7 @@ def holds(connection: Connection, batch_id: int, wanted: Sequence[NewJob]) -> bo
             row.dialect,
             row.operation,
             row.error_message,
+            None if row.metadata is None else bytes(row.metadata),
         )
         for row in connection.execute(query)
     ]

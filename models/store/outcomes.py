@@ -59,6 +59,7 @@ def page(
             jobs.c.error_message,
             job_inputs.c.dialect,
             sa.case((job_inputs.c.dialect == SIMPLE, job_inputs.c.body), else_=None).label("body"),
+            job_inputs.c.metadata,
             sa.case((whole_reply, results.c.response), else_=None).label("response"),
             results.c.text,
             results.c.finish_reason,
@@ -170,6 +171,15 @@ def bodies(connection: Connection, job_ids: Sequence[int]) -> Iterator[tuple[int
     query = sa.select(job_inputs.c.job_id, job_inputs.c.body).where(job_inputs.c.job_id.in_(job_ids))
     for job_id, body in connection.execute(query, execution_options={"yield_per": 16}):
         yield job_id, bytes(body)
+
+
+def metadata(connection: Connection, job_ids: Sequence[int]) -> Iterator[tuple[int, bytes, bytes | None]]:
+    """What these jobs asked and what stood beside it, one after another: (job, body, metadata). Deleted jobs are left out."""
+    query = sa.select(job_inputs.c.job_id, job_inputs.c.body, job_inputs.c.metadata).where(
+        job_inputs.c.job_id.in_(job_ids)
+    )
+    for job_id, body, beside in connection.execute(query, execution_options={"yield_per": 16}):
+        yield job_id, bytes(body), None if beside is None else bytes(beside)
 
 
 def open_models(connection: Connection, batch_id: int | None = None) -> list[tuple[int, str, str]]:
