@@ -11,7 +11,8 @@ from sqlalchemy.engine import RowMapping
 from models.states import JobStatus
 from models.store import batches, outcomes
 from submit.cli.options import BatchArgument, ConfigOption, JsonOption, found_config, stored
-from submit.cli.output import iso, note, print_json, print_table
+from submit.cli.output import note, print_json, print_table
+from submit.shapes import iso
 
 
 class State(StrEnum):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -10,8 +10,9 @@ from models.config import Config, KeyConfig, ProviderConfig
 from models.config_file import load_config
 from models.errors import UsageError
 from models.store import keys as key_store
+from submit import shapes
 from submit.cli.options import ConfigOption, JsonOption, stored
-from submit.cli.output import iso, note, print_json, print_table
+from submit.cli.output import note, print_json, print_table
 from submit.progress import state_of
 
 DISABLED = "disabled by hand"
@@ -34,7 +35,9 @@ def listing(context: typer.Context, config: ConfigOption = None, json: JsonOptio
     with stored(settings) as database, database.read() as connection:
         states = key_store.everything(connection)
     found = [
-        _row(provider, key, state_of(provider, key, states)) for provider in settings.providers for key in provider.keys
+        shapes.key(provider, key, state_of(provider, key, states))
+        for provider in settings.providers
+        for key in provider.keys
     ]
     if json:
         print_json({"keys": found})
@@ -50,7 +53,7 @@ def disable(key: KeyArgument, config: ConfigOption = None) -> None:
     provider, one = _named(settings, key)
     with stored(settings, make=True) as database, database.write() as connection:
         now = database.now(connection)
-        done = key_store.disable(connection, provider.id, one.id, _pool(provider, one), DISABLED, now)
+        done = key_store.disable(connection, provider.id, one.id, shapes.pool(provider, one), DISABLED, now)
     note(f"{key} is out of use; `truckllm keys enable {key}` puts it back" if done else f"{key} is disabled already")
 
 
@@ -71,19 +74,3 @@ def _named(config: Config, text: str) -> tuple[ProviderConfig, KeyConfig]:
         raise UsageError(f"{text!r}: name a key as PROVIDER/KEY, as `truckllm keys` lists them")
     provider = config.provider(provider_id)
     return provider, provider.key(key_id)
-
-
-def _pool(provider: ProviderConfig, key: KeyConfig) -> str:
-    return key.pool or f"{provider.id}/{key.id}"
-
-
-def _row(provider: ProviderConfig, key: KeyConfig, state: Any) -> dict[str, Any]:
-    return {
-        "provider": provider.id,
-        "key_id": key.id,
-        "pool": _pool(provider, key),
-        "state": state["state"] if state else key_store.ACTIVE,
-        "reason": state["reason"] if state else "",
-        "since": iso(state["since"]) if state else None,
-        "until": iso(state["until"]) if state else None,
-    }

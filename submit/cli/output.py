@@ -5,7 +5,6 @@ It does not know what it prints.
 
 from __future__ import annotations
 
-import datetime
 import json
 import shutil
 import sys
@@ -67,11 +66,3 @@ def say(text: str) -> None:
 def note(text: str) -> None:
     """A line for people on stderr, so that stdout holds only what was asked for."""
     sys.stderr.write(text + "\n")
-
-
-def iso(seconds: float | None) -> str | None:
-    """Unix seconds as "2026-01-31T12:00:00Z"; None stays None."""
-    if seconds is None:
-        return None
-    moment = datetime.datetime.fromtimestamp(seconds, tz=datetime.UTC)
-    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from models.store import batches
+from submit import shapes
 from submit.cli.options import ConfigOption, JsonOption, found_config, stored
-from submit.cli.output import iso, note, print_json, print_table, say, terminal_width
+from submit.cli.output import note, print_json, print_table, say, terminal_width
 from submit.live import LiveView, duration, line, money
-from submit.progress import Part, Snapshot, snapshot, watch
+from submit.progress import Snapshot, snapshot, watch
+from submit.shapes import iso
 
 _LISTED = 20
 
@@ -41,61 +43,20 @@ def status(
             with LiveView() as view:
                 seen = watch(database, batch, config=settings, on_tick=view.show)
             if json:
-                print_json(as_json(seen))
+                print_json(shapes.batch(seen))
             raise typer.Exit(seen.exit_code)
         with database.read() as connection:
             now = database.now(connection)
             ids = [batch] if batch is not None else [row["id"] for row in batches.newest_first(connection, _LISTED)]
             found = [snapshot(connection, number, settings, now) for number in ids]
     if json:
-        print_json(as_json(found[0]) if batch is not None else {"batches": [as_json(seen) for seen in found]})
+        print_json(shapes.batch(found[0]) if batch is not None else {"batches": [shapes.batch(seen) for seen in found]})
     elif batch is not None:
         _show_one(found[0])
     elif found:
         _show_many(found)
     else:
         note("no batches yet: `truckllm run FILE` makes the first")
-
-
-def as_json(seen: Snapshot) -> dict[str, Any]:
-    """The snapshot with the fields that `truckllm status --json` documents."""
-    return {
-        "batch_id": seen.batch_id,
-        "name": seen.name,
-        "input_name": seen.input_name,
-        "status": seen.status,
-        "total": seen.total,
-        "succeeded": seen.succeeded,
-        "failed": seen.failed,
-        "cancelled": seen.cancelled,
-        "running": seen.running,
-        "queued": seen.queued,
-        "rate": None if seen.rate is None else round(seen.rate, 3),
-        "eta_seconds": None if seen.eta_seconds is None else round(seen.eta_seconds, 1),
-        "blocked": seen.blocked,
-        "paused": seen.paused,
-        "unserved": seen.unserved,
-        "troubles": [trouble.sentence for trouble in seen.troubles],
-        "created_at": iso(seen.created_at),
-        "started_at": iso(seen.started_at),
-        "finished_at": iso(seen.finished_at),
-        "costs": dict(seen.costs),
-        "unpriced_tokens": seen.unpriced_tokens,
-        "providers": [_part(part) for part in seen.providers],
-    }
-
-
-def _part(part: Part) -> dict[str, Any]:
-    return {
-        "provider": part.provider,
-        "succeeded": part.succeeded,
-        "failed": part.failed,
-        "calls": part.calls,
-        "input_tokens": part.input_tokens,
-        "output_tokens": part.output_tokens,
-        "costs": dict(part.costs),
-        "unpriced_tokens": part.unpriced_tokens,
-    }
 
 
 def _show_one(seen: Snapshot) -> None:

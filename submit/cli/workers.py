@@ -8,9 +8,9 @@ import typer
 
 from models.errors import NotFoundError
 from models.store import workers as worker_store
-from submit.bell import is_live
+from submit import shapes
 from submit.cli.options import ConfigOption, JsonOption, found_config, stored
-from submit.cli.output import iso, note, print_json, print_table
+from submit.cli.output import note, print_json, print_table
 
 workers = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 
@@ -39,21 +39,7 @@ def listing(context: typer.Context, config: ConfigOption = None, json: JsonOptio
     with stored(found_config(config)) as database, database.read() as connection:
         now = database.now(connection)
         rows = worker_store.everyone(connection)
-    found = [
-        {
-            "id": row["id"],
-            "host": row["host"],
-            "pid": row["pid"],
-            "providers": [name for name in row["queues"].split(",") if name],
-            "alive": is_live(row, now),
-            "draining": bool(row["draining"]),
-            "tickets": row["tickets"],
-            "config_hash": row["config_hash"],
-            "started_at": iso(row["started_at"]),
-            "heartbeat_at": iso(row["heartbeat_at"]),
-        }
-        for row in rows
-    ]
+    found = [shapes.worker(row, now) for row in rows]
     if json:
         print_json({"workers": found})
         return

@@ -1,0 +1,99 @@
+"""What batches, keys and workers look like to programs: the JSON of the commands' --json and of the HTTP API.
+
+It reads nothing; `submit.progress` and `models.store` do.
+"""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+from sqlalchemy.engine import RowMapping
+
+from models.config import KeyConfig, ProviderConfig
+from models.store import keys as key_store
+from submit.bell import is_live
+from submit.progress import Part, Snapshot
+
+
+def iso(seconds: float | None) -> str | None:
+    """Unix seconds as "2026-01-31T12:00:00Z"; None stays None."""
+    if seconds is None:
+        return None
+    moment = datetime.datetime.fromtimestamp(seconds, tz=datetime.UTC)
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def batch(seen: Snapshot) -> dict[str, Any]:
+    """A batch, with the fields that `truckllm status --json` documents."""
+    return {
+        "batch_id": seen.batch_id,
+        "name": seen.name,
+        "input_name": seen.input_name,
+        "status": seen.status,
+        "total": seen.total,
+        "succeeded": seen.succeeded,
+        "failed": seen.failed,
+        "cancelled": seen.cancelled,
+        "running": seen.running,
+        "queued": seen.queued,
+        "rate": None if seen.rate is None else round(seen.rate, 3),
+        "eta_seconds": None if seen.eta_seconds is None else round(seen.eta_seconds, 1),
+        "blocked": seen.blocked,
+        "paused": seen.paused,
+        "unserved": seen.unserved,
+        "troubles": [trouble.sentence for trouble in seen.troubles],
+        "created_at": iso(seen.created_at),
+        "started_at": iso(seen.started_at),
+        "finished_at": iso(seen.finished_at),
+        "costs": dict(seen.costs),
+        "unpriced_tokens": seen.unpriced_tokens,
+        "providers": [_part(part) for part in seen.providers],
+    }
+
+
+def _part(part: Part) -> dict[str, Any]:
+    return {
+        "provider": part.provider,
+        "succeeded": part.succeeded,
+        "failed": part.failed,
+        "calls": part.calls,
+        "input_tokens": part.input_tokens,
+        "output_tokens": part.output_tokens,
+        "costs": dict(part.costs),
+        "unpriced_tokens": part.unpriced_tokens,
+    }
+
+
+def key(provider: ProviderConfig, one: KeyConfig, state: RowMapping | None) -> dict[str, Any]:
+    """A key with its row of `models.store.keys`, if any; never its secret."""
+    return {
+        "provider": provider.id,
+        "key_id": one.id,
+        "pool": pool(provider, one),
+        "state": state["state"] if state else key_store.ACTIVE,
+        "reason": state["reason"] if state else "",
+        "since": iso(state["since"]) if state else None,
+        "until": iso(state["until"]) if state else None,
+    }
+
+
+def pool(provider: ProviderConfig, one: KeyConfig) -> str:
+    """The quota that a key draws on, by name."""
+    return one.pool or f"{provider.id}/{one.id}"
+
+
+def worker(row: RowMapping, now: float) -> dict[str, Any]:
+    """A worker's row; `alive` is false when its last heartbeat is older than 45 s or, on this machine, its process is gone."""
+    return {
+        "id": row["id"],
+        "host": row["host"],
+        "pid": row["pid"],
+        "providers": [name for name in row["queues"].split(",") if name],
+        "alive": is_live(row, now),
+        "draining": bool(row["draining"]),
+        "tickets": row["tickets"],
+        "config_hash": row["config_hash"],
+        "started_at": iso(row["started_at"]),
+        "heartbeat_at": iso(row["heartbeat_at"]),
+    }

@@ -1,0 +1,85 @@
+"""Steering a batch: pause, resume, cancel, put it before others; and whom to wake then. Commands and the HTTP API share it.
+
+It prints nothing: what people should know is returned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from models.config import Config
+from models.database import Database
+from models.errors import UsageError
+from models.states import BatchStatus
+from models.store import batches, budgets, outcomes
+from models.store import jobs as job_store
+from submit.producer import call_workers
+
+BY_HAND = "paused by hand"
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """What a cancellation did: jobs that will never be sent, and calls under way that finish and are kept."""
+
+    cancelled: int
+    running: int
+
+
+def pause(database: Database, batch_id: int) -> str | None:
+    """Nothing more of a batch is sent from now on. None, or why it is paused already. Raises NotFoundError, UsageError."""
+    with database.write() as connection:
+        row = batches.get(connection, batch_id)
+        if batches.pause(connection, batch_id, BY_HAND):
+            return None
+        if row["status"] != BatchStatus.PAUSED:
+            raise UsageError(f"batch {batch_id} is {row['status']}: only one that is queued or running can be paused")
+        return str(row["paused_reason"])
+
+
+def resume(database: Database, batch_id: int, limit: tuple[int, str] | None = None) -> None:
+    """A paused batch goes on, until it has cost `limit` (nano-units, currency) if that is given. Raises NotFoundError, UsageError."""
+    with database.write() as connection:
+        row = batches.get(connection, batch_id)
+        if limit:
+            budgets.cap(connection, batch_id, *limit)
+        if not batches.resume(connection, batch_id):
+            raise UsageError(f"batch {batch_id} is {row['status']}, not paused")
+
+
+def prioritise(database: Database, batch_id: int, number: int) -> int:
+    """Puts a batch before others (higher) or behind them; its priority before. Raises NotFoundError, UsageError."""
+    with database.write() as connection:
+        row = batches.get(connection, batch_id)
+        if not batches.set_priority(connection, batch_id, number):
+            raise UsageError(f"batch {batch_id} has ended already: it is {row['status']}")
+        return int(row["priority"])
+
+
+def cancel(database: Database, batch_id: int) -> Stopped:
+    """Stops a batch: its queued jobs are cancelled, calls under way finish. Raises NotFoundError, UsageError."""
+    with database.write() as connection:
+        row = batches.get(connection, batch_id)
+        stopped = batches.cancel(connection, batch_id)
+    if not stopped and (row["status"] != BatchStatus.CANCELLED or row["finished_at"] is not None):
+        raise UsageError(f"batch {batch_id} has ended already: it is {row['status']}")
+    number, chunk = 0, -1
+    while chunk:  # in chunks, so that workers get their turns in between
+        with database.write() as connection:
+            chunk = job_store.cancel_queued(connection, batch_id, database.now(connection))
+        number += chunk
+    with database.write() as connection:
+        batches.finish_if_done(connection, batch_id, database.now(connection))
+    with database.read() as connection:
+        return Stopped(number, job_store.in_flight(connection, batch_id))
+
+
+def wake(database: Database, settings: Config | None, batch_id: int) -> list[str]:
+    """Rings for a batch's queued jobs where a Redis URL is configured. Sentences for people: what failed, or who else will work."""
+    if settings is None or not settings.redis_url:
+        return ["`truckllm worker` works on it, here; so does `truckllm run` with the same file"]
+    with database.read() as connection:
+        lanes = outcomes.queued_lanes(connection, batch_id)
+        left = batches.counts(connection, batch_id).left
+    warned = call_workers(database, settings, dict.fromkeys(lanes, left), settings.redis_url)
+    return [f"warning: {warning}" for warning in warned]
