@@ -6,7 +6,6 @@ It knows no dialect; the subclasses fill in translation, authentication, errors,
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from models.config import ProviderConfig
@@ -16,7 +15,7 @@ from worker.providers.answers import Answer, Stream
 from worker.providers.base import Call, Provider, Reply, Sender
 from worker.providers.bodies import own_body
 from worker.providers.embeddings import outline
-from worker.providers.events import Event, is_event_stream, read_events
+from worker.providers.events import Chunks, is_event_stream, read_events
 from worker.providers.failures import plain_failure, redirected, truncated, unreadable
 from worker.providers.replies import at, count, decode, encode
 from worker.providers.translation import readable
@@ -56,8 +55,8 @@ class ChatProvider(Provider):
         """The failure that an error body stands for. The status may be 200: errors come inside streams too."""
 
     @abc.abstractmethod
-    def assemble(self, request: Request, events: Iterator[Event]) -> Stream:
-        """The body that a stream's events stand for."""
+    def assemble(self, request: Request, chunks: Chunks) -> Stream:
+        """The body that a stream's events stand for. It isn't whole where one of them was broken."""
 
     @abc.abstractmethod
     def call_id(self, body: Any, reply: Reply) -> str | None:
@@ -94,7 +93,7 @@ class ChatProvider(Provider):
         whole = True
         raw = reply.body
         if good and is_event_stream(reply, request.stream):
-            stream = self.assemble(request, read_events(reply.body))
+            stream = self.assemble(request, Chunks(read_events(reply.body)))
             body: Any = stream.body
             error, whole = stream.error, stream.whole
             if body:

@@ -6,7 +6,6 @@ It does not send or retry; the choice of the API's version is the configuration'
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 from urllib.parse import quote
@@ -16,7 +15,7 @@ from worker.limits.shapes import Charge
 from worker.providers.answers import Answer, Stream
 from worker.providers.base import Call, Reply, http_failure
 from worker.providers.chat import ChatProvider
-from worker.providers.events import Event
+from worker.providers.events import Chunks
 from worker.providers.failures import (
     clean,
     code_name,
@@ -146,14 +145,13 @@ class Claude(ChatProvider):
             failure=failure,
         )
 
-    def assemble(self, request: Request, events: Iterator[Event]) -> Stream:
+    def assemble(self, request: Request, chunks: Chunks) -> Stream:
         body: dict[str, Any] = {}
         blocks: dict[int, dict[str, Any]] = {}
         whole = False
-        for event in events:
-            data = decode(event.data.encode())
+        for name_told, data in chunks:
             kind = at(data, "type")
-            if kind == "error" or event.name == "error":
+            if kind == "error" or name_told == "error":
                 return Stream(_with_blocks(body, blocks), at(data, "error") or {"type": "stream_error"}, False)
             if kind == "message_start":
                 body = dict(table(data.get("message")))
@@ -167,7 +165,8 @@ class Claude(ChatProvider):
                 told = {key: value for key, value in table(data.get("usage")).items() if value is not None}
                 body["usage"] = {**table(body.get("usage")), **told}
             elif kind == "message_stop":
-                whole = True
+                # one that has lost the event with the reason has lost its usage too
+                whole = isinstance(body.get("stop_reason"), str) and not chunks.broken
                 break
         if not whole:
             _estimate_output(body, blocks)

@@ -5,12 +5,14 @@ It does not know what an event means; each dialect does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 
 from worker.providers.base import Reply
+from worker.providers.replies import decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,28 @@ def read_events(body: bytes) -> Iterator[Event]:
             name = value.removeprefix(" ")
     if data:
         yield Event(name or "message", "\n".join(data))
+
+
+class Chunks:
+    """What a stream's events hold, as JSON, with their names and in order: (name, value), up to a `[DONE]`.
+
+    `done` says that one came, `broken` that the data of an event was no JSON: then a piece of the answer is missing.
+    """
+
+    def __init__(self, events: Iterable[Event]) -> None:
+        self._events = events
+        self.done = False
+        self.broken = False
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        for event in self._events:
+            text = event.data.strip()
+            if text == "[DONE]":
+                self.done = True
+                return
+            value = decode(text.encode())
+            self.broken |= value is None and text not in ("", "null")
+            yield event.name, value
 
 
 def is_idle(chunk: bytes) -> bool:

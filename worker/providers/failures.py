@@ -62,8 +62,8 @@ def unreadable(reply: Reply, message: str) -> Failure:
 
 
 def truncated(reply: Reply) -> Failure:
-    """A stream that ended before its finish marker."""
-    message = "the streamed reply ended before its finish marker; it may have been billed"
+    """A stream that ended before its finish marker, or of which a piece can't be read."""
+    message = "a piece of the streamed reply or its end is missing; it may have been billed"
     return Failure(FailureKind.NETWORK, "truncated", message, reply.status)
 
 

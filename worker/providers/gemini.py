@@ -6,7 +6,6 @@ It does not send or retry, and it does not know Vertex AI, whose addresses and a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, ClassVar
 from urllib.parse import quote
@@ -17,7 +16,7 @@ from worker.providers import gemini_embeddings
 from worker.providers.answers import Answer, Stream
 from worker.providers.base import Call, Reply, http_failure
 from worker.providers.chat import ChatProvider
-from worker.providers.events import Event
+from worker.providers.events import Chunks
 from worker.providers.failures import (
     clean,
     code_name,
@@ -186,11 +185,10 @@ class Gemini(ChatProvider):
         text = storable("".join(texts)) if texts or not others else None
         return Answer(usage, text, finish, served, failure)
 
-    def assemble(self, request: Request, events: Iterator[Event]) -> Stream:
+    def assemble(self, request: Request, chunks: Chunks) -> Stream:
         body: dict[str, Any] = {}
         candidates: dict[int, dict[str, Any]] = {}
-        for event in events:
-            chunk = decode(event.data.encode())
+        for _, chunk in chunks:
             if not isinstance(chunk, dict):
                 continue
             if error := self.error_in(chunk):
@@ -202,7 +200,7 @@ class Gemini(ChatProvider):
             whole = all(candidate.get("finishReason") for candidate in candidates.values())
         else:
             whole = bool(at(body, "promptFeedback", "blockReason"))
-        return Stream(_with_candidates(body, candidates), None, whole)
+        return Stream(_with_candidates(body, candidates), None, whole and not chunks.broken)
 
     def build_list_models(self, api_key: str) -> Call:
         return self.list_models_call("/models?pageSize=1000", api_key)

@@ -6,7 +6,6 @@ It does not send or retry; it knows no vendor beyond the dialect.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -21,7 +20,7 @@ from worker.providers.base import Call, Reply, Sender, http_failure
 from worker.providers.bodies import own_body
 from worker.providers.chat import ChatProvider
 from worker.providers.embeddings import embeddings_answer, token_numbers, vectors_wanted
-from worker.providers.events import Event
+from worker.providers.events import Chunks
 from worker.providers.failures import (
     clean,
     code_name,
@@ -261,17 +260,14 @@ class OpenAI(ChatProvider):
                 failure = Failure(FailureKind.CONTENT_FILTER, "content_filter", reason, reply.status)
         return Answer(usage, text, finish, name(body.get("model")), failure)
 
-    def assemble(self, request: Request, events: Iterator[Event]) -> Stream:
+    def assemble(self, request: Request, chunks: Chunks) -> Stream:
         if request.operation == "responses":
-            return responses.assemble(events)
+            return responses.assemble(chunks)
         legacy = request.operation == "completions"
         form = "text_completion" if legacy else "chat.completion"
         body: dict[str, Any] = {}
         choices: dict[int, dict[str, Any]] = {}
-        for event in events:
-            if event.data == "[DONE]":
-                break
-            chunk = decode(event.data.encode())
+        for _, chunk in chunks:
             if not isinstance(chunk, dict):
                 continue
             if error := self.error_in(chunk):
@@ -282,7 +278,8 @@ class OpenAI(ChatProvider):
             for part in objects(chunk.get("choices")):
                 completions.add(choices, part) if legacy else _add(choices, part)
         whole = bool(choices) and all(choice.get("finish_reason") for choice in choices.values())
-        return Stream(_with_choices(body, choices, form), None, whole)
+        all_there = chunks.done or len(choices) >= count(request.input.get("n"))
+        return Stream(_with_choices(body, choices, form), None, whole and all_there and not chunks.broken)
 
     def build_list_models(self, api_key: str) -> Call:
         return self.list_models_call("/models", api_key)

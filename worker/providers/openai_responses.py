@@ -6,16 +6,15 @@ It does not judge errors: they have the form that all of the dialect's errors ha
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 from models.request import Failure, FailureKind, Usage
 from worker.providers.answers import Answer, Stream
 from worker.providers.base import Reply
-from worker.providers.events import Event
+from worker.providers.events import Chunks
 from worker.providers.failures import clean, code_name
-from worker.providers.replies import at, count, decode, name, objects, storable, table, told_count
+from worker.providers.replies import at, count, name, objects, storable, table, told_count
 
 _FINAL = {"response.completed", "response.failed", "response.incomplete", "response.cancelled"}
 _OUT_OF_TOKENS = "max_output_tokens"
@@ -99,15 +98,14 @@ def _nothing_said(parts: list[dict[str, Any]], reason: str | None, reply: Reply)
     return None
 
 
-def assemble(events: Iterator[Event]) -> Stream:
+def assemble(chunks: Chunks) -> Stream:
     """The response that a stream's last event holds; without that event, what had come of it, not whole.
 
     Texts grow in events of their own, but the last event repeats all of them: only a stream that was cut needs the pieces.
     """
     body: dict[str, Any] = {}
     items: dict[int, dict[str, Any]] = {}
-    for event in events:
-        data = decode(event.data.encode())
+    for _, data in chunks:
         kind = at(data, "type")
         if not isinstance(kind, str):
             if error := at(data, "error"):  # as gateways put it

@@ -4,19 +4,20 @@ It is the order of things only; wording is the dialect's, counting the log's and
 """
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from worker.sandbox.dialect import Answer, Chat, Dialect, Listing, Refusal
+from worker.sandbox.dialect import Answer, Chat, Dialect, Listing, Refusal, unfinished
 from worker.sandbox.house import House
 from worker.sandbox.quotas import Holder, Standing
 from worker.sandbox.replies import Reply, Usage, compose, without_text
 from worker.sandbox.samples import shaped
-from worker.sandbox.settings import Fault
+from worker.sandbox.settings import STREAM_ONLY, Fault
 from worker.sandbox.wire import LAST_CHUNK, SSE, Connection, Ending, Request, answer_head, chunk
 
 _HTML = b"text/html; charset=utf-8"
 _RUBBISH = b"<!DOCTYPE html><html><body><h1>Welcome to the proxy</h1></body></html>"
 _NO_LIMITS = Standing()
+_OWN_DELAY = ("stalled_stream", "slow_first_token")
 # Models that never answer, whatever the faults: a caller can rehearse a wrong name without setting up anything.
 _BY_NAME = {"missing-": Fault(kind="model_missing"), "forbidden-": Fault(kind="model_forbidden")}
 
@@ -142,7 +143,7 @@ class Call:
         if fault.bills:
             self._bill(chat, reply.usage)
         delivery, slow = self._faulty(chat, reply, fault)
-        delay = fault.delay if fault.delay is not None and fault.kind != "stalled_stream" else 0.0
+        delay = fault.delay if fault.delay is not None and fault.kind not in _OWN_DELAY else 0.0
         self._later(delay + (self._house.latency() if slow else 0.0), delivery)
 
     def _refuse(self, answer: Answer) -> None:
@@ -195,6 +196,9 @@ class Call:
         match fault.kind:
             case "slow" | "content_filter" if fault.status is None:
                 return self._good(chat, reply), True
+            case "gigantic":
+                assert fault.size is not None
+                return self._good(chat, replace(reply, text=reply.text + "x" * (fault.size - len(reply.text)))), True
             case "wrong_usage":
                 return self._good(chat, reply, fault.usage), True
             case "reset":
@@ -211,7 +215,7 @@ class Call:
                 return Delivery(200, head + body[: len(body) // 2], Ending.CLOSE, whole=False), True
             case "error_in_200" if not chat.stream:
                 return self._plain(Answer(200, dialect.error_in_200(chat, fault))), True
-            case "error_in_200" | "truncated" | "cut_stream" | "stalled_stream" | "no_done":
+            case kind if kind in STREAM_ONLY or kind in ("error_in_200", "truncated"):
                 return self._broken_stream(chat, dialect.events(chat, reply), fault), True
             case _:
                 return self._plain(dialect.failure(fault, chat.model)), False
@@ -221,6 +225,12 @@ class Call:
         match fault.kind:
             case "no_done":
                 return self._stream(chat, events[:-1], whole=False)
+            case "no_finish":
+                return self._stream(chat, unfinished(events), whole=False)
+            case "malformed_chunk":
+                return self._stream(chat, [*events[:half], _broken(events[half]), *events[half + 1 :]], whole=False)
+            case "slow_first_token":
+                return self._stream(chat, [], pause=fault.delay, later=events)
             case "error_in_200":
                 return self._stream(chat, [*events[:half], self._dialect.error_event(chat, fault)])
             case "stalled_stream" if fault.delay is not None:
@@ -284,6 +294,12 @@ class Call:
         output, self._output = self._output, 0
         if output and self._holder is not None:
             self._holder.pool.charge_output(self._model, output, self._house.monotonic())
+
+
+def _broken(event: bytes) -> bytes:
+    """An event whose JSON breaks off; still an event of its own."""
+    start = max(0, event.find(b"data:"))
+    return event[: start + (len(event) - start) // 2] + b"\n\n"
 
 
 def _named(model: str) -> Fault | None:

@@ -4,6 +4,7 @@ No sockets, no clocks, no quotas: a dialect turns values into bytes and back.
 """
 
 import math
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,9 @@ from worker.sandbox.wire import JSON, Request
 
 MEBIBYTE = 1024 * 1024
 PIECES = 6
+HUGE = 10**12
+"""What a lie about tokens adds: no call takes so many, and still it is a number like others."""
+_ENDS = re.compile(rb'"(finish_reason|finishReason|stop_reason)": ?"|"type": ?"response\\.(completed|incomplete)"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +186,16 @@ def spoil(usage: dict[str, object], how: str | None) -> dict[str, object] | str 
         return "unavailable"
     if how == "partial":
         return dict(list(usage.items())[:1])
+    if how == "digits":
+        return {name: str(value) if isinstance(value, int) else value for name, value in usage.items()}
+    if how == "huge":
+        return {name: value + HUGE if isinstance(value, int) else value for name, value in usage.items()}
     return {name: -value if isinstance(value, int) else value for name, value in usage.items()}
+
+
+def unfinished(events: list[bytes]) -> list[bytes]:
+    """The events of a stream without those that say why the answer ended."""
+    return [event for event in events if not _ENDS.search(event)]
 
 
 def pieces(text: str) -> list[str]:

@@ -35,17 +35,19 @@ FaultKind = Literal[
     "cut_stream",  # half of the events, then the connection closes
     "stalled_stream",  # half of the events, then silence (for ever, or for `delay` seconds)
     "no_done",  # the events without the end marker: [DONE], message_stop or finishReason
-    "wrong_usage",  # a good answer whose usage block is `usage`: missing, null, text, negative or partial
+    "no_finish",  # the events without those that say why the answer ended; the end marker itself comes
+    "malformed_chunk",  # all events, one in the middle broken off half way
+    "slow_first_token",  # the head of the reply at once, the first event `delay` seconds later
+    "gigantic",  # a good answer whose text is `size` bytes
+    "wrong_usage",  # a good answer whose usage block is `usage`: missing, null, text, digits, negative, huge or partial
 ]
-STREAM_ONLY = frozenset({"cut_stream", "stalled_stream", "no_done"})
+STREAM_ONLY = frozenset({"cut_stream", "stalled_stream", "no_done", "no_finish", "malformed_chunk", "slow_first_token"})
 # What a question for the list of models can meet.
 MODELS_TOO = frozenset(
     {"status", "rate_limit", "quota", "usage_limit", "overloaded", "key_invalid", "hang", "slow", "reset"}
 )
 # What the provider had already worked for when it went wrong, and so would bill.
-BILLED_FAULTS = frozenset(
-    {"content_filter", "hang", "slow", "truncated", "cut_stream", "stalled_stream", "no_done", "wrong_usage"}
-)
+BILLED_FAULTS = frozenset({"content_filter", "hang", "slow", "truncated", "gigantic", "wrong_usage"} | STREAM_ONLY)
 
 Rate = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(ge=0)]
@@ -117,7 +119,8 @@ class Fault(_Strict):
     code: str | None = None
     message: str | None = None
     when: Literal["before", "after"] = "after"
-    usage: Literal["missing", "null", "text", "negative", "partial"] = "missing"
+    usage: Literal["missing", "null", "text", "digits", "negative", "huge", "partial"] = "missing"
+    size: Annotated[int, Field(ge=1, le=2**31)] | None = None
     billed: bool | None = None
     calls: Literal["chat", "models", "both"] | None = None
 
@@ -127,6 +130,10 @@ class Fault(_Strict):
             raise ValueError("a fault of kind 'status' needs a `status`, such as 500")
         if self.kind == "slow" and self.delay is None:
             raise ValueError("a fault of kind 'slow' needs a `delay` in seconds")
+        if self.kind == "slow_first_token" and self.delay is None:
+            raise ValueError("a fault of kind 'slow_first_token' needs a `delay` in seconds")
+        if self.kind == "gigantic" and self.size is None:
+            raise ValueError("a fault of kind 'gigantic' needs a `size` in bytes, such as 100000000")
         if self.before_body and (self.contains is not None or self.model is not None):
             raise ValueError("`when: before` resets before the body is read, so `contains` and `model` can never match")
         if self.calls in ("models", "both") and self.kind not in MODELS_TOO:

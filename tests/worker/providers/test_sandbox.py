@@ -152,9 +152,11 @@ FAULTS: dict[FaultKind, FailureKind | None] = {
     "cut_stream": NETWORK,
     "stalled_stream": NETWORK,
     "no_done": NETWORK,
+    "no_finish": NETWORK,
+    "malformed_chunk": NETWORK,
     "wrong_usage": None,
 }
-NOT_HERE = {"status", "slow"}
+NOT_HERE = {"status", "slow", "slow_first_token", "gigantic"}
 
 
 def test_every_fault_of_the_sandbox_is_tried() -> None:
@@ -177,6 +179,22 @@ def test_a_fault_becomes_the_failure_it_is(dialect: ProviderName, kind: FaultKin
         assert KEY not in response.failure.message
     if kind == "content_filter" and response.http_code == 200:
         assert tokens(response) == {name: row[name] for name in tokens(response)}
+
+
+@every
+@both
+def test_tokens_told_in_digits_are_counted_and_a_late_first_event_or_a_large_text_changes_nothing(
+    dialect: ProviderName, stream: bool
+) -> None:
+    response, row = ask(dialect, simple(dialect, stream=stream), Fault(kind="wrong_usage", usage="digits"))
+    assert response.failure is None
+    assert tokens(response) == {name: row[name] for name in tokens(response)}
+    response, _ = ask(dialect, simple(dialect, stream=stream), Fault(kind="gigantic", size=500_000))
+    assert response.failure is None
+    assert len(response.text or "") == 500_000
+    response, row = ask(dialect, simple(dialect, stream=True), Fault(kind="slow_first_token", delay=0.05))
+    assert response.failure is None
+    assert row["fault"] == "slow_first_token"
 
 
 @every

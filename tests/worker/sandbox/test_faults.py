@@ -155,7 +155,7 @@ def test_a_slow_answer_is_good_and_late(play: Play) -> None:
     assert (row["fault"], row["billed"], row["sent_whole"]) == ("slow", True, True)
 
 
-@pytest.mark.parametrize("how", ["missing", "null", "text", "negative", "partial"])
+@pytest.mark.parametrize("how", ["missing", "null", "text", "digits", "negative", "huge", "partial"])
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_wrong_usage_lies_but_the_log_does_not(play: Play, provider: str, how: str) -> None:
     played = play(faults=[{"kind": "wrong_usage", "usage": how}])
@@ -164,6 +164,10 @@ def test_a_wrong_usage_lies_but_the_log_does_not(play: Play, provider: str, how:
     usage = body.get(name, "nothing")
     if how == "negative":
         assert min(value for value in usage.values() if isinstance(value, int)) < 0
+    elif how == "huge":
+        assert max(value for value in usage.values() if isinstance(value, int)) >= 10**12
+    elif how == "digits":
+        assert any(isinstance(value, str) and value.isdigit() for value in usage.values())
     elif how == "partial":
         assert len(usage) == 1
     else:
@@ -190,6 +194,58 @@ def test_a_stream_can_lack_its_end_be_cut_or_turn_into_an_error(play: Play, prov
         played.ask(provider, streamed=True)
     assert mark in played.ask(provider, streamed=True).text
     assert [row["sent_whole"] for row in played.rows()] == [False, True, False, True]
+
+
+def data(text: str) -> list[str]:
+    return [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: ")]
+
+
+def is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return text == "[DONE]"
+    return True
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_stream_can_break_one_of_its_events_and_go_on_to_its_end(play: Play, provider: str) -> None:
+    played = play(faults=[{"kind": "malformed_chunk", "times": 1}])
+    broken, good = (data(played.ask(provider, streamed=True).text) for _ in range(2))
+    assert len(broken) == len(good)
+    assert [is_json(one) for one in broken].count(False) == 1
+    assert broken[-1] == good[-1]
+
+
+@pytest.mark.parametrize(
+    ("provider", "mark"), [("openai", '"finish_reason":"'), ("gemini", '"finishReason"'), ("claude", '"stop_reason":"')]
+)
+def test_a_stream_can_come_to_its_end_without_a_word_why(play: Play, provider: str, mark: str) -> None:
+    played = play(faults=[{"kind": "no_finish", "times": 1}])
+    silent, good = (played.ask(provider, streamed=True).text for _ in range(2))
+    assert mark not in silent
+    assert mark in good
+    assert len(events(provider, silent)) == len(events(provider, good)) - 1
+
+
+def test_the_first_event_of_a_stream_can_be_late(play: Play) -> None:
+    played = play(faults=[{"kind": "slow_first_token", "delay": 0.15}])
+    sock = played.raw(played.request("openai", streamed=True))
+    head = sock.recv(1 << 20)
+    assert head.startswith(b"HTTP/1.1 200")
+    assert b"data:" not in head
+    assert b"data:" in sock.recv(1 << 20)
+    sock.close()
+    row = played.row()
+    assert row["finished_at"] - row["at"] >= 0.149
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_reply_can_be_gigantic(play: Play, provider: str, streamed: bool) -> None:
+    played = play(faults=[{"kind": "gigantic", "size": 3_000_000}])
+    assert 3_000_000 < len(played.ask(provider, streamed=streamed).text) < 3_100_000
+    assert played.row()["sent_whole"]
 
 
 def test_a_stalled_stream_is_silent_until_the_caller_leaves(play: Play) -> None:
