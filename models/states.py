@@ -45,6 +45,10 @@ class JobStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
+SUSPECT_RESCUES = 2
+"""A job whose worker died so often while it ran is a suspect: it runs apart from all others, which it might take with it."""
+
+
 class Outcome(StrEnum):
     """What became of one call. `unknown` is written before the call leaves: maybe billed, until something better is known."""
 

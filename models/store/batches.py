@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
 
 from models.errors import NotFoundError
-from models.states import RUNNABLE, UNFINISHED, BatchStatus, JobStatus
+from models.states import RUNNABLE, SUSPECT_RESCUES, UNFINISHED, BatchStatus, JobStatus
 from models.tables import batch_counts, batch_spend, batches, job_inputs, jobs
 
 SHARDS = 16
@@ -230,13 +230,17 @@ def _first_claimable(lane: str) -> sa.ScalarSelect[int]:
     return query.correlate(batches).scalar_subquery()
 
 
+NO_SUSPECT = jobs.c.rescues < sa.literal_column(str(SUSPECT_RESCUES))
+
+
 def claimable_in(lane: str) -> tuple[sa.ColumnElement[bool], ...]:
-    """What makes a job claimable from a lane. Ordered by lane and position, as only the partial index is, no planner prefers to
-    walk through all jobs of a batch, those that have ended first."""
+    """What makes a job claimable from a lane by an ordinary worker. Ordered by lane and position, as only the partial index is, no
+    planner prefers to walk through all jobs of a batch, those that have ended first."""
     return (
         jobs.c.lane.between(lane, lane),
         jobs.c.status == sa.literal_column("'queued'"),  # literal, or the partial index isn't used
         jobs.c.not_before.is_(None),
+        NO_SUSPECT,
     )
 
 

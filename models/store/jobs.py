@@ -59,7 +59,7 @@ def claim(
 
     `skip` are (lane, model) pairs that can't start at this moment; from `withheld` lanes only jobs are taken that another provider of
     the route has failed. Batches of the highest priority share equally, by position inside each; lower ones get 5 %. Jobs that `provider` has already
-    failed are left to the others of their route.
+    failed are left to the others of their route, and suspects to `models.store.suspects`.
     """
     found = batch_store.runnable(connection, [*lanes, *withheld])
     if not found or most <= 0:
@@ -76,6 +76,20 @@ def claim(
     for lane in withheld:
         if len(picked) < most:
             picked += _passed_on(connection, [row["id"] for row in found], lane, provider, most - len(picked))
+    return take(connection, picked, found, provider=provider, worker_id=worker_id, most_bytes=most_bytes, now=now)
+
+
+def take(
+    connection: Connection,
+    picked: Sequence[RowMapping],
+    found: Sequence[RowMapping],
+    *,
+    provider: str,
+    worker_id: int,
+    most_bytes: int,
+    now: float,
+) -> list[Claimed]:
+    """Makes rows that `claimable` chose from the runnable batches `found` this worker's own, as far as `most_bytes` goes."""
     taken: list[RowMapping] = []
     room = most_bytes
     for row in picked:
@@ -166,7 +180,7 @@ def _queued(
     skip: Collection[tuple[str, str]],
 ) -> list[RowMapping]:
     query = (
-        _claimable(lane, provider, most)
+        claimable(lane, provider, most)
         .where(jobs.c.batch_id == batch_id, *batch_store.claimable_in(lane), jobs.c.position > after)
         .order_by(jobs.c.lane, jobs.c.position)
     )
@@ -178,9 +192,10 @@ def _queued(
 
 def _passed_on(connection: Connection, batch_ids: list[int], lane: str, provider: str, most: int) -> list[RowMapping]:
     """Jobs of a lane that another provider has failed: they are few, and have an index of their own."""
-    query = _claimable(lane, provider, most).where(
+    query = claimable(lane, provider, most).where(
         jobs.c.lane == lane,
         jobs.c.batch_id.in_(batch_ids),
+        batch_store.NO_SUSPECT,
         jobs.c.status == sa.literal_column("'queued'"),
         jobs.c.not_before.is_(None),
         jobs.c.excluded != sa.literal_column("''"),
@@ -188,7 +203,8 @@ def _passed_on(connection: Connection, batch_ids: list[int], lane: str, provider
     return list(connection.execute(query).mappings())
 
 
-def _claimable(lane: str, provider: str, most: int) -> sa.Select[Any]:
+def claimable(lane: str, provider: str, most: int) -> sa.Select[Any]:
+    """What `take` needs to know of up to `most` jobs, locked, without those of a route's lane that `provider` has failed."""
     query = (
         sa.select(
             jobs.c.id,

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from models.states import RUNNABLE, BatchStatus, JobStatus
+from models.store.suspects import POISON
 from models.tables import batch_counts, batches, job_inputs, jobs
 
 MAY_RERUN = (*RUNNABLE, BatchStatus.PAUSED, BatchStatus.COMPLETED)
@@ -98,7 +99,9 @@ def rerun(
                 rerun_epoch=jobs.c.epoch,
                 excluded="",
                 not_before=None,
-                rescues=0,
+                # what was poison runs apart again, and has two tries more
+                rescues=sa.case((jobs.c.error_code == POISON, jobs.c.rescues), else_=0),
+                solo_crashes=0,
                 error_code=None,
                 error_message=None,
                 finished_at=None,

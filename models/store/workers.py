@@ -20,8 +20,9 @@ def register(
     queues: Sequence[str],
     config_hash: str,
     now: float,
+    alone_for: int | None = None,
 ) -> int:
-    """A new worker's number; numbers are never used again."""
+    """A new worker's number; numbers are never used again. `alone_for`: the worker that has started it to run suspects."""
     inserted = connection.execute(
         workers.insert().values(
             host=host,
@@ -32,6 +33,7 @@ def register(
             config_hash=config_hash,
             started_at=now,
             heartbeat_at=now,
+            alone_for=alone_for,
         )
     )
     key = inserted.inserted_primary_key
