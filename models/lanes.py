@@ -37,7 +37,20 @@ class Lanes:
         self._providers = {provider.id: provider for provider in config.providers}
         self._routes = config.routes
         self._route_of = {model: name for name, route in config.routes.items() for model in route.models}
-        self._known: dict[tuple[str | None, str | None, str | None, str, str], tuple[str, str]] = {}
+        self._known: dict[tuple[str | None, str | None, str | None, str, str, bool], tuple[str, str]] = {}
+
+    def check(self, *, provider: str | None = None, route: str | None = None) -> None:
+        """Raises NoLane for a provider or route that isn't configured, telling the nearest one that is."""
+        if provider is not None and provider not in self._providers:
+            raise NoLane(f"no provider {show(provider)}{nearest(provider, self._providers)} ({self._configured()})")
+        if route is not None and route not in self._routes:
+            known = f"routes: {', '.join(self._routes)}" if self._routes else "no routes are configured"
+            raise NoLane(f"no route {show(route)}{nearest(route, self._routes)} ({known})")
+
+    def names_provider(self, model: str | None) -> bool:
+        """Whether a model is written as `provider/model`."""
+        before, slash, _ = (model or "").partition("/")
+        return bool(slash) and before in self._providers
 
     def resolve(
         self,
@@ -47,39 +60,40 @@ class Lanes:
         route: str | None = None,
         dialect: str = SIMPLE,
         operation: str = CHAT,
+        alone: bool = False,
     ) -> tuple[str, str]:
         """The lane (provider's id or route's name) and the model to ask for there ("" on a route: its candidates name it).
 
         `dialect` is that of the line's body. In this order: `provider`, which takes `model` as it is; `route`; the route whose
         `models` name the model; `provider/model`; the `models` of a provider or key that name the model; the beginning of its name; the only provider, or
         the only one of the body's own dialect. A body that asks for chat may go to any of them: what can't be translated is told
-        at the call. Any other `operation` is only for providers of its own dialect. Raises NoLane.
+        at the call. Any other `operation` is only for providers of its own dialect. `alone`: a route stands for its first candidate
+        and nothing else. Raises NoLane.
         """
-        asked = (model, provider, route, dialect, operation)
+        asked = (model, provider, route, dialect, operation, alone)
         found = self._known.get(asked)
         if found is None:
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
             # what a body asks of its own dialect only is bound to it; None: no dialect is
             bound = None if dialect == SIMPLE or operation == CHAT else operation
-            found = self._known[asked] = self._find(model, provider, route, dialect, bound)
+            found = self._known[asked] = self._find(model, provider, route, dialect, bound, alone)
         return found
 
     def _find(
-        self, model: str | None, provider: str | None, route: str | None, dialect: str, bound: str | None
+        self, model: str | None, provider: str | None, route: str | None, dialect: str, bound: str | None, alone: bool
     ) -> tuple[str, str]:
         if provider is not None and route is not None:
             raise NoLane(f"names both provider {show(provider)} and route {show(route)}: keep one of them")
+        self.check(provider=provider, route=route)
         if route is not None:
-            return self._route(route, dialect, bound), ""
-        if provider is not None and provider not in self._providers:
-            raise NoLane(f"no provider {show(provider)}{nearest(provider, self._providers)} ({self._configured()})")
+            return self._route(route, dialect, bound, alone)
         if not model:
             raise NoLane('has no model: add "model" to the line, or use --model')
         if provider is not None:
             return self._fitting([self._providers[provider]], model, dialect, bound), model
         if model in self._route_of:
-            return self._route(self._route_of[model], dialect, bound), ""
+            return self._route(self._route_of[model], dialect, bound, alone)
         before, slash, after = model.partition("/")
         if slash and before in self._providers:
             named = self._providers[before]
@@ -89,13 +103,11 @@ class Lanes:
             return self._fitting([named], model, dialect, bound), model if own_name else after
         return self._fitting(self._candidates(model, dialect), model, dialect, bound), model
 
-    def _route(self, name: str, dialect: str, bound: str | None) -> str:
-        if name not in self._routes:
-            known = f"routes: {', '.join(self._routes)}" if self._routes else "no routes are configured"
-            raise NoLane(f"no route {show(name)}{nearest(name, self._routes)} ({known})")
-        for provider_id, model in self._routes[name].pairs():
+    def _route(self, name: str, dialect: str, bound: str | None, alone: bool) -> tuple[str, str]:
+        candidates = self._routes[name].pairs()
+        for provider_id, model in candidates[: 1 if alone else None]:
             self._fitting([self._providers[provider_id]], model, dialect, bound)
-        return name
+        return candidates[0] if alone else (name, "")
 
     def _candidates(self, model: str, dialect: str) -> list[ProviderConfig]:
         """The providers that a model's name alone points to; at least one. Raises NoLane."""

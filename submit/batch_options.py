@@ -1,4 +1,4 @@
-"""What a submission says about all of its lines at once: which model, how many, what to fill in, what to do with bad ones.
+"""What a submission says about all of its lines at once: whom to ask, how many, what to fill in, what to do with bad ones.
 
 It does not read or store anything; `models.formats.lines` does the one, `submit.loading` the other.
 """
@@ -9,27 +9,47 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypedDict, Unpack
 
 from models.errors import BadLine, UsageError
 from models.formats.defaults import Defaults, response_format
 from models.formats.lines import Line, read_lines
-from models.lanes import Lanes
+from models.lanes import Lanes, NoLane
 
 Schema = str | Path | Mapping[str, Any]
 """A JSON schema, or the file that holds it."""
 
 
-@dataclass(frozen=True, slots=True)
+class Given(TypedDict, total=False):
+    """The options as people give them, by name; None and False stand for "not given"."""
+
+    model: str | None
+    provider: str | None
+    route: str | None
+    no_fallback: bool
+    limit: int | None
+    template: str | None
+    system: str | None
+    max_tokens: int | None
+    temperature: float | None
+    schema: Schema | None
+    skip_invalid: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BatchOptions:
     """Options that change calls, so that another value of one makes another batch of the same input.
 
-    `model` is asked for instead of every line's own. `limit` takes only so many lines. `template` makes prompts of a table's
-    rows. `defaults` are filled into simple lines. With `skip_invalid` bad lines become failed jobs. Raises UsageError for a value
-    that can't be.
+    `model` is asked for instead of every line's own. `provider` or `route` is for lines that name neither. With `no_fallback`
+    a job uses no fallback model, and of a route only the first candidate. `limit` takes only so many lines. `template` makes
+    prompts of a table's rows. `defaults` are filled into simple lines. With `skip_invalid` bad lines become failed jobs. Raises
+    UsageError for a value that can't be.
     """
 
     model: str | None = None
+    provider: str | None = None
+    route: str | None = None
+    no_fallback: bool = False
     limit: int | None = None
     template: str | None = None
     defaults: Defaults = field(default_factory=Defaults)
@@ -38,34 +58,53 @@ class BatchOptions:
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"limit is {self.limit}: it must be 1 or more")
+        if self.route is not None and self.provider is not None:
+            raise UsageError("provider and route: a line waits for one of them; keep one")
+        if self.route is not None and self.model is not None:
+            raise UsageError("route and model: a route's candidates name their models; keep one of them")
 
     @classmethod
-    def of(
-        cls,
-        *,
-        model: str | None = None,
-        limit: int | None = None,
-        template: str | None = None,
-        system: str | None = None,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        schema: Schema | None = None,
-        skip_invalid: bool = False,
-    ) -> BatchOptions:
+    def of(cls, **given: Unpack[Given]) -> BatchOptions:
         """The options as people give them. Raises UsageError, also for a schema that can't be read."""
-        shape = None if schema is None else _shape(schema)
-        return cls(model, limit, template, Defaults(system, max_tokens, temperature, shape), skip_invalid)
+        schema = given.get("schema")
+        return cls(
+            model=given.get("model"),
+            provider=given.get("provider"),
+            route=given.get("route"),
+            no_fallback=bool(given.get("no_fallback")),
+            limit=given.get("limit"),
+            template=given.get("template"),
+            defaults=Defaults(
+                given.get("system"),
+                given.get("max_tokens"),
+                given.get("temperature"),
+                None if schema is None else _shape(schema),
+            ),
+            skip_invalid=bool(given.get("skip_invalid")),
+        )
 
     def lines(self, stream: BinaryIO, lanes: Lanes) -> Iterator[Line | BadLine]:
-        """The lines of an input under these options."""
+        """The lines of an input under these options. Raises UsageError for a provider or route that isn't configured."""
+        try:
+            lanes.check(provider=self.provider, route=self.route)
+        except NoLane as unknown:
+            raise UsageError(str(unknown)) from None
         return read_lines(
-            stream, lanes, model=self.model, limit=self.limit, defaults=self.defaults, keep_bad=self.skip_invalid
+            stream,
+            lanes,
+            model=self.model,
+            provider=self.provider,
+            route=self.route,
+            limit=self.limit,
+            defaults=self.defaults,
+            alone=self.no_fallback,
+            keep_bad=self.skip_invalid,
         )
 
     def stored(self) -> str:
         """As JSON in one spelling, for the batch's row; those that aren't given leave no trace."""
-        given = {"model": self.model, "limit": self.limit, "template": self.template, **self.defaults.given()}
-        given["skip_invalid"] = self.skip_invalid or None
+        names = ("model", "provider", "route", "no_fallback", "limit", "template", "skip_invalid")
+        given = {**{name: getattr(self, name) or None for name in names}, **self.defaults.given()}
         return json.dumps({name: value for name, value in given.items() if value is not None}, sort_keys=True)
 
 

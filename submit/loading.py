@@ -108,6 +108,7 @@ def begin(database: Database, order: Order) -> Load | Found | None:
                     priority=order.priority,
                     again=same[0]["id"] if order.new and same else 0,
                     loader=loader,
+                    no_fallback=order.options.no_fallback,
                     now=now,
                 )
                 if order.cap:

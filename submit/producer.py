@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Unpack
 
 from models.config import Config
 from models.config_file import load_config
@@ -25,7 +25,7 @@ from models.states import BatchStatus
 from models.store import batches, budgets
 from models.wording import counted
 from submit import bell, lookalikes
-from submit.batch_options import BatchOptions, Schema
+from submit.batch_options import BatchOptions, Given
 from submit.loading import Load, Order, begin, fill, told
 from submit.shutdowns import shutdowns
 from submit.source import Input, Source, opened
@@ -74,48 +74,34 @@ def submit_batch(
     *,
     config: Config | str | Path | None = None,
     database: Database | str | None = None,
-    model: str | None = None,
-    limit: int | None = None,
-    template: str | None = None,
-    system: str | None = None,
-    max_tokens: int | None = None,
-    temperature: float | None = None,
-    schema: Schema | None = None,
-    skip_invalid: bool = False,
     name: str | None = None,
     priority: int = 0,
     new: bool = False,
     ring: bool = True,
     progress: Progress | None = None,
     max_cost: str | None = None,
+    **given: Unpack[Given],
 ) -> Submitted:
     """Puts an input into the queue: a path ("-" is stdin), an open binary file, or an iterable of dicts, one a line.
 
     All lines are read and checked before anything is stored, and nothing is visible before all of them are stored. The same
     input with the same options finds its batch as long as that is unfinished, also a load that was interrupted.
 
-    These options make it another batch: `model` is asked for instead of every line's own, `limit` takes only so many lines,
+    `given` are the options that make it another batch. `model` is asked for instead of every line's own; `provider` or `route` is
+    for lines that name neither; with `no_fallback` nothing but the first choice is asked. `limit` takes only so many lines,
     `template` ("Translate: {text}") makes prompts of a CSV or Parquet file's rows; `system`, `max_tokens`, `temperature` and
     `schema` (a JSON schema, or its file) are filled into simple lines that don't say them; with `skip_invalid` bad lines become
-    failed jobs. `name`, `priority` (higher goes first) and `max_cost` ("20 USD": pause before the batch costs more) don't. `new` makes a new batch in any case. `ring` wakes workers
-    where a Redis URL is configured.
+    failed jobs.
+
+    These don't: `name`, `priority` (higher goes first) and `max_cost` ("20 USD": pause before the batch costs more). `new` makes
+    a new batch in any case. `ring` wakes workers where a Redis URL is configured.
 
     `config` and `database` are read and opened as the command line does when they are None or a path or URL.
     Raises InputError (bad lines, an empty or unreadable input, one that changed meanwhile), UsageError, ConflictError (the same
     input is unfinished with other options), ConfigError, StorageError.
     """
-    options = BatchOptions.of(
-        model=model,
-        limit=limit,
-        template=template,
-        system=system,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        schema=schema,
-        skip_invalid=skip_invalid,
-    )
     return submit_with(
-        options,
+        BatchOptions.of(**given),
         source,
         config=config,
         database=database,

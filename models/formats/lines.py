@@ -73,13 +73,15 @@ def read_lines(
     route: str | None = None,
     limit: int | None = None,
     defaults: Defaults = Defaults(),  # noqa: B008 - frozen
+    alone: bool = False,
     keep_bad: bool = False,
 ) -> Iterator[Line | BadLine]:
     """Each line of `stream` that isn't blank, in order. A stream without such lines yields nothing.
 
-    `model` is asked for instead of every line's own. `provider` and `route` are for lines that name neither. After `limit` lines
-    (blank ones not counted) reading stops. `defaults` are filled into simple lines. With `keep_bad` a bad line is a Line too,
-    `refused`, under its own id where that can be read and isn't taken.
+    `model` is asked for instead of every line's own. `provider` and `route` are for lines that name neither (a model written as
+    `provider/model` names one). After `limit` lines (blank ones not counted) reading stops. `defaults` are filled into simple
+    lines. `alone`: a route stands for its first candidate. With `keep_bad` a bad line is a Line too, `refused`, under its own id
+    where that can be read and isn't taken.
     """
     seen = SeenIds()
     filler = defaults.filler()
@@ -96,13 +98,15 @@ def read_lines(
                 raise Refused(f"duplicate id {show(custom_id)}: line {earlier} has it too")
             named = custom_id
             draft = dialect.read(row, line)
-            own_lane = draft.provider is not None or draft.route is not None
+            wanted = model or draft.model
+            own_lane = draft.provider is not None or draft.route is not None or lanes.names_provider(wanted)
             lane, asked = lanes.resolve(
-                model=model or draft.model,
+                model=wanted,
                 provider=draft.provider if own_lane else provider,
                 route=draft.route if own_lane else route,
                 dialect=dialect.DIALECT,
                 operation=draft.operation,
+                alone=alone,
             )
         except (Refused, NoLane) as refused:
             body = line if row is not None and dialect is simple else b""

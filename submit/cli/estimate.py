@@ -20,11 +20,8 @@ from submit.cli.options import (
     ConfigOption,
     InputArgument,
     JsonOption,
-    LimitOption,
-    MaxTokensOption,
-    ModelOption,
-    TemplateOption,
     stored,
+    takes_batch_options,
 )
 from submit.cli.output import note, print_json, print_table, say
 from submit.forecast import ASSUMED_OUTPUT_TOKENS, Average, Forecast, Group, averages, forecast
@@ -33,13 +30,12 @@ from submit.producer import check
 from submit.source import opened
 
 
+@takes_batch_options
 def estimate(
     file: InputArgument,
+    *,
     config: ConfigOption = None,
-    model: ModelOption = None,
-    limit: LimitOption = None,
-    template: TemplateOption = None,
-    max_tokens: MaxTokensOption = None,
+    options: BatchOptions,
     pilot: Annotated[
         int | None, typer.Option("--from", help="Go by what this batch's answered lines took.", metavar="BATCH")
     ] = None,
@@ -52,7 +48,6 @@ def estimate(
     currency, measured}], notes}; null where nothing tells.
     """
     settings = load_config(config, secrets=False)
-    options = BatchOptions.of(model=model, limit=limit, template=template, max_tokens=max_tokens)
     known = _pilot(settings, pilot) if pilot is not None else {}
     with opened(file, options.template) as source:
         check(source, Lanes(settings), options)

@@ -27,7 +27,7 @@ from models.formats.results import Form
 from models.money import DEFAULT_CURRENCY
 from models.store import ledger, outcomes
 from models.wording import counted
-from submit import bell
+from submit import bell, shapes
 from submit.batch_options import BatchOptions
 from submit.cli.options import (
     ConfigOption,
@@ -35,19 +35,12 @@ from submit.cli.options import (
     FormatOption,
     InputArgument,
     JsonOption,
-    LimitOption,
     MaxCostOption,
-    MaxTokensOption,
-    ModelOption,
-    SchemaOption,
-    SkipInvalidOption,
-    SystemOption,
-    TemperatureOption,
-    TemplateOption,
+    NewOption,
     cap,
+    takes_batch_options,
 )
 from submit.cli.output import print_json, print_table, terminal_width
-from submit.cli.status import as_json
 from submit.cli.vigil import GivenUpError, Vigil
 from submit.disk import check_target
 from submit.exports import STDOUT, Exported, export, kept_sentence
@@ -76,8 +69,10 @@ class Job:
     cap: tuple[int, str] | None = None
 
 
+@takes_batch_options
 def run(
     file: InputArgument,
+    *,
     out: Annotated[
         str | None,
         typer.Option(
@@ -89,18 +84,11 @@ def run(
         ),
     ] = None,
     config: ConfigOption = None,
-    model: ModelOption = None,
-    limit: LimitOption = None,
-    template: TemplateOption = None,
-    system: SystemOption = None,
-    max_tokens: MaxTokensOption = None,
-    temperature: TemperatureOption = None,
-    schema: SchemaOption = None,
-    skip_invalid: SkipInvalidOption = False,
+    options: BatchOptions,
     form: FormatOption = Form.JSONL,
     max_cost: MaxCostOption = None,
     currency: CurrencyOption = DEFAULT_CURRENCY,
-    new: Annotated[bool, typer.Option("--new", help="Make a new batch even if one works on the same file.")] = False,
+    new: NewOption = False,
     json: JsonOption = False,
 ) -> None:
     """Do the whole job: submit FILE, work on it, write the results and a cost report.
@@ -113,16 +101,6 @@ def run(
     """
     if json and out == STDOUT:
         raise typer.BadParameter("--json and -o - would write into each other")
-    options = BatchOptions.of(
-        model=model,
-        limit=limit,
-        template=template,
-        system=system,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        schema=schema,
-        skip_invalid=skip_invalid,
-    )
     job = Job(file, out, options, new, form, json, cap(max_cost, currency))
     raise typer.Exit(do(job, load_config(config, secrets=True)))
 
@@ -135,7 +113,7 @@ def do(job: Job, config: Config) -> int:
     with interruptible():
         if config.redis_url is not None:
             return Run(job, config, console, None).to_the_end()
-        here = tuple(provider.id for provider in config.providers if provider.type in plugins.found())
+        here = tuple(provider.id for provider in config.providers if plugins.claimed(provider))
         plan = Plan.of(config, providers=here, log=home() / WORKER_LOG)
         with local_stack(home(), plan) as stack:
             return Run(job, config, console, stack).to_the_end()
@@ -257,7 +235,7 @@ class Run:
             spent = ledger.spent(connection, DEFAULT_BY, batch_id=end.batch_id)
         seconds = time.monotonic() - self._started
         if self.job.as_json:
-            print_json({**as_json(end), **_rest(exported, spent, seconds)})
+            print_json({**shapes.batch(end), **_rest(exported, spent, seconds)})
             return end.exit_code
         # stdout may carry the results themselves
         file = sys.stderr if self.job.out == STDOUT else sys.stdout

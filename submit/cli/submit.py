@@ -17,41 +17,30 @@ from submit.cli.options import (
     CurrencyOption,
     InputArgument,
     JsonOption,
-    LimitOption,
     MaxCostOption,
-    MaxTokensOption,
-    ModelOption,
-    SchemaOption,
-    SkipInvalidOption,
-    SystemOption,
-    TemperatureOption,
-    TemplateOption,
+    NewOption,
     cap,
     stored,
+    takes_batch_options,
 )
 from submit.cli.output import note, print_json, say
 from submit.producer import submit_with
 from submit.progress import lost_lanes, lost_sentence
 
 
+@takes_batch_options
 def submit(
     file: InputArgument,
+    *,
     config: ConfigOption = None,
-    model: ModelOption = None,
-    limit: LimitOption = None,
-    template: TemplateOption = None,
-    system: SystemOption = None,
-    max_tokens: MaxTokensOption = None,
-    temperature: TemperatureOption = None,
-    schema: SchemaOption = None,
-    skip_invalid: SkipInvalidOption = False,
+    options: BatchOptions,
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="What people call the batch; else the file's name.")
     ] = None,
     priority: Annotated[int, typer.Option(metavar="N", help="Higher goes first.")] = 0,
     max_cost: MaxCostOption = None,
     currency: CurrencyOption = DEFAULT_CURRENCY,
-    new: Annotated[bool, typer.Option("--new", help="Make a new batch even if one works on the same file.")] = False,
+    new: NewOption = False,
     json: JsonOption = False,
 ) -> None:
     """Put a file into the queue and print the batch's number.
@@ -60,16 +49,6 @@ def submit(
     that is unfinished. --json: {batch_id, total, found ("new", "resumed" or "joined"), warnings}.
     """
     settings = load_config(config, secrets=False)
-    options = BatchOptions.of(
-        model=model,
-        limit=limit,
-        template=template,
-        system=system,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        schema=schema,
-        skip_invalid=skip_invalid,
-    )
     done = submit_with(
         options, file, config=settings, name=name, priority=priority, new=new, cap=cap(max_cost, currency)
     )
