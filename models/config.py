@@ -10,27 +10,15 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from models.config_agreement import disagreements, several, unlimited_keys, unpriced_candidates
 from models.config_fields import (
     LIMIT_FIELDS,
     WRONG_UNSEEN,
     Candidate,
-    CostPerThousand,
     Count,
-    Currency,
     DatabaseUrl,
-    Factor,
     Flag,
     Headers,
     HeaderText,
@@ -38,6 +26,7 @@ from models.config_fields import (
     Limit,
     Names,
     Options,
+    PriceListName,
     RedisUrl,
     Seconds,
     SecondsOrNone,
@@ -53,7 +42,8 @@ from models.config_fields import (
     wrong,
 )
 from models.errors import NotFoundError
-from models.money import DEFAULT_CURRENCY
+from models.price_list import listed
+from models.pricing import Node, Pricing
 
 __all__ = [
     "Config",
@@ -82,40 +72,7 @@ CONNECT_TIMEOUT_SECONDS = 5.0
 STREAM_SILENCE_SECONDS = 60.0
 
 
-class _Node(BaseModel):
-    """Frozen, without unknown fields, and with no values in its error texts (they might be secrets)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _blank_is_absent(cls, data: Any) -> Any:
-        """`headers:` with nothing behind it, as it is left when its lines are commented out, means the default."""
-        if not isinstance(data, dict):
-            return data
-        optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
-        return {name: value for name, value in data.items() if value is not None or name not in optional}
-
-
-class Pricing(_Node):
-    """What 1,000 tokens cost, in units of `currency`.
-
-    Without a price of their own, tokens read from or written to the provider's cache cost what input costs, and those written
-    for an hour what others written cost. `tier_factors` are for calls that another service tier served (flex: 0.5); `fees` are
-    the prices of 1,000 uses of a tool that the provider bills by the use, such as web_search_requests.
-    """
-
-    input_token_cost: CostPerThousand
-    output_token_cost: CostPerThousand
-    cached_token_cost: CostPerThousand | None = None
-    cache_write_token_cost: CostPerThousand | None = None
-    cache_write_1h_token_cost: CostPerThousand | None = None
-    tier_factors: dict[Text, Factor] = Field(default_factory=dict)
-    fees: dict[Text, CostPerThousand] = Field(default_factory=dict)
-    currency: Currency = DEFAULT_CURRENCY
-
-
-class LimitsConfig(_Node):
+class LimitsConfig(Node):
     """Limits a minute; None is no limit. What counts as a token is the dialect's own rule."""
 
     limit_req_per_min: Limit | None = None
@@ -155,7 +112,7 @@ class KeyConfig(LimitsConfig):
     project: HeaderText | None = None
 
 
-class ProviderConfig(_Node):
+class ProviderConfig(Node):
     """One endpoint: a dialect (`type`, by default the id), where it lives, its keys, and what differs by model.
 
     `base_url` holds the version and no trailing slash. `fallback_models` names, for a model, those to try when the
@@ -181,6 +138,8 @@ class ProviderConfig(_Node):
     stream_silence_seconds: Seconds = STREAM_SILENCE_SECONDS
     default_output_tokens: Count | None = None
     options: Options = Field(default_factory=dict, repr=False)
+
+    _price_list: str | None = PrivateAttr(default=None)
 
     @model_validator(mode="before")
     @classmethod
@@ -236,12 +195,15 @@ class ProviderConfig(_Node):
     def pricing(self, key: KeyConfig, model: str) -> Pricing | None:
         """The price of this model on this key: the key's for the model, else the provider's, else the key's for all.
 
-        A fine-tuned model, ft:BASE:ORG:NAME:ID, is looked up by its whole name, then as ft:BASE, then as BASE.
+        A fine-tuned model, ft:BASE:ORG:NAME:ID, is looked up by its whole name, then as ft:BASE, then as BASE. Where none has one,
+        the price list's word counts, if the configuration switches one on.
         """
         for name in _priced_names(model):
             for models in (key.models, self.models):
                 if name in models and models[name].pricing is not None:
                     return models[name].pricing
+        if key.pricing is None and self._price_list is not None:
+            return listed(self.id, self.type, self.base_url, model)
         return key.pricing
 
 
@@ -252,7 +214,7 @@ def _priced_names(model: str) -> tuple[str, ...]:
     return model, f"ft:{base}", base
 
 
-class RouteConfig(_Node):
+class RouteConfig(Node):
     """Ordered candidates "provider/model" for one lane, and the strategy that chooses between them.
 
     Lines that ask for one of `models`, and name neither provider nor route, go by this route.
@@ -267,7 +229,7 @@ class RouteConfig(_Node):
         return tuple((provider, model) for provider, _, model in (c.partition("/") for c in self.candidates))
 
 
-class WorkerConfig(_Node):
+class WorkerConfig(Node):
     """How much a worker does at once (`concurrency`: calls in flight per provider and process) and for how long."""
 
     concurrency: Count = 256
@@ -279,13 +241,14 @@ class WorkerConfig(_Node):
     max_response_bytes: Count = 128 * 1024 * 1024
 
 
-class Config(_Node):
+class Config(Node):
     """The whole of truckllm.yaml."""
 
     providers: tuple[ProviderConfig, ...]
     routes: dict[Id, RouteConfig] = Field(default_factory=dict)
     redis_url: RedisUrl | None = Field(default=None, repr=False)
     database_url: DatabaseUrl | None = Field(default=None, repr=False)
+    price_list: PriceListName | None = None
     worker: WorkerConfig = Field(default_factory=WorkerConfig)
 
     _path: Path | None = PrivateAttr(default=None)
@@ -295,6 +258,8 @@ class Config(_Node):
     def _parts_agree(self) -> Self:
         if not self.providers:
             raise several([(("providers",), "is empty: name at least one provider")])
+        for provider in self.providers:
+            provider._price_list = self.price_list
         ids = [provider.id for provider in self.providers]
         found = disagreements(dict(enumerate(self.providers)), self.routes, ids)
         if found:

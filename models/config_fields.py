@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import hmac
+import importlib.util
 import ipaddress
 import re
 from collections.abc import Callable, Iterable
@@ -29,6 +30,12 @@ WRONG_UNSEEN = "wrong_unseen"
 
 Strategy = Literal["priority", "cost_first", "latency_first", "round_robin"]
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
+
+MODALITIES = ("input_audio", "input_image", "input_video", "cached_audio", "output_audio", "output_image")
+"""Tokens that may cost other than those of text: fresh input, cached input, output."""
+
+PRICE_LISTS = ("genai-prices",)
+"""Price lists that can be switched on: packages of that name."""
 
 LIMIT_FIELDS = (
     "limit_req_per_min",
@@ -249,6 +256,23 @@ def _strategy(value: object) -> str:
     return value
 
 
+def _modality(value: object) -> str:
+    if not isinstance(value, str) or value not in MODALITIES:
+        near = nearest(value, MODALITIES) if isinstance(value, str) else ""
+        raise wrong(f"should be one of {', '.join(MODALITIES)}{near}")
+    return value
+
+
+def _price_list(value: object) -> str | None:
+    if value is False or (isinstance(value, str) and value.lower() in ("off", "none")):
+        return None
+    if not isinstance(value, str) or value not in PRICE_LISTS:
+        raise wrong(f"should be {' or '.join(PRICE_LISTS)}, or off")
+    if importlib.util.find_spec(value.replace("-", "_")) is None:
+        raise wrong(f"needs the package {value}: pip install {value}")
+    return value
+
+
 def _candidate(value: object) -> str:
     text = _text(value)
     provider, slash, model = text.partition("/")
@@ -360,6 +384,8 @@ Factor = Annotated[Decimal, BeforeValidator(_factor)]
 CostPerThousand = Annotated[Decimal, BeforeValidator(_cost)]
 Currency = Annotated[str, PlainValidator(_currency)]
 StrategyName = Annotated[Strategy, PlainValidator(_strategy)]
+Modality = Annotated[str, PlainValidator(_modality)]
+PriceListName = Annotated[str | None, PlainValidator(_price_list)]
 Candidate = Annotated[str, PlainValidator(_candidate)]
 SecretText = Annotated[Secret, PlainValidator(_secret), PlainSerializer(str)]
 Headers = Annotated[

@@ -1,15 +1,17 @@
-"""Usage × pricing → the cost of one call, or None for "unpriced": a price nobody configured is never taken for 0.
+"""Usage × pricing → the cost of one call, or None for "unpriced": a price that nobody told is never taken for 0.
 
-It knows no vendor's price list and guesses no discount: what isn't configured costs what input costs.
+It knows no vendor's prices (`models.price_list` does) and guesses no discount: what isn't configured costs what input costs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
-from models.config import KeyConfig, Pricing, ProviderConfig
 from models.money import cost_nanos, price_per_million
+from models.price_list import ListedPricing
+from models.pricing import Pricing
 from models.request import Usage
 
 
@@ -27,37 +29,55 @@ def price(usage: Usage, pricing: Pricing | None) -> Cost | None:
     Cached reads and cache writes are parts of `usage.input_tokens` and billed at their own prices; where one isn't
     configured, at the input price, and writes for an hour at that of other writes. Vendors sell cached reads below it, so that
     over-states. Some sell cache writes above it (Anthropic: 1.25 or 2 times), so whoever writes caches there should configure
-    `cache_write_token_cost` and `cache_write_1h_token_cost`. A service tier without a factor, and a tool's use without a fee,
-    leave the call unpriced: nobody can tell what they cost.
+    `cache_write_token_cost` and `cache_write_1h_token_cost`. Tokens of sound and images cost what text costs, unless
+    `modality_costs` says otherwise. A service tier without a factor, and a tool's use without a fee, leave the call unpriced:
+    nobody can tell what they cost.
     """
     if pricing is None:
         return None
-    factor = pricing.tier_factors.get(usage.tier) if usage.tier else Decimal(1)
-    fees = [(uses, pricing.fees.get(name)) for name, uses in usage.fees if uses]
-    if factor is None or any(fee is None for _, fee in fees):
+    rates = pricing.rates(usage.tier, usage.input_tokens)
+    if rates is None or (isinstance(pricing, ListedPricing) and usage.output_tokens and not pricing.speaks):
         return None
-    cached, written = usage.cached_tokens, usage.cache_write_tokens
-    for_hour = min(usage.cache_write_1h_tokens, written)
-    # A provider that reports parts larger than the whole is billed for the parts.
-    fresh = max(0, usage.input_tokens - cached - written)
-    given = pricing.input_token_cost
-    write = given if pricing.cache_write_token_cost is None else pricing.cache_write_token_cost
-    parts = (
-        (fresh, given),
-        (cached, given if pricing.cached_token_cost is None else pricing.cached_token_cost),
-        (written - for_hour, write),
-        (for_hour, write if pricing.cache_write_1h_token_cost is None else pricing.cache_write_1h_token_cost),
-        (usage.output_tokens, pricing.output_token_cost),
-    )
+    prices, factor = rates
+    fees = [(uses, prices.fees.get(name)) for name, uses in usage.fees if uses]
+    if any(fee is None for _, fee in fees):
+        return None
     nanos = cost_nanos(
-        [(tokens, price_per_million(cost)) for tokens, cost in parts],
+        [(tokens, price_per_million(cost)) for tokens, cost in _parts(usage, prices)],
         factor,
         # the price of 1,000 uses, as that of 1,000 tokens
         [(uses, price_per_million(fee)) for uses, fee in fees if fee is not None],
     )
-    return Cost(nanos, pricing.currency)
+    return Cost(nanos, prices.currency)
 
 
-def pricing_for(provider: ProviderConfig, key: KeyConfig, model: str) -> Pricing | None:
-    """The pricing of a model on a key: the key's for this model, else the provider's for it, else the key's for all models."""
-    return provider.pricing(key, model)
+def _parts(usage: Usage, prices: Pricing) -> list[tuple[int, Decimal]]:
+    """The call's tokens by what they cost, each in one part. A provider that reports parts larger than the whole is billed for the
+    parts."""
+    kinds = dict(usage.modalities)
+    cached, written = usage.cached_tokens, usage.cache_write_tokens
+    for_hour = min(usage.cache_write_1h_tokens, written)
+    given = prices.input_token_cost
+    read = given if prices.cached_token_cost is None else prices.cached_token_cost
+    write = given if prices.cache_write_token_cost is None else prices.cache_write_token_cost
+    return [
+        (max(0, usage.input_tokens - cached - written - _of(kinds, "input_")), given),
+        (max(0, cached - _of(kinds, "cached_")), read),
+        (written - for_hour, write),
+        (for_hour, write if prices.cache_write_1h_token_cost is None else prices.cache_write_1h_token_cost),
+        (max(0, usage.output_tokens - _of(kinds, "output_")), prices.output_token_cost),
+        *((tokens, prices.modality_costs.get(kind, _otherwise(kind, prices))) for kind, tokens in kinds.items()),
+    ]
+
+
+def _of(kinds: Mapping[str, int], prefix: str) -> int:
+    return sum(tokens for kind, tokens in kinds.items() if kind.startswith(prefix))
+
+
+def _otherwise(kind: str, prices: Pricing) -> Decimal:
+    """What tokens of this kind cost where nothing says so: what text does."""
+    if kind.startswith("output_"):
+        return prices.output_token_cost
+    if kind.startswith("cached_") and prices.cached_token_cost is not None:
+        return prices.cached_token_cost
+    return prices.modality_costs.get(f"input_{kind.partition('_')[2]}", prices.input_token_cost)

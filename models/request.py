@@ -26,7 +26,9 @@ class Usage:
     `input_tokens` holds cached reads and cache writes, `output_tokens` holds reasoning tokens, whatever the provider's own
     arithmetic is. `cache_write_1h_tokens` are those of the cache writes that are kept for an hour. `tier` is the service tier that
     served the call, where that isn't the usual one (`flex`, `priority`); `fees` are the uses of tools that are billed by the
-    use, such as `("web_search_requests", 2)`.
+    use, such as `("web_search_requests", 2)`. `modalities` are tokens that may cost other than those of text, in parts that don't
+    overlap: of fresh input (`input_audio`, `input_image`, `input_video`), cached input (`cached_audio`), output (`output_audio`,
+    `output_image`).
     """
 
     input_tokens: int = 0
@@ -37,6 +39,7 @@ class Usage:
     cache_write_1h_tokens: int = 0
     tier: str = ""
     fees: tuple[tuple[str, int], ...] = ()
+    modalities: tuple[tuple[str, int], ...] = ()
 
     @property
     def total_tokens(self) -> int:

@@ -149,11 +149,6 @@ def as_text(found: Report) -> str:
     return "\n".join([*lines, *found.notes])
 
 
-def cost_report(spent: Sequence[Spent], by: Sequence[str] = DEFAULT_BY) -> str:
-    """What `models.store.ledger.spent` gave for `by`, as text for people."""
-    return as_text(report(by, spent))
-
-
 def _cells(row: Spent, shown: Sequence[str]) -> tuple[str, ...]:
     special = {
         "of it failed": format_money(row.failed_nanos, row.currency) if row.failed_nanos else "",

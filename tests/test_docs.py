@@ -100,6 +100,7 @@ WORDS = {
     "cache_write_token_cost": "as input",
     "cache_write_1h_token_cost": "as other writes",
     "context_window": "unknown",
+    "modality_costs": "as text",
 }
 """What stands in the column `default` where None, or nothing, means something else than nothing."""
 
@@ -141,7 +142,9 @@ def test_every_node_of_the_configuration_has_a_section() -> None:
     nodes = {
         value
         for value in vars(config).values()
-        if isinstance(value, type) and issubclass(value, BaseModel) and value.__module__ == "models.config"
+        if isinstance(value, type)
+        and issubclass(value, BaseModel)
+        and value.__module__ in ("models.config", "models.pricing")
     }
     abstract = {node for node in nodes if any(other is not node and issubclass(other, node) for other in nodes)}
     assert nodes - abstract - {BaseModel} == set(SECTIONS.values())

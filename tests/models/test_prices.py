@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.config import Config, Pricing, ProviderConfig
-from models.prices import Cost, price, pricing_for
+from models.prices import Cost, price
 from models.request import Usage
 
 TOKENS = st.integers(0, 10**7)
@@ -110,7 +110,7 @@ def test_the_keys_price_for_a_model_goes_before_the_models_and_that_before_the_k
     ).providers[0]
 
     def cost(key: str, model: str) -> Decimal | None:
-        pricing = pricing_for(provider, provider.key(key), model)
+        pricing = provider.pricing(provider.key(key), model)
         return pricing.input_token_cost if pricing else None
 
     assert cost("a", "both") == 1

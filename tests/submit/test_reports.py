@@ -11,7 +11,7 @@ import pytest
 
 from models.errors import UsageError
 from models.store.ledger import Spent
-from submit.reports import as_csv, as_json, as_text, cost_report, dimensions, report
+from submit.reports import DEFAULT_BY, as_csv, as_json, as_text, dimensions, report
 
 
 def spent(*group: str, currency: str = "USD", **numbers: int) -> Spent:
@@ -65,7 +65,7 @@ def test_usage_that_nobody_told_is_not_called_unpriced() -> None:
 
 
 def test_the_table_shows_exact_amounts_and_totals() -> None:
-    text = cost_report([USD, LOST, EUR, FREE])
+    text = as_text(report(DEFAULT_BY, [USD, LOST, EUR, FREE]))
     lines = text.splitlines()
     assert lines[0].split() == [
         *("provider", "model", "calls", "succeeded", "tokens", "in", "cached", "tokens", "out", "cost"),
