@@ -1,0 +1,72 @@
+"""Shows figures as a table, and writes it into the documentation between its two markers.
+
+It judges nothing.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.chaos.figures import Figures
+
+BEGIN, END = "<!-- chaos: begin -->", "<!-- chaos: end -->"
+COLUMNS = {
+    "scenario": "scenario",
+    "database": "database",
+    "kills": "kills",
+    "rows": "rows",
+    "lost": "lost",
+    "doubled": "doubled",
+    "extra calls": "extra",
+    "in flight": "in_flight",
+    "unseen": "unseen",
+    "ledger": "ledger_difference",
+    "over limit": "limit_overshoot",
+    "s": "seconds",
+}
+
+
+def table(all_figures: Sequence[Figures]) -> str:
+    """A Markdown table with a last line of sums; it also reads well on a terminal."""
+    rows = [[str(getattr(figures, name)) for name in COLUMNS.values()] for figures in all_figures]
+    sums = [
+        str(round(sum(getattr(figures, name) for figures in all_figures), 1)) for name in list(COLUMNS.values())[2:]
+    ]
+    rows.append([f"all {len(all_figures)} runs", "", *sums])
+    widths = [max(len(head), *(len(row[at]) for row in rows)) for at, head in enumerate(COLUMNS)]
+
+    def line(cells: Sequence[str]) -> str:
+        shown = [
+            cell.ljust(width) if at < 2 else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return f"| {' | '.join(shown)} |"
+
+    rule = (
+        "|"
+        + "|".join("-" * (width + 2) if at < 2 else "-" * (width + 1) + ":" for at, width in enumerate(widths))
+        + "|"
+    )
+    return "\n".join([line(list(COLUMNS)), rule, *map(line, rows)])
+
+
+def machine() -> str:
+    """Cores, Python and system; no name and no path."""
+    python = f"Python {platform.python_version()}"
+    return f"{os.cpu_count()} cores ({platform.machine()}), {python}, {platform.system()} {platform.release().split('-')[0]}"
+
+
+def write(path: Path, all_figures: Sequence[Figures], command: str) -> None:
+    """Replaces what stands between the markers of the page. Raises ValueError when it has none."""
+    text = path.read_text(encoding="utf-8")
+    before, found, rest = text.partition(BEGIN)
+    _, ended, after = rest.partition(END)
+    if not (found and ended):
+        raise ValueError(f"{path} has no {BEGIN} … {END}")
+    day = datetime.datetime.now(datetime.UTC).date().isoformat()
+    told = f"`{command}` on {day}: {machine()}."
+    path.write_text(f"{before}{BEGIN}\n{told}\n\n{table(all_figures)}\n{END}{after}", encoding="utf-8")
