@@ -35,6 +35,8 @@ def make_app(redis_url: str, providers: Sequence[str]) -> Celery:
         worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        # a Redis that is full, can't save or has become a replica refuses commands on a connection that stands
+        broker_channel_error_retry=True,
         broker_transport_options=transport_options(redis_url),
     )
     return app

@@ -324,10 +324,13 @@ class KeyRing:
 
 
 def seed_rows(
-    rings: Sequence[KeyRing], rows: Sequence[tuple[str, str, str, int, float]]
+    providers: Sequence[ProviderConfig], rows: Sequence[tuple[str, str, str, int, float]]
 ) -> dict[str, list[tuple[float, int]]]:
-    """What calls (provider, key_id, model, booked_tokens, age) mean for each bucket: bucket id → (age, amount)."""
-    by_provider = {ring.settings.id: ring.settings for ring in rings}
+    """What calls (provider, key_id, model, booked_tokens, age) mean for each bucket: bucket id → (age, amount).
+
+    `providers` are all there are, also those that this process doesn't serve: they may share a pool with one that it does.
+    """
+    by_provider = {provider.id: provider for provider in providers}
     seeded: dict[str, list[tuple[float, int]]] = {}
     for provider, key_id, model, tokens, age in rows:
         settings = by_provider.get(provider)

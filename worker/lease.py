@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable, Sequence
 
 from sqlalchemy.engine import Connection
 
 from models import processes
+from models.clocks import awake_clock
 from models.errors import StorageError
 from models.store import workers as worker_store
 from worker.recorder import Recorder
@@ -24,14 +24,9 @@ FRESH_SECONDS = 20.0
 """A worker whose last confirmed heartbeat is older sends nothing: others may be about to call it dead (after 45 s)."""
 
 
-def awake_clock() -> float:
-    """Seconds of a clock that also counts while the machine sleeps, where the system has one."""
-    clock = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.clock_gettime(clock) if clock is not None else time.monotonic()
-
-
 class Lease:
-    """This process's row in `workers`. `lost` is called when others took it for dead, `drain` once a person tells it to end."""
+    """This process's row in `workers`. `lost` is called when others took it for dead, `drain` once a person tells it to end.
+    `alone_for` is the worker that has started this process to run suspects, if it is such a one."""
 
     def __init__(
         self,
@@ -40,6 +35,7 @@ class Lease:
         config_hash: str,
         lost: Callable[[], None],
         drain: Callable[[], None],
+        alone_for: int | None = None,
     ) -> None:
         self.worker_id = 0
         self.tickets = 0
@@ -49,6 +45,7 @@ class Lease:
         self._queues = queues
         self._config_hash = config_hash
         self._lost = lost
+        self._alone_for = alone_for
         self._drain: Callable[[], None] | None = drain
         self._calls = 0
         self._confirmed = float("-inf")
@@ -67,8 +64,9 @@ class Lease:
         """Registers this process. Raises StorageError."""
         at = awake_clock()
 
-        def register(connection: Connection) -> int:
-            return worker_store.register(
+        def register(connection: Connection) -> tuple[int, float]:
+            now, offset = self._time(connection)
+            number = worker_store.register(
                 connection,
                 host=processes.host(),
                 boot_id=processes.boot_id(),
@@ -76,10 +74,12 @@ class Lease:
                 pid_started=processes.started(os.getpid()) or 0.0,
                 queues=self._queues,
                 config_hash=self._config_hash,
-                now=self._recorder.database.now(connection),
+                now=now,
+                alone_for=self._alone_for,
             )
+            return number, offset
 
-        self.worker_id = await self._recorder.call(register)
+        self.worker_id, self._recorder.clock_offset = await self._recorder.call(register)
         self._calls = 0
         self._recorder.shard = self.worker_id
         self._confirmed = at
@@ -87,16 +87,14 @@ class Lease:
     async def beat(self) -> bool:
         """One heartbeat. False when it didn't get through."""
         at = awake_clock()
-        local = time.time()
 
         def beat(connection: Connection) -> tuple[bool, bool, float]:
-            now = self._recorder.database.now(connection)
+            now, offset = self._time(connection)
             alive = worker_store.beat(connection, self.worker_id, self.tickets, now)
-            return alive, worker_store.told_to_drain(connection, self.worker_id), now
+            return alive, worker_store.told_to_drain(connection, self.worker_id), offset
 
         try:
-            alive, drained, now = await self._recorder.call(beat)
-            self._recorder.clock_offset = now - (local + time.time()) / 2
+            alive, drained, self._recorder.clock_offset = await self._recorder.call(beat)
             if alive:
                 self._confirmed = at
             else:
@@ -113,6 +111,12 @@ class Lease:
             tell, self._drain = self._drain, None
             tell()
         return True
+
+    def _time(self, connection: Connection) -> tuple[float, float]:
+        """The database's time, and what it is ahead of our own clock. Both are read here, where no lock is waited for any more."""
+        before = awake_clock()
+        now = self._recorder.database.now(connection)
+        return now, now - (before + awake_clock()) / 2
 
     async def leave(self) -> None:
         """Takes this process's row away; what it still ran is given back by the next janitor."""

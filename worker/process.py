@@ -61,6 +61,9 @@ STORE_SECONDS = 15.0
 RING_AFTER = 0.1
 """Seconds until another provider is rung for a job passed on: its ending has to be stored first."""
 
+ANNOUNCED = 1.0
+"""By how many seconds a call may start later than the ledger says: it is written down just before."""
+
 EXTRA_THREADS = 2
 """Celery threads beyond one a provider, so that a ticket can always be taken and passed on."""
 
@@ -318,10 +321,10 @@ class Process:
         now = self._recorder.now()
         found = await self._recorder.call(lambda connection: attempt_store.started_since(connection, now - 61.0))
         rows = [
-            (r["provider"], r["key_id"], r["requested_model"], r["booked_tokens"], max(0.0, now - r["started_at"]))
+            (r["provider"], r["key_id"], r["requested_model"], r["booked_tokens"], max(0.0, now - r["started_at"] - ANNOUNCED))
             for r in found
         ]
-        return seed_rows([runner.engine.ring for runner in self._runners.values()], rows)
+        return seed_rows(self.config.providers, rows)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

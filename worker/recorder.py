@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
+from models.clocks import awake_clock
 from models.database import Database
 from models.errors import StorageError
 from models.states import JobStatus
@@ -57,8 +58,8 @@ class Recorder:
     def __init__(self, database: Database, loop: asyncio.AbstractEventLoop, shard: int = 0) -> None:
         self.database = database
         self.shard = shard
-        self.clock_offset = 0.0
-        """Seconds to add to this machine's clock for the database's."""
+        self.clock_offset = time.time() - awake_clock()
+        """Seconds to add to a clock that nobody sets for the database's: no step of this machine's clock is seen here."""
         self._loop = loop
         self._wake = threading.Condition()
         self._operations: list[_Operation] = []
@@ -86,7 +87,7 @@ class Recorder:
 
     def now(self) -> float:
         """Unix seconds by the database's clock."""
-        return time.time() + self.clock_offset
+        return awake_clock() + self.clock_offset
 
     async def call(self, work: Callable[[Connection], T]) -> T:
         """Runs `work` in the next transaction. Raises StorageError when that didn't commit (or nobody knows whether it did)."""

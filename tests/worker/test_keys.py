@@ -103,10 +103,8 @@ def test_the_smallest_share_is_one() -> None:
 
 def test_the_last_minute_of_the_ledger_is_told_by_bucket(worker: Bench) -> None:
     tree = load_config_of(worker, limit_req_per_min=60, limit_tokens_per_min=1000)
-    ring = worker.keys()
-    ring.settings = tree.providers[0]
     rows = [("openai", "dear", "m", 40, 5.0), ("openai", "dear", "m", 2, 50.0), ("gone", "x", "m", 9, 1.0), ("openai", "left", "m", 9, 1.0)]  # fmt: skip
-    assert seed_rows([ring], rows) == {
+    assert seed_rows(tree.providers, rows) == {
         "openai/dear|requests": [(5.0, 1), (50.0, 1)],
         "openai/dear|tokens": [(5.0, 40), (50.0, 2)],
     }

@@ -2,9 +2,11 @@
 -- It decides nothing: reserve.lua grants, settle.lua corrects, seed.lua begins, cool.lua answers a 429.
 --
 -- KEYS[1] is the hash tag alone, so that a cluster sends all scripts to one node; ARGV[1] is one MessagePack array
--- whose first item is the time in seconds, or false for the server's own clock (only tests pass a time).
+-- whose first item is a pair: the time in seconds, or false for the server's own clock (only tests pass a time); and the
+-- time that it should be at the latest by the caller's own steady clock, or false if the caller can't tell.
 --
--- A bucket is one hash. Field `s` packs five doubles:
+-- A bucket is one hash. Field `s` packs five doubles, and behind them the run of the server that it was written in: what
+-- was read back from a file after a restart may lack the last calls, so it is no better than not known.
 --   time    the latest booked start (may lie up to the horizon ahead)
 --   credit  pacing credit at that time, in units
 --   sum     of all slots in the ring
@@ -13,26 +15,29 @@
 -- `h` packs who may keep others out, see `guard` below. A field named by a number is that slot's booked amount.
 local SLOT = 0.5        -- seconds
 local SPAN = 120        -- a 60 s window ending in slot k touches slots k-120 .. k: 121 of them
-local KEEP = 3600       -- seconds an untouched bucket is remembered; only its ring's last minute matters
+local KEEP = 86400      -- seconds an untouched bucket is remembered: more than most wrong clocks are set by
+local STEP = 5          -- seconds by which the server may be ahead of what is expected: as long as a command may take
 local HOLD = 2          -- seconds a hold, a turn or a place in the line stands unless it is renewed
 local PREFIX = KEYS[1] .. ':'
 
 local args = cmsgpack.unpack(ARGV[1])
-local now = args[1]
+local now, expected = args[1][1], args[1][2]
 if not now then
   local t = redis.call('TIME')
   now = tonumber(t[1]) + tonumber(t[2]) / 1000000
 end
 local current = math.floor(now / SLOT)
+local stepped = expected and now > expected + STEP
+local run = redis.call('GET', PREFIX .. 'run') or ''
 
 local function bucket_key(id) return PREFIX .. 'b:' .. id end
 
 local function save(key, b)
-  redis.call('HSET', key, 's', struct.pack('<ddddd', b.time, b.credit, b.sum, b.oldest, b.born))
+  redis.call('HSET', key, 's', struct.pack('<ddddd', b.time, b.credit, b.sum, b.oldest, b.born) .. run)
   redis.call('EXPIRE', key, KEEP)
 end
 
--- The server's clock went back: everything booked counts as booked now, which can only under-send.
+-- The server's clock was set: everything booked counts as booked now, which can only under-send.
 local function rebase(key, b)
   redis.call('DEL', key)
   if b.sum > 0 then redis.call('HSET', key, current, b.sum) end
@@ -103,15 +108,20 @@ local function release(b)
   end
 end
 
--- The bucket as stored, its ring swept; nil if Redis has never seen it.
+-- The bucket as stored, its ring swept; nil if this run of the server has never seen it.
 local function load(id)
   local key = bucket_key(id)
   local got = redis.call('HMGET', key, 's', 'h')
   if not got[1] then return nil end
+  local of = string.sub(got[1], 41)
+  if of ~= '' and of ~= run then
+    redis.call('DEL', key)
+    return nil
+  end
   local b = {}
   b.time, b.credit, b.sum, b.oldest, b.born = struct.unpack('<ddddd', got[1])
   if got[2] then guard(b, got[2]) end
-  if b.oldest - (current - SPAN) > 2 then rebase(key, b) else expire(key, b) end
+  if stepped or b.oldest - (current - SPAN) > 2 then rebase(key, b) else expire(key, b) end
   return b
 end
 

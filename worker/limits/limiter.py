@@ -25,6 +25,7 @@ from typing import Any
 import msgspec
 import redis.asyncio
 
+from models.clocks import awake_clock
 from worker.limits.server import TAG, Script, connect
 from worker.limits.shapes import (
     UNITS,
@@ -62,7 +63,11 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 MOST_WANTS = 64
+HORIZON = 1.0
+LATE_SECONDS = 0.3  # a call's start has been written down by then, also where the database is busy
+STEADY_SECONDS = 300.0  # for so long two clocks that nobody sets go alike
 SEED_TIMEOUT = 3.0  # seconds the seed function may take
+UNTOLD_SECONDS = 62.0  # a window, and the second that calls are granted ahead
 SEED_LOCK = 5_000  # milliseconds; longer than SEED_TIMEOUT, so that two never seed at once
 SEVERAL, SHARE, LONG_RETRY = (
     3,
@@ -82,8 +87,9 @@ _ROOM = Script("bucket.lua", "room.lua")
 class Limiter:
     """The limiter of one worker process; all that share a Redis share the buckets.
 
-    `seed` tells the last minute of buckets Redis has never seen (None: they start empty). `clock` is the caller's, on which
-    `Grant.start_at` is told. `server_time` replaces the server's clock, for tests in virtual time: production passes none.
+    `seed` tells the last minute of buckets Redis has never seen, or not since its last restart (None: they start empty); while
+    it can't, nothing starts on them. `clock` is the caller's, on which `Grant.start_at` is told. `server_time` replaces the
+    server's clock, for tests in virtual time: production passes none.
     """
 
     def __init__(
@@ -92,7 +98,7 @@ class Limiter:
         *,
         seed: SeedFunction | None = None,
         pace: float = 0.985,
-        horizon: float = 1.0,
+        horizon: float = HORIZON,
         clock: Callable[[], float] = time.monotonic,
         server_time: Callable[[], float] | None = None,
         rng: random.Random | None = None,
@@ -105,6 +111,12 @@ class Limiter:
         self._server_time = server_time
         self._rng = rng or random.Random()
         self._worker = secrets.token_hex(6)
+        self._steady = clock if server_time is not None else awake_clock
+        self._heard: tuple[float, float] | None = None  # the server's time, and ours when it was asked for it
+        self._run_of_server: str | None = None
+        self._restarted = float("-inf")
+        self._untold: dict[str, float] = {}  # buckets the ledger could not be asked about, and since when
+        self._cooling: dict[str, float] = {}  # pools, and until when on our steady clock
 
     async def reserve(self, wants: Sequence[Want]) -> list[Grant | Wait | TooLarge]:
         """Books what can start within the horizon, in the order of `wants` (at most 64): one answer each, same order.
@@ -143,13 +155,16 @@ class Limiter:
         if ids:
             await _DROP.run(self._client, self._now(), want_id, ids)
 
-    async def too_many(self, key: LimitedKey, retry_after: float | None) -> bool:
+    async def too_many(self, key: LimitedKey, retry_after: float | None, least: float | None = None) -> bool:
         """A 429 came on `key`: empties its buckets' pacing credit and, if it was not a lone one (three or over 1 % of the
-        pool's grants in 10 s, or a Retry-After over 5 s), cools the pool for `retry_after` seconds. True if it cools."""
-        seconds = retry_after if retry_after is not None else self._rng.uniform(1.0, 2.0)
+        pool's grants in 10 s, or a Retry-After over 5 s), cools the pool for `retry_after` seconds, or `least` (1 to 2 if None) if that is longer. True if it cools."""
+        least = self._rng.uniform(1.0, 2.0) if least is None else least
+        seconds = least if retry_after is None else max(retry_after, least)
         ids = [bucket.id for bucket in key.buckets]
-        asked = retry_after is not None
+        asked = retry_after is not None and retry_after > LONG_RETRY
         reply = await _COOL.run(self._client, self._now(), key.pool, ids, seconds, asked, SEVERAL, SHARE, LONG_RETRY)
+        if reply:
+            self._cooling[key.pool] = max(self._cooling.get(key.pool, 0.0), self._steady() + seconds)
         return bool(reply)
 
     async def block(self, name: str, seconds: float | None) -> None:
@@ -178,15 +193,20 @@ class Limiter:
 
     async def _ask(self, question: _Question, wants: Sequence[Want]) -> list[Grant | Wait | TooLarge]:
         reply = await self._run(question, create=self._seed is None)
+        await self._notice_restart(reply[1])
         if reply[0] == 1:
-            unknown = [question.bucket_ids[n - 1] for n in reply[1]]
-            if not await self._seed_unknown(unknown):
+            # what was granted before a restart is on its way into the ledger
+            late = self._restarted + self._horizon + LATE_SECONDS - self._steady()
+            unknown = [question.bucket_ids[n - 1] for n in reply[3]]
+            if late > 0 or not await self._seed_unknown(unknown):
+                return [self._wait(wants[place], 0, max(late, 0.25), 2) for place in question.places]
+            reply = await self._run(question, create=False)
+            if reply[0] == 1:
                 return [self._wait(wants[place], 0, 0.25, 2) for place in question.places]
-            reply = await self._run(question, create=True)
         received = self._clock()
         answers: list[Grant | Wait | TooLarge] = []
         for n, place in enumerate(question.places):
-            kind, seconds, extra = reply[3 * n + 1 : 3 * n + 4]
+            kind, seconds, extra = reply[3 * n + 3 : 3 * n + 6]
             want = wants[place]
             if kind >= 1:
                 key = question.keys[kind - 1]
@@ -198,11 +218,23 @@ class Limiter:
     async def _run(self, question: _Question, *, create: bool) -> list[Any]:
         # The drains of two providers in one process take turns like two workers, where they share a pool.
         caller = f"{self._worker}:{question.keys[0].name.partition('/')[0]}"
+        asked = self._steady()
         packed = await _RESERVE.run(
             self._client, self._now(), self._horizon, self._pace, create, caller, *question.args()
         )
         reply: list[Any] = msgspec.msgpack.decode(packed)
+        self._heard = float(reply[2]), asked
         return reply
+
+    async def _notice_restart(self, run: str) -> None:
+        """Takes note of a server that has been started again since the last answer, and tells it which pools cool."""
+        before, self._run_of_server = self._run_of_server, run
+        if before in (None, run):
+            return
+        now = self._restarted = self._steady()
+        self._cooling = {pool: until for pool, until in self._cooling.items() if until > now}
+        for pool, until in self._cooling.items():
+            await _COOL.run(self._client, self._now(), pool, [], until - now, True, SEVERAL, SHARE, -1.0)
 
     def _wait(self, want: Want, kind: int, seconds: float, state: int) -> Wait:
         """Turns the earliest start the script saw into the time to ask again, never after that start: what nobody asks for
@@ -219,7 +251,8 @@ class Limiter:
         return Wait(want.id, pause * spread, state == 1, "cooling" if kind == -1 else "limit")
 
     async def _seed_unknown(self, unknown: list[str]) -> bool:
-        """Tells Redis the last minute of buckets it has never seen; False if another worker is doing so just now."""
+        """Tells Redis the last minute of buckets it has never seen; False if another worker is doing so just now, or if the
+        ledger can't tell. Where it couldn't for a minute, nothing has started in that minute, and the bucket begins empty."""
         assert self._seed is not None
         token = secrets.token_hex(8)
         if not await self._client.set(f"{TAG}:l:seed", token, nx=True, px=SEED_LOCK):
@@ -230,16 +263,30 @@ class Limiter:
             async with asyncio.timeout(SEED_TIMEOUT):
                 past = await self._seed(unknown) if unknown else {}
         except Exception as error:
-            log.warning(
-                "limits start without their last minute: the ledger could not tell it (%s)", type(error).__name__
-            )
+            now = self._steady()
+            since = [self._untold.setdefault(id_, now) for id_ in unknown]
+            if now - max(since) <= UNTOLD_SECONDS:
+                log.warning(
+                    "nothing starts: the ledger could not tell the limits' last minute (%s)", type(error).__name__
+                )
+                await _SEED.run(self._client, self._now(), [], [], "l:seed", token)
+                return False
             past = {}
+        for id_ in unknown:
+            self._untold.pop(id_, None)
         flat = [[number for pair in past.get(id_, ()) for number in pair] for id_ in unknown]
         await _SEED.run(self._client, self._now(), unknown, flat, "l:seed", token)
         return True
 
-    def _now(self) -> float | bool:
-        return False if self._server_time is None else self._server_time()
+    def _now(self) -> tuple[float | bool, float | bool]:
+        """What every script begins with: the time, if it isn't the server's own, and what it should be at the latest."""
+        expected: float | bool = False
+        if self._heard is not None:
+            told, asked = self._heard
+            elapsed = self._steady() - asked
+            if elapsed < STEADY_SECONDS:
+                expected = told + elapsed
+        return (False if self._server_time is None else self._server_time()), expected
 
 
 class _Question:

@@ -2,8 +2,8 @@
 --
 -- args: now, horizon, pace, create, worker, bucket ids, bucket units, bucket limits,
 --       key names, key pools, key ranks, buckets of each key, key sets (cheapest first), want ids, want sets, charges (4 a want)
--- reply: {1, indexes of buckets never seen}: nothing was booked; or
---        {0, a, b, c, a, b, c, ...}, three numbers a want:
+-- reply: {1, run, now, indexes of buckets never seen}: nothing was booked; or
+--        {0, run, now, a, b, c, a, b, c, ...}, three numbers a want:
 --          key index, start in seconds from now, slot         granted
 --          0 limit | -1 cooling | -2 blocked, seconds, 0 | 1 holds | 2 kept out by another
 local horizon, pace, create, worker = args[2], args[3], args[4], args[5]
@@ -19,7 +19,7 @@ for i = 1, #ids do
   if not stored[i] then unknown[#unknown + 1] = i end
 end
 if #unknown > 0 then
-  if not create then return cmsgpack.pack({1, unknown}) end
+  if not create then return cmsgpack.pack({1, run, now, unknown}) end
   for _, i in ipairs(unknown) do
     local b = {time = now, credit = 1e15, sum = 0, oldest = current - SPAN, born = current}
     save(bucket_key(ids[i]), b)
@@ -188,7 +188,7 @@ local function place_holds(id, k, start, kept_out, charge)
   end
 end
 
-local granted, reply, charge = {}, {0}, {}
+local granted, reply, charge = {}, {0, run, now}, {}
 local function decide(w)
   local id, set = want_ids[w], sets[want_sets[w]]
   local at = 4 * w - 4
@@ -252,7 +252,7 @@ local function decide(w)
       end
     end
   end
-  at = 3 * w - 1
+  at = 3 * w + 1
   if key then
     local slot = book(key, start, charge)
     if any_hold then let_go(id, set) end

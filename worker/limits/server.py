@@ -14,10 +14,12 @@ import msgspec
 import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoPermissionError, NoScriptError
 
 TAG = "{truckllm}"
 """Every Redis key starts with this hash tag, so that a cluster keeps them on one node and a pool may span providers."""
+
+RUN_DAYS = 30
 
 _ROOM = Path(__file__).parent
 
@@ -32,10 +34,34 @@ def connect(url: str, *, timeout: float = 5.0) -> redis.asyncio.Redis:
         "health_check_interval": 0,
         "decode_responses": False,
         "protocol": 2,
+        "redis_connect_func": _greet,
     }
     if not url.startswith("unix:"):
         options["socket_keepalive"] = True
     return redis.asyncio.Redis.from_url(url, **options)
+
+
+async def _greet(connection: Any) -> None:
+    """Tells a server which run of it this is, before anything else is asked of it: a restart breaks every connection, so
+    that no script takes for complete what was read back from a file. Raises redis errors."""
+    await connection.on_connect()
+    try:
+        run = _run_id(await _ask(connection, "INFO", "server"))
+    except NoPermissionError:  # then a restart with its data goes unnoticed
+        return
+    if run:
+        await _ask(connection, "SET", f"{TAG}:run", run, "EX", 86_400 * RUN_DAYS)
+
+
+async def _ask(connection: Any, *command: object) -> Any:
+    await connection.send_command(*command)
+    return await connection.read_response()
+
+
+def _run_id(info: object) -> str:
+    text = info.decode(errors="replace") if isinstance(info, bytes) else str(info)
+    found = (line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("run_id:"))
+    return next(found, "")[:16]
 
 
 @cache

@@ -35,13 +35,15 @@ class World:
     now: float = 1_000_000.25
     granted: list[Grant] = field(default_factory=list)
     serial: int = 0
+    step: float = 0.0
+    """By how much the server's clock has been set forward."""
 
     async def limiter(self, **options: Any) -> Limiter:
         """A worker's limiter: its own connection, everybody's clock."""
         client = connect(self.url)
         self.stack.push_async_callback(client.aclose)
         options.setdefault("rng", random.Random(self.serial))
-        return Limiter(client, clock=lambda: self.now, server_time=lambda: self.now, **options)
+        return Limiter(client, clock=lambda: self.now, server_time=lambda: self.now + self.step, **options)
 
     def want(self, keys: Sequence[LimitedKey], **charge: int) -> Want:
         self.serial += 1

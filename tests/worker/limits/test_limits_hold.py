@@ -210,6 +210,35 @@ def test_two_keys_of_one_pool_add_no_capacity(virtual):
     virtual.run(story)
 
 
+@pytest.mark.parametrize("step", [20, 60, 3600, 90_000])
+def test_a_server_clock_that_is_set_forward_lets_no_minute_have_more_than_its_limit(virtual, step):
+    async def story(world):
+        limiter, one = await world.limiter(), virtual.key("p/k", requests=6)
+        for _ in range(6):
+            await world.until_granted(limiter, world.want([one]))
+        world.now += 1
+        world.step = step
+        stepped = world.now
+        await world.settle(limiter, world.granted[-1], requests=1)
+        grant = await world.until_granted(limiter, world.want([one]))
+        assert 59 < grant.start_at - stepped < 61.5
+
+    virtual.run(story)
+
+
+def test_a_worker_that_was_idle_takes_no_drift_for_a_clock_that_was_set(virtual):
+    async def story(world):
+        limiter, one = await world.limiter(), virtual.key("p/k", requests=6)
+        for _ in range(6):
+            await world.until_granted(limiter, world.want([one]))
+        world.now += 12 * 3600
+        world.step = 6
+        (grant,) = await world.ask(limiter, world.want([one]))
+        assert isinstance(grant, Grant)
+
+    virtual.run(story)
+
+
 def test_a_server_clock_that_goes_back_an_hour_costs_at_most_a_minute(virtual):
     async def story(world):
         limiter, one = await world.limiter(), virtual.key("p/k", requests=6)

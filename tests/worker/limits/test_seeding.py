@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from worker.limits.limiter import Charge, Grant, Settlement, Wait
+from worker.limits.limiter import Charge, Grant, Settlement, Wait, connect
 
 
 class Ledger:
@@ -70,18 +70,94 @@ def test_nothing_is_granted_on_a_bucket_while_another_worker_seeds_it(virtual):
     virtual.run(story)
 
 
-def test_a_ledger_that_fails_leaves_buckets_empty_but_known(virtual, caplog):
+def test_nothing_starts_while_the_ledger_fails_until_a_minute_without_a_start_is_over(virtual, caplog):
     async def story(world):
         one, ledger = virtual.key("p/k", requests=600), Ledger(error=RuntimeError("password=hunter2"))
         limiter = await world.limiter(seed=ledger)
-        for _ in range(3):
-            (grant,) = await world.ask(limiter, world.want([one]))
-            assert isinstance(grant, Grant)
-        assert len(ledger.asked) == 1
+        began = world.now
+        grant = await world.until_granted(limiter, world.want([one]))
+        assert grant.start_at - began > 60
+        asked = len(ledger.asked)
+        (again,) = await world.ask(limiter, world.want([one]))
+        assert isinstance(again, Grant)
+        assert len(ledger.asked) == asked
 
     virtual.run(story)
     assert "RuntimeError" in caplog.text
     assert "hunter2" not in caplog.text
+
+
+def test_a_ledger_that_tells_again_is_believed_at_once(virtual):
+    async def story(world):
+        one, ledger = virtual.key("p/k", requests=10), Ledger({"p/k|requests": [(1.0, 4)]}, error=RuntimeError("away"))
+        limiter = await world.limiter(seed=ledger)
+        assert isinstance((await world.ask(limiter, world.want([one])))[0], Wait)
+        ledger.error = None
+        await world.ask(limiter, world.want([one]))
+        assert (await limiter.room([one]))[0].buckets[0].booked == 4
+
+    virtual.run(story)
+
+
+async def restart(world) -> None:
+    """The server is another one now, with all that this one held: as one that was read back from its file."""
+    client = connect(world.url)
+    await client.set("{truckllm}:run", "another")
+    await client.aclose()
+
+
+def test_what_a_restarted_redis_has_kept_is_not_believed_but_the_ledger_asked_again(virtual):
+    async def story(world):
+        one, ledger = virtual.key("p/k", requests=10), Ledger({"p/k|requests": [(2.0, 3)]})
+        limiter = await world.limiter(seed=ledger)
+        await world.ask(limiter, world.want([one]))
+        await restart(world)
+        ledger.past = {"p/k|requests": [(1.0, 9)]}
+        grant = await world.until_granted(limiter, world.want([one]))
+        assert ledger.asked == [["p/k|requests"]] * 2
+        (room,) = await limiter.room([one])
+        assert room.buckets[0].booked == 9 + 1
+        assert grant.start_at - world.now <= 1
+
+    virtual.run(story)
+
+
+def test_after_a_restart_the_ledger_is_asked_only_once_all_granted_calls_are_in_it(virtual):
+    async def story(world):
+        one, ledger = virtual.key("p/k", requests=600), Ledger()
+        limiters = [await world.limiter(seed=ledger) for _ in range(2)]
+        for limiter in limiters:
+            await world.ask(limiter, world.want([one]))
+        asked = len(ledger.asked)
+        await restart(world)
+        for limiter in limiters:
+            assert isinstance((await world.ask(limiter, world.want([one])))[0], Wait)
+        world.now += 1.2
+        assert isinstance((await world.ask(limiters[0], world.want([one])))[0], Wait)
+        assert len(ledger.asked) == asked
+        world.now += 0.2
+        assert isinstance((await world.ask(limiters[0], world.want([one])))[0], Grant)
+        assert len(ledger.asked) == asked + 1
+
+    virtual.run(story)
+
+
+def test_a_pool_that_cools_still_cools_after_a_restart_without_data(virtual):
+    async def story(world):
+        one = virtual.key("p/k", requests=600)
+        limiter = await world.limiter(seed=Ledger())
+        await world.ask(limiter, world.want([one]))
+        assert await limiter.too_many(one, 30)
+        client = connect(world.url)
+        await client.flushall()
+        await client.set("{truckllm}:run", "another")
+        world.now += 10
+        grant = await world.until_granted(limiter, world.want([one]))
+        assert grant.start_at >= 1_000_000.25 + 30
+        assert (await limiter.room([one]))[0].cooling <= 1
+        await client.aclose()
+
+    virtual.run(story)
 
 
 def test_a_key_that_is_never_used_costs_no_question_after_the_first(virtual):
