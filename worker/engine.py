@@ -137,13 +137,14 @@ class Engine:
         )
 
     def may_cost(self, prepared: Prepared, key: LimitedKey) -> Cost | None:
-        """What the call may cost on this key: output as far as the request lets it go, where it says; None without a price."""
+        """What the call may cost on this key, at the tier that the request asks for: output as far as the request lets it go, where it
+        says; None without a price."""
         request = prepared.request
         try:
             most = self.provider.max_output_tokens(request)
             going_in = self.estimates.input_tokens(request.model, request.input)
             coming_out = self.estimates.output_tokens(request.model, None) if most is None else most
-            usage = Usage(min(going_in, MOST_TOKENS), min(coming_out, MOST_TOKENS))
+            usage = self.provider.may_use(request, min(going_in, MOST_TOKENS), min(coming_out, MOST_TOKENS))
             return price(usage, self.provider.config.pricing(self.ring.key(key.name), request.model))
         except Exception:
             log.exception("provider %s failed to tell how much a call may cost", self.name)

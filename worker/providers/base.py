@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 import orjson
 
 from models.config import ProviderConfig
+from models.guesses import asked_fees, asked_tier, writes_cache
 from models.request import Failure, FailureKind, ModelInfo, Request, Response, Usage
 from worker.limits.shapes import Charge
 
@@ -117,6 +118,19 @@ class Provider(abc.ABC):
             if isinstance(value, int) and value > 0:
                 return value
         return None
+
+    def may_use(self, request: Request, input_tokens: int, output_tokens: int) -> Usage:
+        """The dearest usage that a request allows, for a budget to reserve: token counts are estimates, output is the most that
+        may come. Default: at the service tier, with the tools and the writes to a cache that the request's words ask for."""
+        kept = writes_cache(request.input)
+        return Usage(
+            input_tokens,
+            output_tokens,
+            cache_write_tokens=input_tokens if kept else 0,
+            cache_write_1h_tokens=input_tokens if kept == "1h" else 0,
+            tier=asked_tier(request.input),
+            fees=asked_fees(request.input),
+        )
 
     async def generate(self, request: Request) -> Response:
         """Builds, sends and reads one request. Override it only for a provider that isn't one HTTP call.

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 from urllib.parse import quote
 
+from models.guesses import asked_tier
 from models.request import CHAT, EMBEDDINGS, Failure, FailureKind, ModelInfo, Request, Usage
 from worker.limits.shapes import Charge
 from worker.providers import gemini_embeddings
@@ -45,6 +46,7 @@ _TOO_LONG = re.compile(r"token count.{0,40}exceeds|exceeds the maximum number of
 _TOO_LARGE = re.compile(r"payload size exceeds|request too large", re.IGNORECASE)
 _LIMIT_ZERO = re.compile(r"\blimit: 0(?!\.?\d)")
 _RETRY_IN = re.compile(r"retry in ([0-9hms.]+s)\b")
+_BILLED_BY_ANSWER = re.compile(r"gemini-[12](\.\d)?-")
 _BY_STATUS = {
     "INVALID_ARGUMENT": 400,
     "FAILED_PRECONDITION": 400,
@@ -163,8 +165,8 @@ class Gemini(ChatProvider):
         if request.operation == EMBEDDINGS:
             return gemini_embeddings.answer(request, body, reply)
         usage = read_usage(body.get("usageMetadata"))
-        if usage is not None and (tier := _tier(request)):
-            usage = replace(usage, tier=tier)
+        if usage is not None:
+            usage = replace(usage, tier=asked_tier(request.input), fees=_fees(request, body))
         served = name(body.get("modelVersion"))
         candidate = at(body, "candidates", 0)
         blocked = at(body, "promptFeedback", "blockReason")
@@ -219,11 +221,18 @@ class Gemini(ChatProvider):
         ]
 
 
-def _tier(request: Request) -> str:
-    """The service tier that was asked for, where it isn't the usual one: the reply doesn't tell which one served it."""
-    told = request.input.get("serviceTier") or request.input.get("service_tier")
-    tier = told.lower().removeprefix("service_tier_") if isinstance(told, str) else ""
-    return tier if tier in ("flex", "priority") else ""
+def _fees(request: Request, body: dict[str, Any]) -> tuple[tuple[str, int], ...]:
+    """Searches that Google bills: each query since Gemini 3, each answer that was grounded by one before."""
+    queries = [
+        query
+        for candidate in objects(body.get("candidates"))
+        if isinstance(searched := at(candidate, "groundingMetadata", "webSearchQueries"), list)
+        for query in searched
+        if query
+    ]
+    by_answer = _BILLED_BY_ANSWER.match((name(body.get("modelVersion")) or request.model).removeprefix("models/"))
+    uses = min(1, len(queries)) if by_answer else len(queries)
+    return (("web_search_requests", uses),) if uses else ()
 
 
 def _resource(model: str) -> str:
@@ -251,7 +260,26 @@ def read_usage(usage: Any) -> Usage | None:
         output_tokens=output,
         cached_tokens=count(usage.get("cachedContentTokenCount")),
         reasoning_tokens=thoughts,
+        modalities=_modalities(usage),
     )
+
+
+def _modalities(usage: dict[str, Any]) -> tuple[tuple[str, int], ...]:
+    """The tokens that aren't text. Cached ones are part of the prompt's; the cache tells its own."""
+
+    def told(field: str, modality: str) -> int:
+        return sum(count(one.get("tokenCount")) for one in objects(usage.get(field)) if one.get("modality") == modality)
+
+    found = {
+        f"input_{modality.lower()}": told("promptTokensDetails", modality)
+        + told("toolUsePromptTokensDetails", modality)
+        - told("cacheTokensDetails", modality)
+        for modality in ("AUDIO", "IMAGE", "VIDEO")
+    }
+    found["cached_audio"] = told("cacheTokensDetails", "AUDIO")
+    found["output_audio"] = told("candidatesTokensDetails", "AUDIO")
+    found["output_image"] = told("candidatesTokensDetails", "IMAGE")
+    return tuple((kind, tokens) for kind, tokens in sorted(found.items()) if tokens > 0)
 
 
 def _forbidden(message: str, reasons: set[str], model: str) -> FailureKind:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from models.config import KeyConfig, ProviderConfig
 from models.errors import Untranslatable
+from models.guesses import TIERS
 from models.request import CHAT, EMBEDDINGS, SIMPLE, Failure, FailureKind, ModelInfo, Request, Usage
 from worker.limits.shapes import Charge
 from worker.providers import openai_completions as completions
@@ -94,8 +95,8 @@ _TOO_LARGE = re.compile(r"request too large", re.IGNORECASE)
 _UNAVAILABLE = re.compile(r"resource[ _]unavailable", re.IGNORECASE)
 _FLAGGED = re.compile(r"flagged as potentially violating|content management policy", re.IGNORECASE)
 _REASONING_MODEL = re.compile(r"(ft:)?(o\d|gpt-[5-9])")
-_TIERS = {"flex", "priority", "fast", "ultrafast", "scale"}
-"""Tiers with prices of their own. What gateways call theirs (`on_demand`) is the usual one."""
+_SEARCHING = re.compile(r"-search-(preview|api)")
+"""Chat models that search for every answer."""
 _LIMITS = tuple(
     (f"x-ratelimit-remaining-{what}", f"x-ratelimit-reset-{what}") for what in ("requests", "tokens", "project-tokens")
 )
@@ -177,6 +178,12 @@ class OpenAI(ChatProvider):
             return completions.most_output_tokens(request.input)
         return super().max_output_tokens(request)
 
+    def may_use(self, request: Request, input_tokens: int, output_tokens: int) -> Usage:
+        """As for all, and more than one answer where the request asks for `n`. Newer models write to their cache unasked."""
+        usage = super().may_use(request, input_tokens, output_tokens)
+        copies = max(1, count(request.input.get("n"))) if request.operation == CHAT else 1
+        return replace(usage, output_tokens=output_tokens * copies, cache_write_tokens=input_tokens)
+
     def settled(self, booked: Charge, usage: Usage) -> Charge:
         """Nothing is refunded and nothing added: what was charged at the start stays charged."""
         return booked
@@ -225,7 +232,7 @@ class OpenAI(ChatProvider):
     def answer(self, request: Request, body: dict[str, Any], reply: Reply) -> Answer | None:
         answer = self._answer(request, body, reply)
         tier = body.get("service_tier")
-        if answer is None or answer.usage is None or not isinstance(tier, str) or tier not in _TIERS:
+        if answer is None or answer.usage is None or not isinstance(tier, str) or tier not in TIERS:
             return answer
         return replace(answer, usage=replace(answer.usage, tier=tier))
 
@@ -245,6 +252,8 @@ class OpenAI(ChatProvider):
         choice = at(body, "choices", 0)
         message = at(choice, "message")
         usage = read_usage(body.get("usage"))
+        if usage is not None and _SEARCHING.search(name(body.get("model")) or ""):
+            usage = replace(usage, fees=(("web_search_requests", 1),))
         if not isinstance(message, dict):
             return None if usage is None else Answer(usage=usage, failure=_no_choice(reply))
         content = message.get("content")
@@ -309,7 +318,25 @@ def read_usage(usage: Any) -> Usage | None:
         cached_tokens=count(at(usage, "prompt_tokens_details", "cached_tokens")),
         cache_write_tokens=count(at(usage, "prompt_tokens_details", "cache_write_tokens")),
         reasoning_tokens=reasoning,
+        modalities=_modalities(usage),
     )
+
+
+def _modalities(usage: dict[str, Any]) -> tuple[tuple[str, int], ...]:
+    """The tokens that aren't text. Which of them were cached isn't told: none, as far as there was other input."""
+    details = usage.get("prompt_tokens_details")
+    fresh = (
+        count(usage.get("prompt_tokens"))
+        - count(at(details, "cached_tokens"))
+        - count(at(details, "cache_write_tokens"))
+    )
+    sound = min(count(at(details, "audio_tokens")), max(0, fresh))
+    found = {
+        "input_audio": sound,
+        "input_image": min(count(at(details, "image_tokens")), max(0, fresh - sound)),
+        "output_audio": count(at(usage, "completion_tokens_details", "audio_tokens")),
+    }
+    return tuple((kind, tokens) for kind, tokens in found.items() if tokens)
 
 
 def _account(config: ProviderConfig, key: KeyConfig | None = None) -> dict[str, str]:

@@ -69,12 +69,18 @@ def answer(body: dict[str, Any], reply: Reply) -> Answer | None:
 def _fees(output: Any) -> tuple[tuple[str, int], ...]:
     """The uses of hosted tools that are billed by the use. Of web searches only the searches are, not the pages opened."""
     uses: Counter[str] = Counter()
+    containers: set[str] = set()
     for item in objects(output):
         if item.get("type") == "web_search_call" and at(item, "action", "type") in (None, "search"):
             uses["web_search_requests"] += 1
         elif item.get("type") == "file_search_call":
             uses["file_search_requests"] += 1
-    return tuple(sorted(uses.items()))
+        elif item.get("type") == "image_generation_call":
+            uses["image_generation_requests"] += 1
+        elif item.get("type") == "code_interpreter_call":
+            containers.add(name(item.get("container_id")) or "")
+    uses["code_interpreter_sessions"] = len(containers)
+    return tuple(sorted((tool, number) for tool, number in uses.items() if number))
 
 
 def _failure(status: str | None, reason: str | None, reply: Reply) -> Failure | None:

@@ -71,7 +71,8 @@ def usage_of(row: dict[str, Any]) -> Usage | None:
     if row["usage"] is None:
         return None
     fees = tuple((name, uses) for name, uses in row["usage"].get("fees", {}).items())
-    return Usage(**{**row["usage"], "fees": fees})
+    kinds = tuple(row["usage"].get("modalities", {}).items())
+    return Usage(**{**row["usage"], "fees": fees, "modalities": kinds})
 
 
 @pytest.mark.parametrize(("dialect", "operation", "row"), rows("answers"))
