@@ -12,21 +12,25 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
-from models.config_agreement import disagreements, several, unlimited_keys, unpriced_candidates
+from models.config_agreement import Problem, disagreements, several, unlimited_keys, unpriced_candidates
 from models.config_fields import (
     LIMIT_FIELDS,
     WRONG_UNSEEN,
     Candidate,
+    ClassPath,
     Count,
     DatabaseUrl,
     Flag,
+    HeaderName,
     Headers,
     HeaderText,
     Id,
     Limit,
+    ModelPath,
     Names,
     Options,
     PriceListName,
+    Query,
     RedisUrl,
     Seconds,
     SecondsOrNone,
@@ -37,6 +41,7 @@ from models.config_fields import (
     StrategyName,
     Text,
     checked_base_url,
+    is_true,
     models_by_name,
     nearest,
     wrong,
@@ -65,11 +70,15 @@ BASE_URLS = {
 }
 """Where the known dialects live; any other type has to name its `base_url`."""
 
+_KEYS_IN_A_HEADER_OF_THEIR_OWN = ("gemini", "claude")
+
 ANTHROPIC_VERSION = "2023-06-01"
 CLAUDE_MAX_TOKENS = 4096
 TIMEOUT_SECONDS = 600.0
 CONNECT_TIMEOUT_SECONDS = 5.0
 STREAM_SILENCE_SECONDS = 60.0
+NO_KEY = "none"
+"""The secret of a key that is sent to nobody: that of a `keyless` provider."""
 
 
 class LimitsConfig(Node):
@@ -115,6 +124,7 @@ class KeyConfig(LimitsConfig):
 class ProviderConfig(Node):
     """One endpoint: a dialect (`type`, by default the id), where it lives, its keys, and what differs by model.
 
+    `plugin` (`class` in the file) is "module:Class", in place of a type that an entry point claims; then `type` is empty.
     `base_url` holds the version and no trailing slash. `fallback_models` names, for a model, those to try when the
     provider doesn't have it. `default_output_tokens` is the estimate while nothing is learned. `options` is for plugins.
     """
@@ -122,12 +132,17 @@ class ProviderConfig(Node):
     id: Id
     name: Text = ""
     type: Text = ""
+    plugin: ClassPath = Field(default="", alias="class")
     allow_http: Flag = False
     base_url: str = Field(default="", validate_default=True)
+    keyless: Flag = False
+    key_header: HeaderName | None = None
     keys: tuple[KeyConfig, ...]
     models: Models = Field(default_factory=dict)
     fallback_models: dict[Text, Names] = Field(default_factory=dict)
     headers: Headers = Field(default_factory=dict, repr=False)
+    query: Query = Field(default_factory=dict)
+    model_path: ModelPath = ""
     organization: HeaderText | None = None
     project: HeaderText | None = None
     anthropic_version: Text = ANTHROPIC_VERSION
@@ -139,6 +154,8 @@ class ProviderConfig(Node):
     default_output_tokens: Count | None = None
     options: Options = Field(default_factory=dict, repr=False)
 
+    _place: str = PrivateAttr(default="")
+    _folder: Path | None = PrivateAttr(default=None)
     _price_list: str | None = PrivateAttr(default=None)
 
     @model_validator(mode="before")
@@ -147,10 +164,15 @@ class ProviderConfig(Node):
         if not isinstance(data, dict) or not isinstance(data.get("id"), str):
             return data
         given = {name: value for name, value in data.items() if value is not None}
-        kind = given.get("type", given["id"])
-        defaults = {"name": given["id"], "type": kind}
-        if isinstance(kind, str) and kind in BASE_URLS:
-            defaults["base_url"] = BASE_URLS[kind]
+        defaults: dict[str, Any] = {"name": given["id"]}
+        if "class" not in given:
+            defaults["type"] = kind = given.get("type", given["id"])
+            if isinstance(kind, str) and kind in BASE_URLS:
+                defaults["base_url"] = BASE_URLS[kind]
+        if is_true(given.get("keyless")):
+            defaults["keys"] = [{"id": "local", "secret": NO_KEY}]
+            if isinstance(keys := given.get("keys"), list | tuple):
+                given["keys"] = [{"secret": NO_KEY, **key} if isinstance(key, dict) else key for key in keys]
         return {**defaults, **given}
 
     @field_validator("base_url", mode="plain")
@@ -164,6 +186,29 @@ class ProviderConfig(Node):
         return checked_base_url(url, allow_http=info.data.get("allow_http", False))
 
     @model_validator(mode="after")
+    def _fields_fit_together(self) -> Self:
+        """The class and the key's ways are said once, and only where they are heard."""
+        found: list[Problem] = []
+        if self.plugin and self.type:
+            found.append((("class",), f"stands beside type: {self.type!r}; keep one of them"))
+        if self.keyless:
+            kept = [key.secret.usable and key.secret.reveal() == NO_KEY for key in self.keys]
+            found += [
+                (("keys", index, "secret"), "would never be sent, because of keyless: true; leave one of them out")
+                for index, empty in enumerate(kept)
+                if not empty
+            ]
+        if self.type in _KEYS_IN_A_HEADER_OF_THEIR_OWN:
+            given = {"keyless": self.keyless, "key_header": self.key_header, "model_path": self.model_path}
+            why = f"is for OpenAI-compatible servers and plugins; the dialect {self.type} has its own way"
+            found += [((name,), why) for name, value in given.items() if value]
+        if self.keyless and self.key_header:
+            found.append((("key_header",), "has no key to carry, because of keyless: true; leave one of them out"))
+        if found:
+            raise several(found)
+        return self
+
+    @model_validator(mode="after")
     def _keys_have_their_own_ids(self) -> Self:
         if not self.keys:
             raise several([(("keys",), "is empty: a provider needs at least one key (id and secret)")])
@@ -175,6 +220,16 @@ class ProviderConfig(Node):
         if twice:
             raise several(twice)
         return self
+
+    @property
+    def place(self) -> str:
+        """Where it stands in the configuration, `providers[0]`; its id where it stands in none."""
+        return self._place or f"provider {self.id}"
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of the file it stands in, absolute: a plugin's class may lie there. None without a file."""
+        return self._folder
 
     def key(self, key_id: str) -> KeyConfig:
         """The key with this id. Raises NotFoundError."""
@@ -264,6 +319,8 @@ class Config(Node):
         found = disagreements(dict(enumerate(self.providers)), self.routes, ids)
         if found:
             raise several(found)
+        for index, provider in enumerate(self.providers):
+            provider._place = f"providers[{index}]"
         return self
 
     @property

@@ -46,6 +46,7 @@ LIMIT_FIELDS = (
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 _LARGEST_COUNT = 10**12
 
 
@@ -183,6 +184,42 @@ def _bool(value: object) -> bool:
     if isinstance(value, str) and value.lower() in words:
         return words[value.lower()]
     raise wrong("should be true or false")
+
+
+def is_true(value: object) -> bool:
+    """Whether a flag says yes; what is no flag at all says no."""
+    try:
+        return _bool(value)
+    except PydanticCustomError:
+        return False
+
+
+def _class_path(value: object) -> str:
+    text = _text(value)
+    if not _CLASS_PATH.fullmatch(text):
+        right = "should be package.module:Class, like my_vendor:MyVendor for the class MyVendor in my_vendor.py beside this file"
+        raise wrong(right)
+    return text
+
+
+def _model_path(value: object) -> str:
+    text = _text(value)
+    if (
+        not re.fullmatch(r"/[A-Za-z0-9._~/{}-]*", text)
+        or text.count("{model}") != 1
+        or re.search(r"[{}]", text.replace("{model}", ""))
+    ):
+        raise wrong('should be a path that holds {model} once, like "/deployments/{model}"')
+    return text.rstrip("/")
+
+
+def _query_value(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise wrong("should be text; put it in quotes", WRONG_UNSEEN)
+    text = str(value)
+    if not re.fullmatch(r"[\x20-\x7e]*", text):
+        raise wrong("should hold no line breaks, control characters or letters beyond ASCII", WRONG_UNSEEN)
+    return text
 
 
 def _number(value: object, right: str) -> Decimal:
@@ -388,8 +425,12 @@ Modality = Annotated[str, PlainValidator(_modality)]
 PriceListName = Annotated[str | None, PlainValidator(_price_list)]
 Candidate = Annotated[str, PlainValidator(_candidate)]
 SecretText = Annotated[Secret, PlainValidator(_secret), PlainSerializer(str)]
+ClassPath = Annotated[str, PlainValidator(_class_path)]
+ModelPath = Annotated[str, PlainValidator(_model_path)]
+HeaderName = Annotated[str, PlainValidator(_header_name)]
+Query = dict[Text, Annotated[str, PlainValidator(_query_value)]]
 Headers = Annotated[
-    dict[Annotated[str, PlainValidator(_header_name)], Annotated[str, PlainValidator(_header_value)]],
+    dict[HeaderName, Annotated[str, PlainValidator(_header_value)]],
     PlainSerializer(_masked),
 ]
 Options = Annotated[dict[str, Any], BeforeValidator(_options), PlainSerializer(_masked)]

@@ -48,18 +48,25 @@ _BELOW: dict[str, tuple[type[BaseModel], bool]] = {
 }
 """What a field holds, and whether in a list or mapping of several."""
 
+
+def _fields_of(owner: type[BaseModel]) -> list[str]:
+    """The names that its fields have in the file."""
+    return [field.alias or name for name, field in owner.model_fields.items()]
+
+
 _OWNERS = {
-    "each provider": ProviderConfig.model_fields.keys(),
-    "each key": KeyConfig.model_fields.keys(),
-    "pricing": Pricing.model_fields.keys(),
-    "worker": WorkerConfig.model_fields.keys(),
-    "the top level": Config.model_fields.keys(),
+    "each provider": _fields_of(ProviderConfig),
+    "each key": _fields_of(KeyConfig),
+    "pricing": _fields_of(Pricing),
+    "worker": _fields_of(WorkerConfig),
+    "the top level": _fields_of(Config),
 }
 """Where a field belongs that was found in the wrong place."""
 
 _MISSING = {
     "id": "is missing: a short name, used in reports and options",
-    "secret": 'is missing: the key itself, best as a variable: "${OPENAI_API_KEY}"',
+    "secret": 'is missing: the key itself, best as a variable: "${OPENAI_API_KEY}". For a server that asks for none, set '
+    "keyless: true on the provider",
     "keys": "is missing: a provider needs at least one key (id and secret)",
     "candidates": 'is missing: a list like ["openai/gpt-4o", "claude/claude-haiku-4-5"]',
     "input_token_cost": "is missing: the price of 1,000 input tokens (0 if they are free)",
@@ -94,6 +101,8 @@ def load_config(path: str | Path | None = None, *, secrets: bool, environ: Mappi
         raise ConfigError(f"{file}: is not UTF-8 (byte {error.start})") from None
     config = load_config_text(text, secrets=secrets, environ=environ, name=str(file))
     config._path = file
+    for provider in config.providers:
+        provider._folder = file.absolute().parent
     return config
 
 
@@ -224,7 +233,7 @@ def _unknown(place: Place) -> str:
         owner, several = _BELOW.get(str(rest.pop(0)), (None, False))
         if several and rest:
             rest.pop(0)
-    name, known = str(place[-1]), list(owner.model_fields) if owner else []
+    name, known = str(place[-1]), _fields_of(owner) if owner else []
     near = nearest(name, known)
     elsewhere = [label for label, fields in _OWNERS.items() if name in fields]
     if not near and elsewhere:

@@ -1,4 +1,4 @@
-"""Which provider types the installed plugins claim, by their entry points alone: no plugin is imported to know it.
+"""Which providers have a plugin on this machine, by entry points and the configuration alone: no plugin is imported to know it.
 
 It loads none; `worker.providers.registry` does.
 """
@@ -9,7 +9,7 @@ import functools
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 
-from models.config import Config
+from models.config import Config, ProviderConfig
 from models.config_fields import nearest
 
 GROUP = "truckllm.providers"
@@ -26,18 +26,23 @@ def found() -> dict[str, tuple[EntryPoint, ...]]:
     return by_type
 
 
+def claimed(provider: ProviderConfig) -> bool:
+    """Whether a provider names its class, or has a type that a plugin of this machine claims. Whether that loads is another question."""
+    return bool(provider.plugin) or provider.type in found()
+
+
 def known_types() -> list[str]:
     """The types that a provider can have on this machine, sorted."""
     return sorted(found())
 
 
 def unclaimed(kind: str) -> str:
-    """What to say of a type that no plugin claims: both ways out."""
+    """What to say of a type that no plugin claims: all ways out."""
     known = ", ".join(known_types()) or "none: is TruckLLM itself installed?"
     return (
         f"no provider plugin claims the type {kind!r}{nearest(kind, known_types())}. Either install a plugin that registers it in the "
-        f"entry-point group {GROUP!r}, or set `type:` to the dialect that the server speaks, such as `type: openai` "
-        f"(known here: {known})"
+        f"entry-point group {GROUP!r}, name your own by `class: module:Class`, or set `type:` to the dialect that the server speaks, "
+        f"such as `type: openai` (known here: {known})"
     )
 
 
@@ -49,5 +54,5 @@ def unclaimed_in(config: Config, lanes: Iterable[str]) -> list[str]:
     return [
         f"providers[{index}].type: {unclaimed(provider.type)}"
         for index, provider in enumerate(config.providers)
-        if provider.id in names and provider.type not in found()
+        if provider.id in names and not claimed(provider)
     ]

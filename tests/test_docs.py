@@ -115,7 +115,7 @@ def default_of(model: type[BaseModel], name: str) -> set[str]:
     if name in WORDS:
         return {WORDS[name]}
     value = field.get_default(call_default_factory=True)
-    if value is None or value in ({}, [], ()):
+    if value in (None, "", {}, (), []):
         return {"none", "no limit"}
     if isinstance(value, bool):
         return {f"`{str(value).lower()}`"}
@@ -128,12 +128,10 @@ def default_of(model: type[BaseModel], name: str) -> set[str]:
 def test_every_field_of_the_configuration_is_documented_with_its_default(title: str) -> None:
     model = SECTIONS[title]
     rows = table(section(page("configuration.md"), title), "field")
-    assert set(rows) == set(model.model_fields)
-    wrong = {
-        name: (cells[0], default_of(model, name))
-        for name, cells in rows.items()
-        if cells[0] not in default_of(model, name)
-    }
+    fields = {field.alias or name: name for name, field in model.model_fields.items()}
+    assert set(rows) == set(fields)
+    defaults = {name: default_of(model, fields[name]) for name in rows}
+    wrong = {name: (cells[0], defaults[name]) for name, cells in rows.items() if cells[0] not in defaults[name]}
     assert not wrong
     assert all(cells[1] for cells in rows.values())
 

@@ -120,11 +120,12 @@ def _examine(path: Path | None, keys: bool, local_stack: Callable[[], str]) -> I
 def _of_providers(config: Config) -> Iterator[Finding]:
     from worker.providers.registry import provider_class
 
-    for index, provider in enumerate(config.providers):
+    for provider in config.providers:
         try:
-            provider_class(provider.type)
+            provider_class(provider)
         except ConfigError as error:
-            yield Finding(f"providers[{index}] ({provider.id})", "error", str(error))
+            told = str(error).removeprefix(f"{provider.place}.")
+            yield Finding(f"{provider.place} ({provider.id})", "error", told)
     for warning in config.warnings:
         yield Finding("limits", "warning", warning, "add the limits of your account, or expect 429s")
     for provider in config.providers:

@@ -67,9 +67,9 @@ class Sender(Protocol):
 
 
 class Provider(abc.ABC):
-    """One endpoint with a dialect. `dialect` is the name of the bodies it takes untouched (`openai`, `gemini`, `claude`)."""
+    """One endpoint with a dialect. `dialect` is the name of the bodies it takes untouched (`openai`, `gemini`, `claude`), if any."""
 
-    dialect: ClassVar[str]
+    dialect: ClassVar[str] = ""
 
     def __init__(self, config: ProviderConfig, sender: Sender) -> None:
         self.config = config

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import abc
 from typing import Any, ClassVar
+from urllib.parse import urlencode
 
 from models.config import ProviderConfig
 from models.errors import Untranslatable
@@ -29,6 +30,7 @@ class ChatProvider(Provider):
     def __init__(self, config: ProviderConfig, sender: Sender) -> None:
         super().__init__(config, sender)
         self._headers = {name.lower(): value for name, value in config.headers.items()}
+        self._query = urlencode(config.query)
 
     @abc.abstractmethod
     def auth(self, api_key: str) -> dict[str, str]:
@@ -80,7 +82,7 @@ class ChatProvider(Provider):
         else:
             raise Untranslatable("body", f"a body in the {request.dialect} dialect can't go to {self.name}")
         headers = {"content-type": "application/json", **self.auth(request.api_key), **self._headers}
-        return Call("POST", self.config.base_url + self.path(request), headers, body, request.stream)
+        return Call("POST", self.url(self.path(request)), headers, body, request.stream)
 
     def max_output_tokens(self, request: Request) -> int | None:
         if request.dialect != "gemini":
@@ -136,7 +138,7 @@ class ChatProvider(Provider):
         return plain_failure(reply, self.secrets(request))
 
     def _nonsense(self, reply: Reply) -> str:
-        form = "empty" if not reply.body else f"no {self.dialect} answer"
+        form = "empty" if not reply.body else f"no {self.dialect or self.name} answer"
         return f"HTTP {reply.status} with a body that is {form} ({len(reply.body)} bytes)"
 
     def secrets(self, request: Request) -> list[str]:
@@ -145,4 +147,17 @@ class ChatProvider(Provider):
 
     def list_models_call(self, path: str, api_key: str) -> Call:
         """A GET with this provider's headers."""
-        return Call("GET", self.config.base_url + path, {**self.auth(api_key), **self._headers})
+        return Call("GET", self.url(path), {**self.auth(api_key), **self._headers})
+
+    def url(self, path: str) -> str:
+        """The whole URL of a path behind the base URL, with the query that the configuration adds."""
+        url = self.config.base_url + path
+        return f"{url}{'&' if '?' in path else '?'}{self._query}" if self._query else url
+
+    def key_headers(self, api_key: str) -> dict[str, str]:
+        """The header that carries the key as the configuration says: its own, `authorization` by default, none at all."""
+        if self.config.keyless:
+            return {}
+        if self.config.key_header:
+            return {self.config.key_header.lower(): api_key}
+        return {"authorization": f"Bearer {api_key}"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from typing import Any, ClassVar
+from urllib.parse import quote
 
 from models.config import KeyConfig, ProviderConfig
 from models.errors import Untranslatable
@@ -50,6 +51,7 @@ _BY_CODE = {
     "invalid_api_key": FailureKind.AUTH,
     "unsupported_country_region_territory": FailureKind.AUTH,
     "model_not_found": FailureKind.MODEL,
+    "DeploymentNotFound": FailureKind.MODEL,
     "context_length_exceeded": FailureKind.CONTEXT_LENGTH,
     "content_filter": FailureKind.CONTENT_FILTER,
     "content_policy_violation": FailureKind.CONTENT_FILTER,
@@ -125,10 +127,11 @@ class OpenAI(ChatProvider):
     def auth(self, api_key: str) -> dict[str, str]:
         """The key, and the organization and project that are billed for it, where the configuration names them."""
         account = self._accounts.get(api_key)
-        return {"authorization": f"Bearer {api_key}", **(_account(self.config) if account is None else account)}
+        return {**self.key_headers(api_key), **(_account(self.config) if account is None else account)}
 
     def path(self, request: Request) -> str:
-        return _PATHS[request.operation]
+        """The endpoint, behind the model's own path where the configuration has one (Azure's deployments)."""
+        return self.config.model_path.replace("{model}", quote(request.model, safe="")) + _PATHS[request.operation]
 
     def build(self, request: Request) -> Call:
         if request.operation == "responses" and request.input.get("background") is True:

@@ -54,16 +54,16 @@ def config(**changes: object) -> ProviderConfig:
 
 
 def test_the_built_in_providers_come_by_the_common_door() -> None:
-    assert registry.provider_class("openai") is OpenAI
-    assert registry.provider_class("gemini") is Gemini
-    assert registry.provider_class("claude") is Claude
+    assert registry.provider_class(config(type="openai")) is OpenAI
+    assert registry.provider_class(config(type="gemini")) is Gemini
+    assert registry.provider_class(config(type="claude")) is Claude
     assert set(plugins.known_types()) >= {"openai", "gemini", "claude"}
 
 
-def test_an_unknown_type_is_an_error_that_names_both_ways_out() -> None:
+def test_an_unknown_type_is_an_error_that_names_all_ways_out() -> None:
     with pytest.raises(ConfigError) as error:
-        registry.provider_class("klingon")
-    for part in ("'klingon'", "truckllm.providers", "type: openai", "claude, gemini"):
+        registry.provider_class(config(type="klingon"))
+    for part in ("'klingon'", "truckllm.providers", "type: openai", "class: module:Class", "claude, gemini"):
         assert part in str(error.value)
 
 
@@ -79,7 +79,7 @@ def test_a_strangers_plugin_is_found() -> None:
 )
 def test_a_broken_plugin_is_an_error_that_names_it(kind: str, reason: str) -> None:
     with pytest.raises(ConfigError, match=reason) as error:
-        registry.provider_class(kind)
+        registry.provider_class(config(type=kind))
     assert "strange_plugin" in str(error.value)
 
 
