@@ -26,6 +26,7 @@ from models.store.endings import Answer, AttemptEnd, Ending
 from models.store.jobs import Claimed
 from worker import routing
 from worker.estimates import Estimates
+from worker.experience import Cooling, Experience, Kind
 from worker.failover import About, Past, Situation, Verdict, decide, outcome_of, provider_failed
 from worker.http import SendError
 from worker.keys import KeyRing
@@ -35,6 +36,17 @@ from worker.recorder import Recorder
 
 log = logging.getLogger("truckllm.engine")
 
+_COUNTED: dict[FailureKind, Kind] = {
+    FailureKind.SERVER: "bad",
+    FailureKind.NETWORK: "bad",
+    FailureKind.RATE_LIMIT: "limited",
+}
+_OUTCOMES: dict[Kind, tuple[Outcome, ...]] = {
+    "bad": (Outcome.FAILED, Outcome.UNKNOWN),
+    "limited": (Outcome.RATE_LIMITED,),
+}
+NOTHING_TAKEN = Charge(requests=0, tokens=0, input_tokens=0, output_tokens=0)
+"""Of a call that never was: what was booked for it is free again."""
 MOST_TOKENS = 2**40
 """No call takes more; what asks for more would only overflow counters on its way to being refused."""
 
@@ -68,7 +80,8 @@ class Finished:
 
     ending: Ending
     actual: Charge | None
-    provider_failed: bool
+    provider_failed: bool | None
+    """None: it was never asked."""
 
 
 class Engine:
@@ -83,7 +96,8 @@ class Engine:
         self._recorder = recorder
         self._rng = random.Random()
         self._compressor = zstandard.ZstdCompressor(level=3)
-        self._succeeded_at = float("-inf")
+        self._experience = Experience()
+        self._cooling = Cooling(self._rng)
         self.latency_ms: float | None = None
         """Mean latency of its answers, recent ones weighing more."""
 
@@ -96,7 +110,7 @@ class Engine:
     def prepare(self, job: Claimed) -> Prepared | NoKey | Ending:
         """What to ask the limiter for; or the job's ending, when what is known makes the call pointless."""
         asked = routing.model_for(self.config, job.lane, self.name, job.model)
-        models = self.ring.models_to_try(asked)
+        models = self._models(job, asked)
         if not models:
             gone = self.ring.model_gone(asked)
             return self._without_call(job, gone or Failure(FailureKind.MODEL, "model_not_found", f"no model {asked!r}"))
@@ -118,6 +132,19 @@ class Engine:
             return self._without_call(job, Failure(FailureKind.BAD_REQUEST, "plugin_error", message))
         # the job's own id: whoever asks for it again goes on with the hold that it has
         return Prepared(job, request, Want(str(job.id), charge, self.ring.usable(model)), time.monotonic())
+
+    def _models(self, job: Claimed, asked: str) -> list[str]:
+        """What the job may ask for here: its model and the fallbacks, unless its batch forbids those; without what is known to be gone."""
+        return [model for model in self.ring.models_to_try(asked) if model == asked or not job.no_fallback]
+
+    def _others(self, job: Claimed) -> list[str]:
+        """The other providers that the job may still go to."""
+        return [] if job.no_fallback else routing.others(self.config, job.lane, self.name, job.excluded)
+
+    def may_launch(self, prepared: Prepared, key: LimitedKey) -> bool:
+        """Whether a call that was granted some moments ago is still to go out: not on a key or to a model that has failed
+        since, nor on a pool that cools."""
+        return self.ring.serves(key.name, prepared.request.model) and not self._cooling.cool(key.pool)
 
     def stands(self, prepared: Prepared) -> bool:
         """Whether a prepared job would be prepared in the same way now."""
@@ -154,7 +181,7 @@ class Engine:
         """The ending of a job that needn't be sent to know how it goes."""
         situation = Situation(
             provider=self.name,
-            others=routing.others(self.config, job.lane, self.name, job.excluded),
+            others=self._others(job),
             routed=bool(routing.candidates(self.config, job.lane)),
         )
         return self._ending(job, None, failure, decide(failure, situation, self._rng))
@@ -166,7 +193,7 @@ class Engine:
 
     def _elsewhere(self, job: Claimed, failure: Failure) -> Ending:
         """The ending of a job that this provider can never take: another of its route may."""
-        others = routing.others(self.config, job.lane, self.name, job.excluded)
+        others = self._others(job)
         verdict = Verdict(About.NOTHING, 0.0, exclude=(self.name,)) if others else Verdict(About.NOTHING, None)
         return self._ending(job, None, failure, verdict)
 
@@ -185,7 +212,7 @@ class Engine:
         except Untranslatable as error:
             failure = Failure(FailureKind.BAD_REQUEST, "untranslatable", str(error))
             await self._forget(attempt_id)
-            return Finished(self._elsewhere(prepared.job, failure), None, False)
+            return Finished(self._elsewhere(prepared.job, failure), NOTHING_TAKEN, None)
         except Exception as error:
             # a plugin's bug must not stop the others; its message may hold anything, so only its kind is told
             log.exception("provider %s failed to handle a call", self.name)
@@ -248,12 +275,14 @@ class Engine:
             latency_ms=latency,
             finished_at=self._recorder.now(),
         )
+        if left and (failure is None or failure.kind is not FailureKind.RATE_LIMIT):
+            self._cooling.answered(grant.key.pool, started)
         actual = None
         if usage:
             self.estimates.learn(request.model, request.input, usage.input_tokens, usage.output_tokens)
             actual = self.provider.settled(grant.charge, usage)
         if failure is None:
-            self._succeeded_at = time.monotonic()
+            self._experience.add("good")
             self.latency_ms = (
                 latency if self.latency_ms is None else self.latency_ms + (latency - self.latency_ms) * 0.1
             )
@@ -266,6 +295,8 @@ class Engine:
             )
             done = Ending(job.id, job.batch_id, job.epoch, JobStatus.SUCCEEDED, end, answer, excluded=job.excluded)
             return Finished(done, actual, False)
+        if failure.kind in _COUNTED:
+            self._experience.add(_COUNTED[failure.kind])
         verdict = await self._verdict(job, request, grant, failure)
         if verdict.about is About.PROVIDER and end.outcome is Outcome.REJECTED:
             end = replace(end, outcome=Outcome.FAILED)  # a key that the provider refused and yet accepts
@@ -281,11 +312,14 @@ class Engine:
             past = await self._past(job)
         except StorageError:
             past = []
-        situation = self._situation(job, request, past)
+        situation = self._situation(job, request, past, failure)
         verdict = decide(failure, situation, self._rng)
         try:
             if verdict.about is About.POOL:
-                await self._limiter.too_many(grant.key, failure.retry_after)
+                pool = grant.key.pool
+                seconds = self._cooling.seconds(pool)
+                if await self._limiter.too_many(grant.key, failure.retry_after, seconds):
+                    self._cooling.cools(pool, max(seconds, failure.retry_after or 0.0))
             elif verdict.about is About.ACCOUNT:
                 await self.ring.quarantine_pool(grant.key.name, failure)
             elif verdict.about is About.KEY and not await self.ring.confirm(grant.key.name, failure):
@@ -310,18 +344,21 @@ class Engine:
             if row["epoch"] != job.epoch
         ]
 
-    def _situation(self, job: Claimed, request: Request, past: Sequence[Past]) -> Situation:
+    def _situation(self, job: Claimed, request: Request, past: Sequence[Past], failure: Failure) -> Situation:
         asked = routing.model_for(self.config, job.lane, self.name, job.model)
-        oldest = max((one.age for one in past), default=0.0)
+        kind = _COUNTED.get(failure.kind, "bad")
+        alike = _OUTCOMES[kind]
+        mine = [one for one in past if one.provider == self.name and one.outcome in alike]
         return Situation(
             provider=self.name,
             past=past,
-            others=routing.others(self.config, job.lane, self.name, job.excluded),
-            larger=routing.larger(self.config, job.lane, self.name, job.excluded),
+            others=self._others(job),
+            larger=[] if job.no_fallback else routing.larger(self.config, job.lane, self.name, job.excluded),
             routed=bool(routing.candidates(self.config, job.lane)),
             another_key=bool(self.ring.usable(request.model)),
-            another_model=bool(self.ring.models_to_try(asked)),
-            others_succeed=self._succeeded_at > time.monotonic() - oldest,
+            another_model=bool(self._models(job, asked)),
+            others_succeed=bool(mine)
+            and self._experience.answers_others(kind, max(one.age for one in mine), len(mine) + 1),
             retry_for=self.config.worker.retry_for,
             max_attempts=self.config.worker.max_attempts,
         )

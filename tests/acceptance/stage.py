@@ -69,12 +69,15 @@ PROVIDERS: dict[str, dict[str, Any]] = {
     "picky": {"keys": [key("picky-a")]},
     "picky-claude": {"type": "claude", "keys": [key("pc-a")]},
     "picky-gemini": {"type": "gemini", "keys": [key("pg-a")]},
+    "strict": {"keys": [key("strict-a")], "fallback_models": {"missing-four": ["gpt-4o"]}},
     "narrow": {"keys": [key("narrow-a", limit_tokens_per_min=500)]},
 }
 ROUTES = {
     "renamed-or-spare": {"candidates": ["gone/missing-three", "spare/gpt-4o"]},
     "broken-or-spare": {"candidates": ["broken/gpt-4o", "spare/gpt-4o"]},
     "dead-or-spare": {"candidates": ["dead/gpt-4o", "spare/gpt-4o"]},
+    "picky-or-spare": {"candidates": ["picky/gpt-4o", "spare/gpt-4o"]},
+    "strict-or-spare": {"candidates": ["strict/missing-five", "spare/gpt-4o"]},
     "small-or-large": {"candidates": ["small/gpt-4o", "large/gpt-4o"]},
 }
 MODELS = {"openai": "gpt-4o", "gemini": "gemini-3.5-flash", "claude": "claude-sonnet-5-5"}
@@ -125,14 +128,14 @@ class Stage:
 
     # What tests do
 
-    def submit(self, lane: str, prompts: int | Sequence[str] = 1, **more: Any) -> int:
-        """A batch of these prompts (or of so many) for a provider or a route."""
+    def submit(self, lane: str, prompts: int | Sequence[str] = 1, *, no_fallback: bool = False, **more: Any) -> int:
+        """A batch of these prompts (or of so many) for a provider or a route; `more` stands in each line."""
         kind = PROVIDERS.get(lane, {}).get("type", "openai")
         place = {"route": lane} if lane in ROUTES else {"provider": lane, "model": MODELS[kind]}
         words = [f"{lane} {n}" for n in range(prompts)] if isinstance(prompts, int) else prompts
         # no two prompts of this module are alike, so that each call belongs to one job
         lines = [{"prompt": f"{word} #{next(self._numbers)}", **place, **more} for word in words]
-        return submit_batch(lines, config=self.config, database=self.database).batch_id
+        return submit_batch(lines, config=self.config, database=self.database, no_fallback=no_fallback).batch_id
 
     def finish(self, batch: int, seconds: float = 30.0) -> list[Row]:
         """The batch's jobs once all have ended, with their calls under `calls`, oldest first."""

@@ -233,6 +233,23 @@ def test_a_model_that_is_nowhere_fails_many_jobs_for_one_call(stage: Stage, faul
     assert sum(len(job["calls"]) for job in found) == 1
 
 
+def test_without_fallback_neither_another_model_nor_another_provider_is_asked(
+    stage: Stage, faults: Callable[..., None]
+) -> None:
+    batches = [
+        stage.submit("strict", 5, no_fallback=True, model="missing-four"),
+        stage.submit("strict-or-spare", 5, no_fallback=True),
+    ]
+    for batch, model in zip(batches, ("missing-four", "missing-five"), strict=True):
+        found = stage.finish(batch)
+        assert {(job["status"], job["error_code"]) for job in found} == {("failed", "model_not_found")}
+        assert all(model in job["error_message"] for job in found), "in the provider's own words"
+        calls = [call for job in found for call in job["calls"]]
+        assert {(call["provider"], call["requested_model"]) for call in calls} == {("strict", model)}
+    (job,) = stage.finish(stage.submit("strict", 1, model="missing-four"))
+    assert (job["status"], job["calls"][-1]["requested_model"]) == ("succeeded", "gpt-4o"), "others may, as before"
+
+
 # The provider in trouble
 
 
@@ -363,6 +380,26 @@ def test_a_request_that_is_refused_fails_at_once_with_the_providers_own_reason(
     assert job["error_code"] == code or code is None
     assert job["error_message"]
     assert reason in job["error_message"]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"kind": "status", "status": 400},
+        {"kind": "content_filter"},
+        {"kind": "content_filter", "status": 400, "billed": False},
+    ],
+    ids=["400", "filter", "filter as 400"],
+)
+def test_what_is_wrong_with_a_request_is_never_asked_of_another_provider(
+    stage: Stage, faults: Callable[..., None], fault: Fault
+) -> None:
+    faults({**fault, "key": "picky-a"})
+    found = stage.finish(stage.submit("picky-or-spare", 60))
+    refused = [job for job in found if job["calls"][0]["provider"] == "picky"]
+    assert refused, "none of 60 jobs went to the picky provider"
+    assert {(job["status"], len(job["calls"])) for job in refused} == {("failed", 1)}
+    assert {(job["status"], len(job["calls"])) for job in found if job not in refused} <= {("succeeded", 1)}
 
 
 def test_a_job_bigger_than_a_whole_minute_fails_without_a_call(stage: Stage, faults: Callable[..., None]) -> None:
