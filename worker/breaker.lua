@@ -1,13 +1,14 @@
 -- The breaker of one provider, for all workers, on the server's clock. See breaker.py.
 --
 -- KEYS[1] is the hash tag; ARGV[1] is a MessagePack array:
---   now (or false for the server's clock), provider, window, least bad, share, seconds between probes,
+--   now (or false for the server's clock), provider, window, least bad, share, seconds between probes, hurry,
 --   "record", ok, bad      reply: "closed" or "open", as it stands afterwards
 --   "admit", how many      reply: how many may go, and the seconds (as text) until one may try again
 --
 -- State, packed: open (0 or 1), when the next probe may go, probes not answered yet, then second, ok, bad for each second seen.
 local args = cmsgpack.unpack(ARGV[1])
-local now, provider, window, least, share, pause, op = args[1], args[2], args[3], args[4], args[5], args[6], args[7]
+local now, provider, window, least, share, pause, hurry = args[1], args[2], args[3], args[4], args[5], args[6], args[7]
+local op = args[8]
 if not now then
   local t = redis.call('TIME')
   now = tonumber(t[1]) + tonumber(t[2]) / 1000000
@@ -29,7 +30,7 @@ local function save(seen)
 end
 
 if op == 'admit' then
-  local count = args[8]
+  local count = args[9]
   if not open then return {count, '0'} end
   if now < next_probe or count < 1 then return {0, string.format('%.6f', math.max(0, next_probe - now))} end
   next_probe, probing = now + pause, probing + 1
@@ -37,7 +38,7 @@ if op == 'admit' then
   return {1, string.format('%.6f', pause)}
 end
 
-local ok, bad = args[8], args[9]
+local ok, bad = args[9], args[10]
 if open then
   -- Only an answer that came after a probe went may close it: those sent before it opened come in for minutes.
   if ok > 0 and probing > 0 then
@@ -49,10 +50,12 @@ if open then
 end
 
 local seen, all_ok, all_bad, found = {}, ok, bad, false
+local late_ok, late_bad = ok, bad  -- of the last seconds alone: many good calls before them don't speak for a provider that is gone
 for n = 4, #state, 3 do
   local at, o, b = state[n], state[n + 1], state[n + 2]
   if at > second - window and at <= second then
     all_ok, all_bad = all_ok + o, all_bad + b
+    if at > second - hurry then late_ok, late_bad = late_ok + o, late_bad + b end
     if at == second then
       o, b, found = o + ok, b + bad, true
     end
@@ -60,7 +63,7 @@ for n = 4, #state, 3 do
   end
 end
 if not found then seen[#seen + 1], seen[#seen + 2], seen[#seen + 3] = second, ok, bad end
-if all_bad >= least and all_bad >= share * (all_ok + all_bad) then
+if (all_bad >= least and all_bad >= share * (all_ok + all_bad)) or (late_bad >= least and late_bad >= 0.9 * (late_ok + late_bad)) then
   open, next_probe, probing, seen = true, now + pause, 0, {}
 end
 save(seen)

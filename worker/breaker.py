@@ -21,7 +21,7 @@ State = Literal["closed", "open"]
 
 class Breaker:
     """Opens for a provider when, within `window` seconds, at least `least_bad` calls went bad and they are at least `share`
-    of all. While it is open one probe may go every `probe_every` seconds, of all workers together; the first good answer
+    of all; or when, within `hurry` seconds, so many did and hardly any went well. While it is open one probe may go every `probe_every` seconds, of all workers together; the first good answer
     after a probe closes it.
 
     `server_time` replaces the server's clock, for tests in virtual time: production passes none.
@@ -35,11 +35,13 @@ class Breaker:
         least_bad: int = 5,
         share: float = 0.5,
         probe_every: float = 5.0,
+        hurry: float = 2.0,
         server_time: Callable[[], float] | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self._client = client
-        self._settings = (window, least_bad, share, probe_every)
+        self._settings = (window, least_bad, share, probe_every, hurry)
+        self._open: set[str] = set()
         self._server_time = server_time
         self._rng = rng or random.Random()
 
@@ -49,15 +51,26 @@ class Breaker:
         if ok <= 0 and bad <= 0:
             raise ValueError("nothing to record")
         reply = await _SCRIPT.run(self._client, self._now(), provider, *self._settings, "record", ok, bad)
-        return "open" if reply == b"open" else "closed"
+        return self._note(provider, reply == b"open")
+
+    def shut(self, provider: str) -> bool:
+        """Whether the breaker was open when this process last heard of it."""
+        return provider in self._open
+
+    def _note(self, provider: str, is_open: bool) -> State:
+        (self._open.add if is_open else self._open.discard)(provider)
+        return "open" if is_open else "closed"
 
     async def admit(self, provider: str, count: int) -> tuple[int, float]:
-        """How many of `count` calls may go now, and in how many seconds (jittered upwards) to ask for the others: all of
-        them while closed, at most one probe while open; 0.0 if no others are left. Raises redis errors."""
+        """How many of `count` calls may go now, and in how many seconds (slightly jittered) to ask for the others: all of
+        them while closed, at most one probe while open, with the seconds until the next. Raises redis errors."""
         allowed, seconds = await _SCRIPT.run(self._client, self._now(), provider, *self._settings, "admit", count)
+        wait = float(seconds)
+        self._note(provider, wait > 0 or int(allowed) < count)
         if allowed >= count:
             return int(allowed), 0.0
-        return int(allowed), max(float(seconds), 0.01) * self._rng.uniform(1.0, 1.2)
+        # whoever asks asks Redis only; what is late here is late in being back
+        return int(allowed), max(wait, 0.01) + self._rng.uniform(0.0, 0.1)
 
     def _now(self) -> float | bool:
         return False if self._server_time is None else self._server_time()

@@ -40,12 +40,14 @@ class Flight:
     prepared: Prepared
     grant: Grant
     attempt_id: int
+    probe: bool
+    """Granted while the breaker was open: it is to go all the same."""
     timer: asyncio.TimerHandle | None = None
     task: asyncio.Task[None] | None = None
 
 
 class Flights:
-    """The calls of one drain. `landed` is told of each that is over, however it ended; `passed_on` (lane, excluded) of jobs that
+    """The calls of one drain. `shut` says whether the breaker is open, as far as is known here; `landed` is told of each that is over, however it ended; `passed_on` (lane, excluded) of jobs that
     others of their route are to take.
 
     `held` are the jobs that this process answers for, id → epoch, until their ending is stored.
@@ -58,6 +60,7 @@ class Flights:
         tally: Tally,
         *,
         may_send: Callable[[], bool],
+        shut: Callable[[], bool],
         attempt_id: Callable[[], int],
         landed: Callable[[Prepared], None],
         passed_on: Callable[[str, str], None],
@@ -67,6 +70,7 @@ class Flights:
         self._recorder = recorder
         self._tally = tally
         self._may_send = may_send
+        self._shut = shut
         self._attempt_id = attempt_id
         self._landed = landed
         self._passed_on = passed_on
@@ -80,8 +84,9 @@ class Flights:
 
     def board(self, granted: Sequence[tuple[Prepared, Grant]]) -> None:
         """Takes granted calls on: each is announced just before its start and launched at it."""
+        probe = self._shut()
         for prepared, grant in granted:
-            flight = Flight(prepared, grant, self._attempt_id())
+            flight = Flight(prepared, grant, self._attempt_id(), probe)
             self._flights[flight.attempt_id] = flight
             delay = grant.start_at - time.monotonic() - ANNOUNCE_AHEAD
             flight.timer = asyncio.get_running_loop().call_later(max(0.0, delay), self._gather, flight)
@@ -101,7 +106,20 @@ class Flights:
         finally:
             self._announcing = None
 
-    async def _announce(self, flights: Sequence[Flight]) -> None:
+    def _goes(self, flight: Flight) -> bool:
+        """Whether nothing has come up since the grant that speaks against the call."""
+        if self._shut() and not flight.probe:
+            return False
+        return self._engine.may_launch(flight.prepared, flight.grant.key)
+
+    async def _announce(self, gathered: Sequence[Flight]) -> None:
+        flights = [flight for flight in gathered if self._goes(flight)]
+        if held_back := [flight for flight in gathered if not self._goes(flight)]:
+            await self._take_back(held_back)
+            for flight in held_back:
+                self._land(flight)
+        if not flights:
+            return
         calls = [self._announcement(flight) for flight in flights]
         try:
             announced = await self._recorder.call(
@@ -138,8 +156,7 @@ class Flights:
     def _launch(self, flight: Flight) -> None:
         """The moment to send; the last look at lease, slot and shutdown."""
         late = time.monotonic() - flight.grant.start_at > LATEST_START
-        pointless = not self._engine.ring.serves(flight.grant.key.name, flight.prepared.request.model)
-        if late or pointless or self._stopping or not self._may_send() or not self._recorder.ready:
+        if late or not self._goes(flight) or self._stopping or not self._may_send() or not self._recorder.ready:
             flight.task = asyncio.ensure_future(self._unsend(flight))
         else:
             flight.task = asyncio.ensure_future(self._fly(flight))

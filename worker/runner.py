@@ -91,6 +91,7 @@ class Runner:
             recorder,
             Tally(engine.name, limiter, breaker),
             may_send=may_send,
+            shut=lambda: breaker.shut(engine.name),
             attempt_id=attempt_id,
             landed=self._land,
             passed_on=passed_on,

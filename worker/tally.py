@@ -35,10 +35,9 @@ class Tally:
         """Takes in one finished call."""
         if finished.actual is not None and finished.actual != grant.charge:
             self._settlements.append(Settlement(grant.key.buckets, grant.slot, grant.charge, finished.actual))
-        if finished.provider_failed:
-            self._bad += 1
-        else:
-            self._ok += 1
+        if finished.provider_failed is not None:
+            self._bad += finished.provider_failed
+            self._ok += not finished.provider_failed
         if self._telling is None:
             self._telling = asyncio.ensure_future(self._tell())
 
