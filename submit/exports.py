@@ -29,6 +29,7 @@ from submit.result_files import default_paths, holds_all
 
 STDOUT = "-"
 _BUFFER = 1024 * 1024
+_SENT = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +66,7 @@ def export(
     Raises NotFoundError, UsageError (unfinished, or `out` is a folder), StorageError (disk or database; nothing is lost then,
     and what was at `out` is untouched).
     """
-    with storage_errors(database), database.read() as connection:
-        batch = batches.get(connection, batch_id)
-    if batch["status"] == BatchStatus.DELETING:
-        raise UsageError(f"batch {batch_id} is being deleted: `truckllm delete {batch_id}` goes on with that")
+    batch = _exported_from(database, batch_id)
     if batch["finished_at"] is None and not partial:
         raise UsageError(f"batch {batch_id} is {batch['status']}: its results aren't final yet")
     with storage_errors(database):
@@ -111,16 +109,50 @@ def _exported(path: Path | None, counts: Counter[str], kept: Path | None = None)
     )
 
 
+def stream(database: Database, batch_id: int, form: Form = Form.JSONL) -> Iterator[bytes]:
+    """A batch's results, so far or final, in pieces of some lines. Memory doesn't grow with the batch.
+
+    Raises NotFoundError and UsageError (it is being deleted) at once, StorageError from the iterator.
+    """
+    _exported_from(database, batch_id)
+    return _gathered(_pieces(database, batch_id, form, Counter()))
+
+
+def _gathered(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The same bytes in fewer pieces."""
+    held = bytearray()
+    for piece in pieces:
+        held += piece
+        if len(held) >= _SENT:
+            yield bytes(held)
+            held.clear()
+    yield bytes(held)
+
+
+def _exported_from(database: Database, batch_id: int) -> RowMapping:
+    with storage_errors(database), database.read() as connection:
+        batch = batches.get(connection, batch_id)
+    if batch["status"] == BatchStatus.DELETING:
+        raise UsageError(f"batch {batch_id} is being deleted: `truckllm delete {batch_id}` goes on with that")
+    return batch
+
+
 def _write(stream: BinaryIO, database: Database, batch_id: int, form: Form) -> Counter[str]:
     counts: Counter[str] = Counter()
+    for piece in _pieces(database, batch_id, form, counts):
+        stream.write(piece)
+    return counts
+
+
+def _pieces(database: Database, batch_id: int, form: Form, counts: Counter[str]) -> Iterator[bytes]:
+    """The lines, some at a time; `counts` is told how the jobs ended."""
     writer = Writer(form)
     for page in _pages(database, batch_id, replies=writer.needs_replies):
         if not counts:
-            stream.write(writer.begin(bytes(row["body"] or b"") for row in page))
+            yield writer.begin(bytes(row["body"] or b"") for row in page)
         for row in page:
-            stream.write(writer.line(_outcome(row)))
             counts[row["status"]] += 1
-    return counts
+            yield writer.line(_outcome(row))
 
 
 def _outcome(row: RowMapping) -> Outcome:

@@ -65,6 +65,23 @@ def _part(part: Part) -> dict[str, Any]:
     }
 
 
+def job(row: RowMapping) -> dict[str, Any]:
+    """A job, from a row of `models.store.outcomes.listing`; `id` is the line's own."""
+    failed = row["error_code"] is not None or row["error_message"] is not None
+    return {
+        "id": row["custom_id"],
+        "position": row["position"],
+        "status": row["status"],
+        "lane": row["lane"],
+        "provider": row["provider"],
+        "model": row["model"],
+        "attempts": row["attempts"],
+        "error": {"code": row["error_code"], "message": row["error_message"]} if failed else None,
+        "not_before": iso(row["not_before"]),
+        "finished_at": iso(row["finished_at"]),
+    }
+
+
 def key(provider: ProviderConfig, one: KeyConfig, state: RowMapping | None) -> dict[str, Any]:
     """A key with its row of `models.store.keys`, if any; never its secret."""
     return {

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from sqlalchemy.engine import RowMapping
 
 from models.states import JobStatus
 from models.store import batches, outcomes
+from submit import shapes
 from submit.cli.options import BatchArgument, ConfigOption, JsonOption, found_config, stored
 from submit.cli.output import note, print_json, print_table
-from submit.shapes import iso
 
 
 class State(StrEnum):
@@ -55,7 +55,7 @@ def jobs(
         )
     more, rows = len(rows) > limit, rows[:limit]
     if json:
-        print_json({"jobs": [_job(row) for row in rows]})
+        print_json({"jobs": [shapes.job(row) for row in rows]})
     elif rows:
         print_table(
             ("position", "id", "status", "lane", "provider", "model", "attempts", "error"),
@@ -86,19 +86,3 @@ def _error(row: RowMapping) -> str:
         return ""
     message = " ".join((row["error_message"] or "").split())
     return f"{row['error_code']}: {message}"
-
-
-def _job(row: RowMapping) -> dict[str, Any]:
-    failed = row["error_code"] is not None or row["error_message"] is not None
-    return {
-        "id": row["custom_id"],
-        "position": row["position"],
-        "status": row["status"],
-        "lane": row["lane"],
-        "provider": row["provider"],
-        "model": row["model"],
-        "attempts": row["attempts"],
-        "error": {"code": row["error_code"], "message": row["error_message"]} if failed else None,
-        "not_before": iso(row["not_before"]),
-        "finished_at": iso(row["finished_at"]),
-    }

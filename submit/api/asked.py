@@ -1,0 +1,59 @@
+"""What a request asks: the query, checked, the batch in its path, and what all endpoints share: database and configuration."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+
+from models.config import Config
+from models.database import Database, storage_errors
+from models.errors import NotFoundError, UsageError
+
+Query = TypeVar("Query", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """What the endpoints work with. `largest_upload` is in bytes."""
+
+    database: Database
+    config: Config
+    largest_upload: int
+
+    @classmethod
+    def of(cls, request: Request) -> Api:
+        """That of the application which serves this request."""
+        found = request.app.state.api
+        assert isinstance(found, cls)
+        return found
+
+
+def stored(database: Database) -> AbstractContextManager[None]:
+    """Turns the driver's errors into StorageError."""
+    return storage_errors(database)
+
+
+def batch_number(request: Request) -> int:
+    """The batch in the path. Raises NotFoundError for what is no number."""
+    text = request.path_params["batch"]
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise NotFoundError(f"there is no batch {text[:40]!r}: batches have numbers")
+    return int(text)
+
+
+def query(request: Request, kind: type[Query]) -> Query:
+    """The query parameters. Raises UsageError that names each one that is wrong, unknown or given twice."""
+    given: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if name in given:
+            raise UsageError(f"{name} is given twice")
+        given[name] = value
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'query'}: {one['msg']}" for one in error.errors())
+        raise UsageError(f"query: {wrong}") from None

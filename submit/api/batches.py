@@ -1,0 +1,228 @@
+"""HTTP endpoints on batches: submit, look, steer, rerun, results, delete. Each does what the command of its name does."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from typing import Annotated, Any, cast
+
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from models.database import home
+from models.errors import ConflictError, UsageError
+from models.formats.results import Form
+from models.money import DEFAULT_CURRENCY, parse_amount
+from models.states import JobStatus
+from models.store import batches as batch_store
+from models.store import outcomes
+from models.store.reruns import Which
+from submit import exports, rerunning, shapes, steering
+from submit.api.asked import Api, batch_number, query, stored
+from submit.batch_options import BatchOptions, Given
+from submit.producer import submit_with
+from submit.progress import snapshot
+from submit.removal import remove
+
+
+class Submission(BaseModel):
+    """The query of POST /v1/batches: the options of `truckllm submit`, in snake_case."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str | None = None
+    provider: str | None = None
+    route: str | None = None
+    no_fallback: bool = False
+    limit: Annotated[int, Field(ge=1)] | None = None
+    template: str | None = None
+    system: str | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0)] | None = None
+    skip_invalid: bool = False
+    name: str | None = None
+    priority: int = 0
+    new: bool = False
+    max_cost: str | None = None
+    currency: str = DEFAULT_CURRENCY
+
+
+class Steps(BaseModel):
+    """The query of lists."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: Annotated[int, Field(ge=1, le=1000)] = 20
+
+
+class Listed(Steps):
+    """The query of GET /v1/batches/{id}/jobs."""
+
+    status: JobStatus | None = None
+
+
+class Written(BaseModel):
+    """The query of GET /v1/batches/{id}/results."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: Form = Form.JSONL
+
+
+class Cap(BaseModel):
+    """The query of POST /v1/batches/{id}/resume."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    max_cost: str | None = None
+    currency: str = DEFAULT_CURRENCY
+
+
+class Placed(BaseModel):
+    """The query of POST /v1/batches/{id}/priority."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    priority: int
+
+
+class Again(BaseModel):
+    """The query of POST /v1/batches/{id}/rerun."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    status: JobStatus = JobStatus.FAILED
+    error: str | None = None
+    failed_at: str | None = Field(default=None, alias="from")
+    provider: str | None = None
+    route: str | None = None
+    model: str | None = None
+
+
+async def create(request: Request) -> Response:
+    """POST /v1/batches: the input is the body, whatever `truckllm submit FILE` takes."""
+    api = Api.of(request)
+    asked = query(request, Submission)
+    options = asked.model_dump(include=set(Given.__annotations__))
+    with tempfile.TemporaryFile(dir=home()) as upload:
+        size = 0
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > api.largest_upload:
+                raise UsageError(f"the body is larger than {api.largest_upload:,} bytes: see --largest-upload")
+            await run_in_threadpool(upload.write, chunk)
+        upload.seek(0)
+        done = await run_in_threadpool(
+            submit_with,
+            BatchOptions.of(**cast(Given, options)),
+            upload,
+            config=api.config,
+            database=api.database,
+            name=asked.name,
+            priority=asked.priority,
+            new=asked.new,
+            cap=parse_amount(asked.max_cost, asked.currency) if asked.max_cost else None,
+        )
+    answer = {"batch_id": done.batch_id, "total": done.total, "found": done.found, "warnings": list(done.warnings)}
+    where = {"Location": f"/v1/batches/{done.batch_id}"}
+    return JSONResponse(answer, status_code=201 if done.found == "new" else 200, headers=where)
+
+
+def listing(request: Request) -> Response:
+    """GET /v1/batches: the newest."""
+    api = Api.of(request)
+    most = query(request, Steps).limit
+    with stored(api.database), api.database.read() as connection:
+        now = api.database.now(connection)
+        ids = [row["id"] for row in batch_store.newest_first(connection, most)]
+        return JSONResponse({"batches": [shapes.batch(snapshot(connection, one, api.config, now)) for one in ids]})
+
+
+def show(request: Request) -> Response:
+    """GET /v1/batches/{id}."""
+    return _shown(Api.of(request), batch_number(request))
+
+
+def jobs(request: Request) -> Response:
+    """GET /v1/batches/{id}/jobs: the first of them, in input order."""
+    api, number, asked = Api.of(request), batch_number(request), query(request, Listed)
+    with stored(api.database), api.database.read() as connection:
+        batch_store.get(connection, number)
+        rows = outcomes.listing(connection, number, status=asked.status, most=asked.limit)
+    return JSONResponse({"jobs": [shapes.job(row) for row in rows]})
+
+
+def results(request: Request) -> Response:
+    """GET /v1/batches/{id}/results: as `truckllm results` writes them, so far or final."""
+    api, number = Api.of(request), batch_number(request)
+    form = query(request, Written).format
+    lines: Iterator[bytes] = exports.stream(api.database, number, form)
+    kind = "text/csv; charset=utf-8" if form is Form.CSV else "application/x-ndjson"
+    return StreamingResponse(lines, media_type=kind)
+
+
+def pause(request: Request) -> Response:
+    """POST /v1/batches/{id}/pause."""
+    api, number = Api.of(request), batch_number(request)
+    with stored(api.database):
+        steering.pause(api.database, number)
+    return _shown(api, number)
+
+
+def resume(request: Request) -> Response:
+    """POST /v1/batches/{id}/resume."""
+    api, number, asked = Api.of(request), batch_number(request), query(request, Cap)
+    limit = parse_amount(asked.max_cost, asked.currency) if asked.max_cost else None
+    with stored(api.database):
+        steering.resume(api.database, number, limit)
+        steering.wake(api.database, api.config, number)
+    return _shown(api, number)
+
+
+def priority(request: Request) -> Response:
+    """POST /v1/batches/{id}/priority."""
+    api, number, asked = Api.of(request), batch_number(request), query(request, Placed)
+    with stored(api.database):
+        steering.prioritise(api.database, number, asked.priority)
+    return _shown(api, number)
+
+
+def cancel(request: Request) -> Response:
+    """POST /v1/batches/{id}/cancel."""
+    api, number = Api.of(request), batch_number(request)
+    with stored(api.database):
+        steering.cancel(api.database, number)
+    return _shown(api, number)
+
+
+def rerun(request: Request) -> Response:
+    """POST /v1/batches/{id}/rerun: failed jobs go back into the queue, elsewhere if that is asked for."""
+    api, number, asked = Api.of(request), batch_number(request), query(request, Again)
+    which = Which(asked.status, asked.error, asked.failed_at)
+    with stored(api.database):
+        queued = rerunning.rerun(
+            api.database, api.config, number, which, provider=asked.provider, route=asked.route, model=asked.model
+        )
+        steering.wake(api.database, api.config, number)
+    return JSONResponse({"batch_id": number, "queued": queued})
+
+
+def delete(request: Request) -> Response:
+    """DELETE /v1/batches/{id}: prompts and replies of an ended batch; its calls stay in the ledger."""
+    api, number = Api.of(request), batch_number(request)
+    with stored(api.database):
+        with api.database.read() as connection:
+            batch_store.get(connection, number)
+        gone = remove(api.database, number)
+        if gone is None:
+            raise ConflictError(f"batch {number} is unfinished: cancel it and wait for its end")
+        api.database.forget()
+    return JSONResponse({"batch_id": number, "jobs": gone})
+
+
+def _shown(api: Api, number: int) -> Response:
+    with stored(api.database), api.database.read() as connection:
+        seen: dict[str, Any] = shapes.batch(snapshot(connection, number, api.config, api.database.now(connection)))
+    return JSONResponse(seen)

@@ -1,0 +1,94 @@
+"""Rerunning a batch's failed or cancelled jobs, where they were or elsewhere. The command and the HTTP API share it.
+
+It prints nothing, and never touches what succeeded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sqlalchemy.engine import RowMapping
+from sqlalchemy.exc import IntegrityError
+
+from models.config import Config
+from models.database import Database
+from models.errors import ConflictError, UsageError
+from models.lanes import Lanes, NoLane
+from models.states import BatchStatus
+from models.store import batches, reruns
+from models.store.reruns import Kind, Which
+
+
+def rerun(
+    database: Database,
+    config: Config,
+    batch_id: int,
+    which: Which,
+    *,
+    provider: str | None = None,
+    route: str | None = None,
+    model: str | None = None,
+) -> int:
+    """Queues these jobs again, for another provider, route or model if one is named; how many there were.
+
+    Raises NotFoundError, UsageError (they can't go there; nothing was changed), ConflictError (the batch is in no state for it,
+    or another works on the same file).
+    """
+    place = _placed(config, provider, route, model)
+    with database.read() as connection:
+        row = batches.get(connection, batch_id)
+        kinds = reruns.kinds(connection, batch_id, which)
+    _refuse_unfinished(row)
+    if not kinds:
+        return 0
+    if place is not None:
+        for kind in kinds:  # all of them before anything is changed
+            place(kind)
+    return _queue(database, row, which, place)
+
+
+def _placed(
+    config: Config, provider: str | None, route: str | None, model: str | None
+) -> Callable[[Kind], tuple[str, str]] | None:
+    """Where each kind of job goes instead; None when all stay where they are. It raises UsageError for one that can't go there."""
+    if provider is None and route is None and model is None:
+        return None
+    if route is not None and model is not None:
+        raise UsageError("--route and --model: a route's candidates name their models; keep one of them")
+    lanes = Lanes(config)
+
+    def place(kind: Kind) -> tuple[str, str]:
+        try:
+            return lanes.resolve(model=model or kind.model, provider=provider, route=route, dialect=kind.dialect)
+        except NoLane as refused:
+            asked = f"model {kind.model}" if kind.model else "a model that its route names"
+            raise UsageError(f"a job in lane {kind.lane} for {asked}: {refused}; nothing was changed") from None
+
+    return place
+
+
+def _refuse_unfinished(row: RowMapping) -> None:
+    if row["status"] not in (*reruns.MAY_RERUN, BatchStatus.CANCELLED):
+        raise ConflictError(f"batch {row['id']} is {row['status']}: it has no jobs to rerun")
+    if row["status"] == BatchStatus.CANCELLED and row["loader"] is not None:
+        raise ConflictError(f"batch {row['id']} was cancelled while it was being loaded: submit the file again")
+    if row["status"] == BatchStatus.CANCELLED and row["finished_at"] is None:
+        raise ConflictError(f"batch {row['id']} is being cancelled, and calls are still under way: wait for its end")
+
+
+def _queue(database: Database, row: RowMapping, which: Which, place: Callable[[Kind], tuple[str, str]] | None) -> int:
+    number, chunk = 0, -1
+    # only the first chunk wakes a cancelled batch: one that is cancelled in between stays so
+    revive = row["status"] == BatchStatus.CANCELLED
+    while chunk:
+        try:
+            with database.write() as connection:
+                chunk = reruns.rerun(connection, row["id"], which, place=place, revive=revive)
+        except IntegrityError:
+            raise ConflictError(
+                f"another batch works on the same file with the same options: wait until it has finished "
+                f"(`truckllm status`), then rerun batch {row['id']}"
+            ) from None
+        number += chunk
+        revive = False
+    return number
