@@ -33,6 +33,10 @@ POSTGRES_PATIENCE = {
 }
 """A server that is gone without a word is noticed within half a minute, not after the kernel's quarter of an hour."""
 
+_HURRY = sa.text(
+    "SELECT set_config('lock_timeout', '10s', true), set_config('idle_in_transaction_session_timeout', '15s', true)"
+)
+
 LOCK_WAIT_SECONDS = 30.0
 """How long a SQLite write waits for its turn."""
 
@@ -57,8 +61,19 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def snapshot(self) -> Iterator[Connection]:
+        """Like `read`, and all its statements see the same moment."""
+        level = {} if self.sqlite else {"isolation_level": "REPEATABLE READ"}
+        with self.engine.connect().execution_options(**level) as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def write(self, *, hurried: bool = False) -> Iterator[Connection]:
+        """`hurried`: on PostgreSQL neither waits for others' locks for long, nor keeps others waiting when this very process is
+        stopped half way: the server ends the transaction. On SQLite the one lock there is is waited for as ever."""
         with self._writer.connect() as connection, connection.begin():
+            if hurried and not self.sqlite:
+                connection.execute(_HURRY)
             yield connection
 
     def now(self, connection: Connection) -> float:

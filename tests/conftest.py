@@ -52,7 +52,8 @@ class Valkey:
         self.url = f"unix://{self.folder}/s"
         self.start()
 
-    def start(self) -> None:
+    def start(self, *more: str) -> None:
+        """`more` are options, such as `--appendonly yes` to keep its data through a `kill`."""
         command = [str(get_binary_path()), "--port", "0", "--unixsocket", f"{self.folder}/s", "--save", ""]
         self.process = subprocess.Popen([*command, "--dir", str(self.folder)], stdout=subprocess.DEVNULL)
         wait_for(self._answers, "Valkey to answer", 10)

@@ -149,7 +149,7 @@ class Recorder:
 
     def _transaction(self, operations: Sequence[_Operation], endings: Sequence[_Stored]) -> tuple[list[Any], set[int]]:
         touched: set[int] = set()
-        with self.database.write() as connection:
+        with self.database.write(hurried=True) as connection:
             if endings:
                 touched = record(connection, [stored.ending for stored in endings], self.shard, self.now())
             answers = [operation.work(connection) for operation in operations]
@@ -272,8 +272,8 @@ def _poorer(ending: Ending) -> Ending | None:
 
 def _lasting(error: Exception) -> bool:
     """Whether an error is about the database rather than about what was asked of it."""
-    about_us = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError, OSError)
-    if isinstance(error, about_us):
+    about_us = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError, sa.exc.TimeoutError, OSError)
+    if isinstance(error, about_us) or type(error) is sa.exc.DatabaseError:  # the last one: a damaged file
         return True
     return isinstance(error, DBAPIError) and (
         error.connection_invalidated or getattr(error.orig, "sqlstate", None) in OUT_OF_ORDER

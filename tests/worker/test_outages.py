@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import pytest
 import sqlalchemy as sa
 
+from models import database as database_module
 from models.database import Database, upgrade
 from models.errors import StorageError
 from models.states import BatchStatus
@@ -78,4 +79,55 @@ def test_replies_that_come_in_an_outage_are_stored_after_it(postgres_url: str, o
     assert assert_counts_are_true(database, batch).succeeded == 5
     assert {row["outcome"] for row in attempt_rows(database, batch)} == {"succeeded"}
     assert batch_status(database, batch) == BatchStatus.COMPLETED
+    database.close()
+
+
+def test_a_worker_that_is_stopped_in_the_middle_of_a_write_keeps_no_other_from_writing(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    upgrade(database)
+    batch = make_batch(database, 1)
+    (call,) = announce(database, *claim(database))
+    short = database_module._HURRY.text.replace("'15s'", "'300ms'")
+    stopped = Database(postgres_url)
+
+    async def story() -> None:
+        recorder = Recorder(database, asyncio.get_running_loop())
+        with stopped.engine.connect() as connection:
+            transaction = connection.begin()
+            connection.execute(sa.text(short))
+            connection.execute(sa.text("UPDATE jobs SET model = model"))  # and then nothing more
+            await asyncio.wait_for(recorder.record(ending(call)), 10)
+            with pytest.raises(sa.exc.SQLAlchemyError):
+                connection.execute(sa.text("SELECT 1"))
+            transaction.close()
+        assert await asyncio.to_thread(recorder.stop, 10.0)
+
+    asyncio.run(asyncio.wait_for(story(), 30))
+    assert assert_counts_are_true(database, batch).succeeded == 1
+    stopped.close()
+    database.close()
+
+
+def test_a_write_that_another_keeps_waiting_is_tried_again_and_not_taken_for_a_bad_reply(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "_HURRY", sa.text(database_module._HURRY.text.replace("'10s'", "'50ms'")))
+    database = Database(postgres_url)
+    upgrade(database)
+    batch = make_batch(database, 1)
+    (call,) = announce(database, *claim(database))
+
+    async def story() -> None:
+        recorder = Recorder(database, asyncio.get_running_loop())
+        with database.engine.connect() as connection, connection.begin():
+            connection.execute(sa.text("UPDATE jobs SET model = model"))
+            stored = recorder.record(ending(call))
+            await until(lambda: not recorder.ready)
+            assert not stored.done()
+        await asyncio.wait_for(stored, 10)
+        assert await asyncio.to_thread(recorder.stop, 10.0)
+
+    asyncio.run(asyncio.wait_for(story(), 30))
+    assert assert_counts_are_true(database, batch).succeeded == 1
+    assert {row["outcome"] for row in attempt_rows(database, batch)} == {"succeeded"}
     database.close()
