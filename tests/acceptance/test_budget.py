@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +82,35 @@ def test_four_workers_together_spend_no_more_than_the_cap_and_resume_goes_on(
     assert budget.reserved_nanos == 0
     assert budget.spent_nanos == round(spent(database) * 1e9)
     database.close()
+
+
+def test_the_cap_holds_for_bodies_that_ask_for_a_dearer_tier(
+    start_sandbox: Callable[..., SandboxProcess],
+    write_config: Callable[..., Path],
+    write_lines: Callable[..., Path],
+    cli: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    sandbox = start_sandbox(latency=0.3)
+    pricing = {"input_token_cost": "0", "output_token_cost": "10", "tier_factors": {"priority": "4"}}
+    config = write_config(
+        sandbox.url, providers=["openai"], keys={"openai": [{"id": "k", "secret": "s", "pricing": pricing}]}
+    )
+    body = {"model": "gpt-a", "service_tier": "priority", "max_tokens": MAX_TOKENS}
+    lines = [
+        {
+            "custom_id": f"q{n}",
+            "method": "POST",
+            "url": "/v1/chat/completions",
+            "body": {**body, "messages": [{"role": "user", "content": f"Question {n}?"}]},
+        }
+        for n in range(60)
+    ]
+    # a call may cost 30 x 10 / 1000 = 0.30 at the usual tier, and 1.20 at this one; all 60 would leave at once
+    done = cli("run", write_lines(lines), "--max-cost", "6", "-c", config)
+    assert done.returncode == 3, done.stderr
+    report = json.loads(cli("costs", "--json", "-c", config).stdout)
+    spent = Decimal(report["totals"][0]["cost"])
+    assert Decimal("6") - Decimal("1.2") < spent <= Decimal("6")
 
 
 def test_a_batch_whose_calls_have_no_price_is_paused_before_the_first_of_them(
