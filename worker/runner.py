@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection
 from models.errors import StorageError
 from models.store import batches as batch_store
 from models.store import jobs as job_store
+from models.store import recoveries
 from models.store.jobs import Claimed
 from worker import routing
 from worker.breaker import Breaker
@@ -89,7 +90,7 @@ class Runner:
         self._flights = Flights(
             engine,
             recorder,
-            Tally(engine.name, limiter, breaker),
+            Tally(engine.name, limiter, breaker, recovered=self._recovered),
             may_send=may_send,
             shut=lambda: breaker.shut(engine.name),
             attempt_id=attempt_id,
@@ -332,6 +333,22 @@ class Runner:
             asyncio.ensure_future(self._flights.give_back([prepared.job], snooze=MOST_PAUSE))
         else:
             self._flights.store(self.engine.too_large(prepared.job, answer.unit, answer.amount, answer.limit))
+
+    def _recovered(self) -> None:
+        """The provider is back: who waits because it had failed needn't wait any longer."""
+        log.info("%s answers again", self.name)
+        asyncio.ensure_future(self._hasten())
+
+    async def _hasten(self) -> None:
+        most = 1000
+        with contextlib.suppress(StorageError):
+            while most == await self._recorder.call(
+                lambda connection: recoveries.hasten(
+                    connection, self.name, self._turns.lanes, self._recorder.now(), most
+                )
+            ):
+                pass
+        self._claimable = self._recorder.now() + recoveries.SPREAD_SECONDS
 
     # Letting go
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 import redis.exceptions
 
@@ -20,12 +21,13 @@ TELL_SECONDS = 0.1
 
 
 class Tally:
-    """Collects for a tenth of a second, then tells."""
+    """Collects for a tenth of a second, then tells. `recovered` is called when the breaker has closed again."""
 
-    def __init__(self, provider: str, limiter: Limiter, breaker: Breaker) -> None:
+    def __init__(self, provider: str, limiter: Limiter, breaker: Breaker, recovered: Callable[[], None]) -> None:
         self._provider = provider
         self._limiter = limiter
         self._breaker = breaker
+        self._recovered = recovered
         self._settlements: list[Settlement] = []
         self._ok = 0
         self._bad = 0
@@ -54,6 +56,8 @@ class Tally:
             if settlements:
                 await self._limiter.settle(settlements)
             if ok or bad:
-                await self._breaker.record(self._provider, ok, bad)
+                was_shut = self._breaker.shut(self._provider)
+                if await self._breaker.record(self._provider, ok, bad) == "closed" and was_shut:
+                    self._recovered()
         except (redis.exceptions.RedisError, OSError, TimeoutError) as error:
             log.info("%s: settlements were lost: %s", self._provider, type(error).__name__)
