@@ -12,16 +12,23 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 _PUBLIC = {
+    "Answer": "worker.providers.answers",
     "Call": "worker.providers.base",
     "Failure": "models.request",
     "FailureKind": "models.request",
+    "JsonProvider": "worker.providers.plugin",
     "ModelInfo": "models.request",
     "Provider": "worker.providers.base",
+    "ProviderConfig": "models.config",
+    "ProviderContract": "worker.providers.contract",
     "Reply": "worker.providers.base",
     "Request": "models.request",
     "Response": "models.request",
+    "SendError": "worker.providers.base",
     "TruckError": "models.errors",
+    "Untranslatable": "models.errors",
     "Usage": "models.request",
+    "Wanted": "worker.providers.plugin",
     "submit_batch": "submit.producer",
 }
 
@@ -53,7 +60,18 @@ def __getattr__(name: str) -> Any:
     if module is None:
         raise AttributeError(f"module 'truckllm' has no attribute {name!r}")
     _find_our_rooms()
+    if name == "ProviderContract" and module not in sys.modules:
+        _explain_failures(module)
     return getattr(import_module(module), name)
+
+
+def _explain_failures(module: str) -> None:
+    """Has pytest show the values of a module's failing assertions, as it does for a test file. Raises ImportError without pytest."""
+    try:
+        import pytest
+    except ModuleNotFoundError:
+        raise ImportError("ProviderContract needs pytest and hypothesis: pip install 'truckllm[plugin]'") from None
+    pytest.register_assert_rewrite(module)
 
 
 _ROOMS = ("models", "submit", "worker")
@@ -108,6 +126,7 @@ _COMMANDS = {
     "keys": ("submit.cli.keys:keys", "Show the keys and whether they are usable."),
     "workers": ("submit.cli.workers:workers", "Show the worker processes."),
     "models": ("worker.cli.models:models", "List the models that providers offer, free of charge."),
+    "api": ("submit.cli.api:api", "Serve batches, costs, keys and metrics over HTTP."),
     "db": ("submit.cli.db:db", "Bring the database up to date: `truckllm db upgrade`."),
     "init": ("submit.cli.init:init", "Write a first truckllm.yaml from the keys in the environment."),
     "doctor": ("truckllm:doctor_command", "Check configuration, storage and keys, free of charge."),

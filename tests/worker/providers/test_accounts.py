@@ -13,12 +13,12 @@ import pytest
 from models.config import Pricing, ProviderConfig
 from models.errors import Untranslatable
 from models.request import FailureKind, Request
-from tests.worker.providers.contract import KEY
 from tests.worker.providers.test_sandbox import ask, play
 from tests.worker.providers.test_translation import HI, make
 from worker.http import HttpSender
 from worker.providers.base import Provider
 from worker.providers.claude import Claude
+from worker.providers.contract import KEY
 from worker.providers.openai import OpenAI
 from worker.providers.registry import make_provider
 

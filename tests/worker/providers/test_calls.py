@@ -8,8 +8,8 @@ import orjson
 import pytest
 
 from models.request import Request, Response
-from tests.worker.providers.contract import KEY
 from tests.worker.providers.test_sandbox import MODELS, ask, every
+from worker.providers.contract import KEY
 from worker.sandbox.settings import ProviderName
 
 SCHEMA = {

@@ -6,8 +6,8 @@ What each makes of its own errors is in test_golden.py.
 from __future__ import annotations
 
 from models.request import Response, Usage
-from tests.worker.providers.contract import MODEL, ProviderContract
 from worker.providers.claude import Claude
+from worker.providers.contract import MODEL, ProviderContract
 from worker.providers.gemini import Gemini
 from worker.providers.openai import OpenAI
 

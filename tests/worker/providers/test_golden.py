@@ -17,7 +17,7 @@ from models.config import Pricing, ProviderConfig
 from models.money import decimal_amount
 from models.prices import price
 from models.request import Request, Usage
-from tests.worker.providers.contract import KEY, MODEL, SIMPLE_INPUT, NoSender
+from worker.providers.contract import KEY, MODEL, SIMPLE_INPUT, NoSender
 from worker.providers.base import Provider, Reply
 from worker.providers.claude import Claude
 from worker.providers.gemini import Gemini

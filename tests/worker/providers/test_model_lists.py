@@ -10,11 +10,11 @@ import orjson
 import pytest
 
 from models.request import ModelInfo
-from tests.worker.providers.contract import KEY
 from tests.worker.providers.test_sandbox import play
 from tests.worker.providers.test_translation import make
 from worker.providers.base import Call, Provider, Reply
 from worker.providers.claude import Claude
+from worker.providers.contract import KEY
 from worker.providers.gemini import Gemini
 from worker.sandbox.server import Sandbox
 

@@ -14,12 +14,12 @@ import pytest
 from models.errors import Untranslatable
 from models.formats.vectors import members, vectors_in
 from models.request import FailureKind, Request, Response, Usage
-from tests.worker.providers.contract import KEY
 from tests.worker.providers.test_sandbox import ask, tokens
 from tests.worker.providers.test_streams import data
 from tests.worker.providers.test_translation import make
 from worker.providers.base import Reply
 from worker.providers.claude import Claude
+from worker.providers.contract import KEY
 from worker.providers.gemini import Gemini
 from worker.providers.openai import OpenAI
 from worker.sandbox.settings import Fault

@@ -14,10 +14,10 @@ import pytest
 from models import plugins
 from models.config import ProviderConfig
 from models.errors import ConfigError
-from tests.worker.providers.contract import KEY, NoSender
 from worker.http import BoundSender, Clocks, HttpSender
 from worker.providers import registry
 from worker.providers.claude import Claude
+from worker.providers.contract import KEY, NoSender
 from worker.providers.gemini import Gemini
 from worker.providers.openai import OpenAI
 

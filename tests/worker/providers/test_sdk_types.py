@@ -16,10 +16,10 @@ from openai.types.embedding_create_params import EmbeddingCreateParams
 from pydantic import TypeAdapter
 
 from models.request import Request
-from tests.worker.providers.contract import KEY
 from tests.worker.providers.test_translation import make
 from worker.providers.base import Provider
 from worker.providers.claude import Claude
+from worker.providers.contract import KEY
 from worker.providers.gemini import Gemini
 from worker.providers.openai import OpenAI
 

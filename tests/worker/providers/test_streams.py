@@ -12,10 +12,10 @@ import orjson
 import pytest
 
 from models.request import Failure, FailureKind, Request, Response, Usage
-from tests.worker.providers.contract import KEY
 from tests.worker.providers.test_translation import HI, make
 from worker.providers.base import Provider, Reply, SendError
 from worker.providers.claude import Claude
+from worker.providers.contract import KEY
 from worker.providers.events import Event, is_idle, read_events
 from worker.providers.gemini import Gemini
 from worker.providers.openai import OpenAI

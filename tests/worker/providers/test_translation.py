@@ -13,9 +13,9 @@ import pytest
 from models.config import ProviderConfig
 from models.errors import Untranslatable
 from models.request import Request, Usage
-from tests.worker.providers.contract import KEY, NoSender
 from worker.providers.base import Call, Provider
 from worker.providers.claude import Claude
+from worker.providers.contract import KEY, NoSender
 from worker.providers.gemini import Gemini
 from worker.providers.openai import OpenAI
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from models.errors import Untranslatable
 from models.request import SIMPLE, Request
-from tests.worker.providers.contract import KEY
 from tests.worker.providers.test_translation import body_of, make
 from worker.providers.claude import Claude
+from worker.providers.contract import KEY
 from worker.providers.gemini import Gemini
 from worker.providers.openai import OpenAI
 from worker.sandbox import claude_chat, gemini_chat, openai_chat

@@ -12,10 +12,10 @@ import pytest
 
 from models.errors import Untranslatable
 from models.request import Request
-from tests.worker.providers.contract import KEY
 from tests.worker.providers.test_translation import body_of, make
 from worker.providers.base import Provider
 from worker.providers.claude import Claude
+from worker.providers.contract import KEY
 from worker.providers.gemini import Gemini
 from worker.providers.openai import OpenAI
 

@@ -1,6 +1,7 @@
-"""What every provider must keep to, built in or a stranger's: subclass `ProviderContract`, fill in the four members, run pytest.
+"""What every provider must keep to, built in or a stranger's: subclass `ProviderContract`, fill in its members, run pytest.
 
-It does not know any dialect; what a provider makes of its own error codes is its own tests' business.
+It does not know any dialect; what a provider makes of its own error codes is its own tests' business. It needs the packages of
+the extra `plugin`, so nothing that runs imports it.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from hypothesis import strategies as st
 
 from models.config import ProviderConfig
 from models.errors import Untranslatable
-from models.request import SIMPLE, FailureKind, Request, Response
+from models.request import FailureKind, Request, Response
+from worker.providers.answers import Answer
 from worker.providers.base import Call, Provider, Reply
 
 KEY = "sk-contract-0123456789abcdef"
 MODEL = "the-model"
-SIMPLE_INPUT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
+QUESTION = "Is it true that 123456 is even?"
+SIMPLE_INPUT: dict[str, Any] = {"messages": [{"role": "user", "content": QUESTION}]}
+TALK = {"system": "Be brief-123475.", "user": "First-123476?", "assistant": "Indeed-123477.", "again": "Then-123478?"}
 # Fields of the neutral shape beside messages, each with a value that can be found again.
 FIELDS: dict[str, Any] = {
     "max_tokens": 123457,
@@ -78,6 +82,19 @@ def values_in(value: Any) -> list[Any]:
     return [value]
 
 
+def texts_in(call: Call) -> str:
+    """All texts of a call's JSON body, in order."""
+    return "\n".join(str(value) for value in values_in(orjson.loads(call.body or b"null")))
+
+
+def built(provider: Provider, request: Request) -> Call | Untranslatable:
+    """The call for a request, or the error with which it is refused."""
+    try:
+        return provider.build(request)
+    except Untranslatable as refused:
+        return refused
+
+
 def places_in(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """The path of every value inside decoded JSON."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -94,15 +111,20 @@ def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
 
 
 class ProviderContract:
-    """Members to fill in, and the tests. `own_body` is a small body in the provider's own dialect, `good` a reply's body to it."""
+    """Members to fill in, and the tests. Name the subclass `Test…`, so that pytest finds it."""
 
     provider_class: ClassVar[type[Provider]]
-    own_body: ClassVar[bytes]
-    good: ClassVar[dict[str, Any]]
-    expected: ClassVar[Response]
-    """What `read` must make of `good`: text, usage, finish_reason and served_model are compared."""
-    model_list: ClassVar[dict[str, Any]]
-    """A reply's body to the call that lists models; `the-model` must be in it."""
+    good: ClassVar[Any]
+    """The body of a recorded reply to a call: JSON, decoded."""
+    expected: ClassVar[Answer | Response]
+    """What must be made of `good`: text, usage, finish_reason and served_model are compared."""
+    model_list: ClassVar[Any]
+    """The body of a recorded reply to the call that lists models. `model` must be in it."""
+    model: ClassVar[str] = MODEL
+    own_body: ClassVar[bytes] = b""
+    """A small body in the provider's own dialect, for a class that has one (`dialect`): it must go out untouched."""
+    settings: ClassVar[dict[str, Any]] = {}
+    """What the class needs in its configuration beyond a base URL and a key, such as `{"options": {…}}`."""
 
     @pytest.fixture
     def provider(self) -> Provider:
@@ -111,19 +133,23 @@ class ProviderContract:
     def make_provider(self, **changes: Any) -> Provider:
         values = {
             "id": "mine",
-            "type": self.provider_class.dialect,
+            "type": self.provider_class.dialect or "mine",
             "base_url": "https://api.example.com/v1",
             "keys": [{"id": "k", "secret": KEY}],
+            **self.settings,
             **changes,
         }
         return self.provider_class(ProviderConfig.model_validate(values), NoSender())
 
     def simple(self, **fields: Any) -> Request:
-        return Request(MODEL, {**SIMPLE_INPUT, **fields}, KEY)
+        return Request(self.model, {**SIMPLE_INPUT, **fields}, KEY)
 
     def own(self) -> Request:
         dialect = self.provider_class.dialect
-        return Request(MODEL, orjson.loads(self.own_body), KEY, dialect=dialect, body=self.own_body)
+        if not dialect:
+            pytest.skip(f"{self.provider_class.__name__} has no dialect of its own: all lines are translated for it")
+        assert self.own_body, f"own_body is missing: a small body in the dialect {dialect!r}"
+        return Request(self.model, orjson.loads(self.own_body), KEY, dialect=dialect, body=self.own_body)
 
     def reply(self, body: Any, status: int = 200, **headers: str) -> Reply:
         data = body if isinstance(body, bytes) else orjson.dumps(body)
@@ -137,7 +163,7 @@ class ProviderContract:
     # Building
 
     def test_a_call_goes_to_the_base_url_and_carries_the_key_in_a_header_only(self, provider: Provider) -> None:
-        for call in (provider.build(self.simple()), provider.build(self.own()), provider.build_list_models(KEY)):
+        for call in (provider.build(self.simple()), provider.build_list_models(KEY)):
             assert call.url.startswith("https://api.example.com/v1/")
             assert KEY not in call.url
             assert KEY not in (call.body or b"").decode()
@@ -152,58 +178,76 @@ class ProviderContract:
         assert provider.build(self.simple()).headers["content-type"] == "application/json; v=1"
 
     def test_building_changes_nothing_and_gives_the_same_call_again(self, provider: Provider) -> None:
-        for request in (self.simple(max_tokens=5), self.own()):
-            before = copy.deepcopy(dict(request.input))
-            first, second = provider.build(request), provider.build(request)
-            assert first == second
-            assert dict(request.input) == before
+        request = self.simple()
+        before = copy.deepcopy(dict(request.input))
+        first, second = provider.build(request), provider.build(request)
+        assert first == second
+        assert dict(request.input) == before
+
+    def test_the_question_and_the_model_are_sent(self, provider: Provider) -> None:
+        call = provider.build(self.simple())
+        assert call.method == "POST"
+        assert QUESTION in texts_in(call), "the question isn't in the body"
+        assert self.model in call.url or self.model in texts_in(call), "the model is neither in the URL nor in the body"
+
+    def test_a_conversation_is_sent_whole_and_in_order_or_refused(self, provider: Provider) -> None:
+        roles = ("system", "user", "assistant", "user")
+        messages = [{"role": role, "content": text} for role, text in zip(roles, TALK.values(), strict=True)]
+        call = built(provider, Request(self.model, {"messages": messages}, KEY))
+        if isinstance(call, Untranslatable):
+            assert call.field.startswith(("messages", "system"))
+            return
+        sent = texts_in(call)
+        places = [sent.find(text) for text in TALK.values()]
+        assert -1 not in places, "a part of the conversation isn't in the body"
+        assert places[1:] == sorted(places[1:]), "the turns are sent in another order"
 
     def test_a_body_of_its_own_dialect_goes_out_byte_by_byte(self, provider: Provider) -> None:
         assert provider.build(self.own()).body == self.own_body
 
     def test_a_body_of_another_dialect_is_refused_by_name(self, provider: Provider) -> None:
         with pytest.raises(Untranslatable) as refused:
-            provider.build(Request(MODEL, {}, KEY, dialect="klingon", body=b"{}"))
+            provider.build(Request(self.model, {}, KEY, dialect="klingon", body=b"{}"))
         assert "klingon" in str(refused.value)
 
     def test_an_unknown_operation_is_refused(self, provider: Provider) -> None:
         with pytest.raises(Untranslatable):
-            provider.build(Request(MODEL, SIMPLE_INPUT, KEY, operation="levitate"))
+            provider.build(Request(self.model, SIMPLE_INPUT, KEY, operation="levitate"))
 
     @pytest.mark.parametrize("field", FIELDS)
     def test_a_field_is_sent_or_refused_but_never_dropped(self, provider: Provider, field: str) -> None:
-        try:
-            call = provider.build(self.simple(**{field: FIELDS[field]}))
-        except Untranslatable as error:
-            refused = error
-        else:
-            refused = None
-        if refused is not None:
-            assert refused.field.startswith(field)
-            assert field in str(refused)
+        call = built(provider, self.simple(**{field: FIELDS[field]}))
+        if isinstance(call, Untranslatable):
+            assert call.field.startswith(field)
+            assert field in str(call)
             return
         found = values_in(orjson.loads(call.body or b"null"))
         wanted = [value for value in values_in(FIELDS[field]) if value not in ("n", "name", "schema")]
         marks = [value for value in wanted if "1234" in str(value) or field in ("n", "logprobs", "top_logprobs")]
         assert marks
-        assert all(mark in found for mark in marks)
+        lost = [mark for mark in marks if mark not in found]
+        assert not lost, f"{field} was neither sent nor refused: nobody would know that it was dropped"
 
     def test_a_stream_is_asked_for_when_the_request_says_so(self, provider: Provider) -> None:
-        assert provider.build(self.simple(stream=True)).stream is True
         assert provider.build(self.simple()).stream is False
+        call = built(provider, self.simple(stream=True))
+        if isinstance(call, Untranslatable):  # a provider that doesn't stream says so
+            assert call.field == "stream"
+        else:
+            assert call.stream is True
 
     # Reading
 
     def test_a_good_reply_becomes_an_answer(self, provider: Provider) -> None:
         reply = self.reply(self.good)
         response = provider.read(self.simple(), reply)
-        assert response.failure is None
+        assert response.failure is None, "the recorded reply is not understood"
         assert response.raw_response == reply.body
         assert (response.http_code, response.latency_ms) == (200, 7)
         expected = self.expected
         assert (response.text, response.usage) == (expected.text, expected.usage)
         assert (response.finish_reason, response.served_model) == (expected.finish_reason, expected.served_model)
-        assert response.usage is not None
+        assert response.usage is not None, "the tokens that were used are not read: its calls would be unpriced"
         assert response.tokens_used == response.usage.input_tokens + response.usage.output_tokens
 
     @pytest.mark.parametrize(
@@ -269,7 +313,7 @@ class ProviderContract:
                 assert len(failure.code) <= 64
 
     def test_a_key_that_looks_like_none_is_removed_all_the_same(self, provider: Provider) -> None:
-        request = Request(MODEL, SIMPLE_INPUT, "canary.0123456789")
+        request = Request(self.model, SIMPLE_INPUT, "canary.0123456789")
         for body in ({"error": {"message": "no canary.0123456789 here"}}, b"<p>no canary.0123456789 here</p>"):
             failure = provider.read(request, self.reply(body, 400)).failure
             assert failure is not None
@@ -305,12 +349,13 @@ class ProviderContract:
         call = provider.build_list_models(KEY)
         assert (call.method, call.body) == ("GET", None)
         models = provider.read_list_models(self.reply(self.model_list))
-        assert MODEL in [model.id for model in models]
+        assert self.model in [model.id for model in models]
 
     @many
     @given(st.binary(max_size=100) | json_values.map(dumped))
     def test_no_model_list_makes_reading_raise(self, body: bytes) -> None:
-        assert isinstance(self.make_provider().read_list_models(self.reply(body)), list)
+        models = self.make_provider().read_list_models(self.reply(body))
+        assert all(isinstance(model.id, str) for model in models)
 
     # Limits
 
@@ -328,8 +373,8 @@ class ProviderContract:
         assert min(settled.tokens, settled.input_tokens, settled.output_tokens) >= 0
 
     def test_the_requests_own_bound_on_output_is_known(self, provider: Provider) -> None:
-        assert provider.max_output_tokens(self.simple(max_tokens=50)) == 50
-        assert provider.max_output_tokens(Request(MODEL, {"max_tokens": "many"}, KEY, dialect=SIMPLE)) != "many"
+        assert provider.max_output_tokens(self.simple(max_tokens=50)) == 50, "max_output_tokens doesn't tell max_tokens"
+        assert isinstance(provider.max_output_tokens(self.simple(max_tokens="many")), int | None)
 
 
 def _check(response: Response, status: int) -> None:
