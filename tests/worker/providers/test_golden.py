@@ -1,11 +1,14 @@
 """Every row of the providers' error tables and every shape of usage, from golden/*.yaml.
 
-The arithmetic of each usage stands beside it there, and for some that of the price (units for 1,000 tokens or uses).
+The arithmetic of each usage and of each cost stands there: it is computed here, exactly, and compared with what the ledger holds.
 """
 
 from __future__ import annotations
 
-from decimal import Decimal
+import ast
+import operator
+from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +17,16 @@ import pytest
 import yaml
 
 from models.config import Pricing, ProviderConfig
-from models.money import decimal_amount
+from models.database import Database
+from models.money import NANOS
 from models.prices import price
 from models.request import Request, Usage
-from worker.providers.contract import KEY, MODEL, SIMPLE_INPUT, NoSender
+from models.states import JobStatus
+from models.store import endings, ledger
+from tests.making import announce, attempt_rows, claim, ending, make_batch, make_worker
 from worker.providers.base import Provider, Reply
 from worker.providers.claude import Claude
+from tests.worker.providers.contract import KEY, MODEL, SIMPLE_INPUT, NoSender
 from worker.providers.gemini import Gemini
 from worker.providers.openai import OpenAI
 
@@ -27,6 +34,12 @@ DATE = "Sun, 22 Nov 2026 20:00:00 GMT"
 CLASSES: dict[str, type[Provider]] = {"openai": OpenAI, "gemini": Gemini, "claude": Claude}
 GOLDEN = Path(__file__).parent / "golden"
 """One file a dialect, and one more for each other endpoint of it: DIALECT-OPERATION.yaml."""
+OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
 FIELDS = ("kind", "code", "retry_after", "resets_in")
 
 
@@ -75,6 +88,18 @@ def usage_of(row: dict[str, Any]) -> Usage | None:
     return Usage(**{**row["usage"], "fees": fees, "modalities": kinds})
 
 
+def spelled_out(text: str | None) -> Fraction | None:
+    """The value of an arithmetic of numbers, + - * / and brackets, exactly; None for none."""
+
+    def value(node: ast.expr) -> Fraction:
+        if isinstance(node, ast.BinOp):
+            return OPERATORS[type(node.op)](value(node.left), value(node.right))
+        assert isinstance(node, ast.Constant), ast.dump(node)
+        return Fraction(str(ast.get_source_segment(str(text), node)))
+
+    return None if text is None else value(ast.parse(str(text), mode="eval").body)
+
+
 @pytest.mark.parametrize(("dialect", "operation", "row"), rows("answers"))
 def test_an_answer_is_what_its_row_says(dialect: str, operation: str, row: dict[str, Any]) -> None:
     response = read(dialect, operation, row)
@@ -87,8 +112,30 @@ def test_an_answer_is_what_its_row_says(dialect: str, operation: str, row: dict[
     assert response.usage == usage_of(row)
     if "cost" in row:
         assert response.usage is not None
-        pricing = Pricing.model_validate(row["pricing"])
-        cost = price(response.usage, pricing)
-        assert (None if cost is None else decimal_amount(cost.nanos)) == (row["cost"] and Decimal(row["cost"]))
+        cost = price(response.usage, Pricing.model_validate(row["pricing"]))
+        assert (None if cost is None else Fraction(cost.nanos, NANOS)) == spelled_out(row["cost"])
     for field in ("text", "finish_reason", "served_model", "request_id"):
         assert getattr(response, field) == row.get(field), field
+
+
+def test_the_ledger_holds_every_cost_as_it_is_spelled_out(database: Database) -> None:
+    """All answers with a price, stored as a worker stores them, failed ones too: each call's cost, and their sum in the report."""
+    answers = [parameter.values for parameter in rows("answers") if "cost" in parameter.values[2]]
+    worker, batch = make_worker(database), make_batch(database, len(answers))
+    expected: dict[int, Fraction | None] = {}
+    for call, (dialect, operation, row) in zip(announce(database, *claim(database, worker)), answers, strict=True):
+        response = read(dialect, operation, row)
+        assert response.usage is not None
+        cost = price(response.usage, Pricing.model_validate(row["pricing"]))
+        status = JobStatus.FAILED if response.failure else JobStatus.SUCCEEDED
+        nanos, currency = (cost.nanos, cost.currency) if cost else (None, None)
+        end = ending(call, status, usage=response.usage, cost_nanos=nanos, currency=currency)
+        with database.write() as connection:
+            endings.record(connection, [end], worker, call.attempt_id)
+        expected[call.attempt_id] = spelled_out(row["cost"])
+    stored = {row["id"]: row["cost_nanos"] for row in attempt_rows(database, batch)}
+    assert {key: None if nanos is None else Fraction(nanos, NANOS) for key, nanos in stored.items()} == expected
+    with database.read() as connection:
+        found = ledger.spent(connection, ["batch"])
+    assert sum(row.cost_nanos for row in found) == sum(cost for cost in expected.values() if cost) * NANOS
+    assert sum(row.unpriced_calls for row in found) == list(expected.values()).count(None)
