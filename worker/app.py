@@ -12,10 +12,12 @@ from celery import Celery
 from kombu import Queue  # type: ignore[attr-defined]
 
 from models.queues import TRANSPORT_OPTIONS, broker_url, queue_name
+from worker import transport
 
 
 def make_app(redis_url: str, providers: Sequence[str]) -> Celery:
     """An app that takes the tickets of these providers. SQL is the truth, so it has no result backend."""
+    transport.use()
     app = Celery("truckllm", broker=broker_url(redis_url), set_as_current=False)
     app.conf.update(
         task_acks_late=True,

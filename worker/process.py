@@ -24,7 +24,7 @@ import redis.exceptions
 import sqlalchemy.exc
 from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 from celery.signals import worker_ready
-from kombu.asynchronous import get_event_loop
+from kombu.asynchronous import get_event_loop, set_event_loop
 from kombu.exceptions import OperationalError
 
 from models import processes
@@ -63,6 +63,9 @@ RING_AFTER = 0.1
 
 ANNOUNCED = 1.0
 """By how many seconds a call may start later than the ledger says: it is written down just before."""
+
+CONSUMER_SECONDS = 1.0
+"""How long a consumer that gave up is let lie."""
 
 EXTRA_THREADS = 2
 """Celery threads beyond one a provider, so that a ticket can always be taken and passed on."""
@@ -184,7 +187,18 @@ class Process:
         self._janitor = asyncio.ensure_future(janitor.run())
 
     def _consume(self) -> None:
-        """Takes tickets on this thread until Celery's consumer ends."""
+        """Takes tickets on this thread until told to end. Calls and heartbeats go on, whatever becomes of Celery's consumer."""
+        while True:
+            self._take_tickets()
+            if self.stopping:
+                return
+            log.error("Celery's consumer has ended by itself; it is started again")
+            time.sleep(CONSUMER_SECONDS)
+            set_event_loop(None)  # type: ignore[no-untyped-call]
+            self._app = make_app(self._redis_url, self.served)
+            register(self._app, self.drain)
+
+    def _take_tickets(self) -> None:
         worker = self._app.Worker(
             hostname=f"truckllm-{self._lease.worker_id}@{processes.host()}",
             pool_cls="threads",
