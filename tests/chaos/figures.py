@@ -16,6 +16,8 @@ class Figures:
     database: str
     seed: int
     kills: int = 0
+    strikes: int = 0
+    """Whatever else was killed, cut or stopped: servers, producers, `run`."""
     rows: int = 0
     lost: int = 0
     """Rows without an outcome, or called succeeded without a result."""

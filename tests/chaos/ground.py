@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,16 +26,19 @@ import yaml
 from models.config import Config
 from models.config_file import load_config
 from models.database import Database, upgrade
-from models.states import JobStatus
+from models.states import JobStatus, Outcome
 from models.tables import attempts, batches, jobs, workers
 from submit.producer import submit_batch
 from tests.conftest import TRUCKLLM, SandboxProcess, Valkey
 
 T = TypeVar("T")
 Row = dict[str, Any]
+Started = subprocess.Popen[bytes]
 
 DOOMED = Path(__file__).parent / "doomed.py"
 MODELS = {"openai": "gpt-a", "gemini": "gemini-a", "claude": "claude-a"}
+NUMBERS = 1 << 32
+"""So many numbers each worker has for its calls, from its own number times as many on."""
 PRICING = {"input_token_cost": "0.002", "output_token_cost": "0.01", "currency": "USD"}
 
 
@@ -65,7 +67,7 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """When (unix seconds) a process that makes calls was killed, and at what point."""
+    """When (unix seconds) a worker was killed, and at what point."""
 
     at: float
     what: str
@@ -85,6 +87,9 @@ class Ground:
     scale: float = 1.0
     workers: list[Worker] = field(default_factory=list)
     kills: list[Kill] = field(default_factory=list)
+    """Of workers."""
+    strikes: list[str] = field(default_factory=list)
+    """Whatever else was killed, cut or stopped: servers, producers, `run`."""
     expected: int = 0
     """Rows that must have an outcome at the end."""
     may_fail: int = 0
@@ -100,7 +105,7 @@ class Ground:
         self.began = time.monotonic()
         self._numbers = iter(range(10**9))
         self._stack = contextlib.ExitStack()
-        self.processes: list[subprocess.Popen[bytes]] = []
+        self.processes: list[Started] = []
 
     def __enter__(self) -> Self:
         return self
@@ -152,7 +157,8 @@ class Ground:
                 }
                 for name in providers
             ],
-            "worker": {"concurrency": 64, "grace_seconds": 10}, **config,
+            "worker": {"concurrency": 64, "grace_seconds": 10},
+            **config,
         }
         self.config_path = self.folder / "truckllm.yaml"
         self.config_path.write_text(yaml.safe_dump(tree))
@@ -185,6 +191,11 @@ class Ground:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("TRUCKLLM_")}
         urls = {"TRUCKLLM_REDIS_URL": self.valkey.url, "TRUCKLLM_DATABASE_URL": self.url}
         return {**kept, **urls, "TRUCKLLM_HOME": str(self.folder / "home")}
+
+    @property
+    def local_environment(self) -> dict[str, str]:
+        """The same without a Redis URL: commands start the local stack."""
+        return {name: value for name, value in self.environment.items() if name != "TRUCKLLM_REDIS_URL"}
 
     def some(self, full: int, least: int = 1) -> int:
         """A number of the full suite at this ground's scale."""
@@ -231,6 +242,19 @@ class Ground:
             )
         self.workers.append(Worker(process, output, point, marker))
         return self.workers[-1]
+
+    def begin(self, *arguments: object, name: str, command: Sequence[str] = TRUCKLLM, **env: str) -> Started:
+        """Starts a `truckllm` command, on the local stack unless `env` gives a Redis URL, and leaves it running."""
+        self.processes.append(
+            subprocess.Popen(
+                [*command, *map(str, arguments)],
+                cwd=self.folder,
+                env={**self.local_environment, **env},
+                stdout=(self.folder / f"{name}.output").open("wb"),
+                stderr=subprocess.STDOUT,
+            )
+        )
+        return self.processes[-1]
 
     def doomed(self, point: str, nth: int, after: float, marker: Path) -> list[str]:
         """The command `truckllm`, or one that kills itself at this point."""
@@ -289,6 +313,21 @@ class Ground:
         running = jobs.c.status == JobStatus.RUNNING
         return self.number(sa.select(sa.func.count()).select_from(jobs).where(running, jobs.c.worker_id == mine))
 
+    def calling(self, worker: Worker) -> int:
+        """How many calls of a worker are announced and have no outcome yet."""
+        mine = sa.select(workers.c.id).where(workers.c.pid == worker.pid).scalar_subquery()
+        its = (attempts.c.id >= mine * NUMBERS, attempts.c.id < (mine + 1) * NUMBERS)
+        unknown = attempts.c.outcome == Outcome.UNKNOWN
+        return self.number(sa.select(sa.func.count()).select_from(attempts).where(unknown, *its))
+
+    def outcomes(self) -> dict[str, int]:
+        """The ledger's calls by outcome."""
+        count = sa.func.count().label("n")
+        return {
+            row["outcome"]: int(row["n"])
+            for row in self.rows(sa.select(attempts.c.outcome, count).group_by(attempts.c.outcome))
+        }
+
     def registered(self, worker: Worker) -> bool:
         return bool(self.number(sa.select(sa.func.count()).select_from(workers).where(workers.c.pid == worker.pid)))
 
@@ -337,7 +376,7 @@ class Ground:
                     jobs.c.status, jobs.c.error_code
                 )
             )
-            calls = dict(Counter(row["outcome"] for row in self.rows(sa.select(attempts.c.outcome))))
+            calls = self.outcomes()
             crew = [(row["id"], row["pid"], row["beat"]) for row in self.rows(sa.select(workers))]
             held = self.rows(sa.select(batches.c.id, batches.c.status, batches.c.total))
             known = f"rows {by_status}, calls {calls}, workers {crew}, batches {held}"
@@ -348,6 +387,7 @@ class Ground:
             + worker.output.read_text(errors="replace")[-1200:]
             for worker in self.workers[-4:]
         )
+        ends += "\n".join(f"--- {path.name}:\n{path.read_text()[-1200:]}" for path in self.folder.glob("run*.output"))
         return f"{known}; seed {self.seed}\n{ends}"
 
 

@@ -36,6 +36,7 @@ def perform(chosen: Scenario, url: str, *, seed: int, scale: float = 1.0) -> Fig
             ground.kind,
             seed,
             kills=len(ground.kills),
+            strikes=len(ground.strikes),
             rows=ground.expected,
             seconds=round(time.monotonic() - ground.began, 1),
             broken=(*ground.broken, f"{type(error).__name__}: {error}"),

@@ -18,6 +18,7 @@ COLUMNS = {
     "scenario": "scenario",
     "database": "database",
     "kills": "kills",
+    "others": "strikes",
     "rows": "rows",
     "lost": "lost",
     "doubled": "doubled",

@@ -29,6 +29,11 @@ NOTICED_SECONDS = 2.0
 ANSWERED_SECONDS = 0.5
 """A reply this old is recorded, or its worker was killed in between."""
 VERIFIED = "verify" in truckllm._COMMANDS
+SPOILT = {
+    *("reset", "hang", "truncated", "rubbish", "empty", "error_in_200", "cut_stream", "stalled_stream", "no_done"),
+    *("no_finish", "malformed_chunk", "gigantic"),
+}
+"""Faults of the sandbox after which nobody can know the answer."""
 SETTLED = {Outcome.UNKNOWN, Outcome.FENCED}
 
 
@@ -60,6 +65,7 @@ def judge(ground: Ground) -> Figures:
         database=ground.kind,
         seed=ground.seed,
         kills=len(ground.kills),
+        strikes=len(ground.strikes),
         rows=ground.expected,
         lost=lost(ground, states),
         doubled=doubled(ground, ledger),
@@ -76,8 +82,9 @@ def judge(ground: Ground) -> Figures:
 
 
 def refused(call: Row) -> bool:
-    """Whether the provider said no and billed nothing; a second call after that isn't one too many."""
-    return call["status"] is not None and call["status"] >= 400 and not call["billed"]
+    """Whether the provider said no and billed nothing, or spoilt its answer; a second call after that isn't one too many."""
+    said_no = call["status"] is not None and call["status"] >= 400 and not call["billed"]
+    return said_no or call["fault"] in SPOILT
 
 
 def lost(ground: Ground, states: Mapping[str, int]) -> int:

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
-from tests.chaos.ground import Ground
+import sqlalchemy as sa
+
+from models.states import JobStatus
+from models.tables import jobs
+from tests.chaos.doomed import POISON
+from tests.chaos.ground import Ground, Worker
 from tests.chaos.registry import scenario
 
-RPM = 1200
 LATENCY = 0.4
+RPM = 1500
+FAILED = sa.select(jobs.c.custom_id, jobs.c.error_code).where(jobs.c.status == JobStatus.FAILED)
+POINTS = (
+    "after-claim",
+    "after-reserve",
+    "after-announce",
+    "after-send",
+    "after-reply",
+    "in-record",
+    "after-record",
+    "before-ack",
+)
+"""Where a worker can be killed: all steps of a call, from claim to the ticket's acknowledgement."""
+MOST_MEETINGS = {"before-ack": 1, "after-claim": 4, "after-reserve": 6, "in-record": 12, "after-record": 12}
+"""Up to which time a worker that comes by a point is killed there; 40 where nothing else is said."""
 
 
 def keep_busy(ground: Ground, least: int = 150, more: int = 300) -> None:
@@ -15,18 +34,104 @@ def keep_busy(ground: Ground, least: int = 150, more: int = 300) -> None:
         ground.submit(more)
 
 
-@scenario("random-kills", short=0.12)
+def at_work(ground: Ground, worker: Worker) -> bool:
+    """Whether a worker has calls out; keeps the work from running out meanwhile."""
+    keep_busy(ground)
+    return ground.calling(worker) > 0
+
+
+@scenario("random-kills", short=0.16)
 def random_kills(ground: Ground) -> None:
-    """`kill -9` of a worker at random moments, one of three, started again at once."""
+    """`kill -9` of a worker at random moments, one of three at work, started again at once."""
     ground.start(latency=LATENCY, rpm=RPM)
     ground.submit(200)
-    crew = [ground.start_worker() for _ in range(3 if ground.scale >= 1 else 2)]
+    crew = [ground.start_worker() for _ in range(ground.some(3, least=2))]
     for _ in range(ground.some(25, least=2)):
-        keep_busy(ground)
         victim = ground.rng.randrange(len(crew))
-        ground.until(lambda: ground.running(crew[victim]), "the next victim to have work", 60)  # noqa: B023
-        pause = ground.rng.uniform(0.0, 0.6)
-        ground.quiet(pause)
+        ground.until(lambda: at_work(ground, crew[victim]), "the next victim to have calls out", 60)  # noqa: B023
+        ground.quiet(ground.rng.uniform(0.0, 0.6))
         ground.kill(crew[victim])
         crew[victim] = ground.start_worker()
     ground.finish()
+
+
+@scenario("named-kills", short=0.25)
+def named_kills(ground: Ground) -> None:
+    """Workers that kill themselves right after claim, reserve, announcement, send, reply, record, before and after its commit, and before the ticket's ack."""
+    ground.start(latency=LATENCY, rpm=RPM, worker={"concurrency": 64, "grace_seconds": 10, "budget_seconds": 3})
+    ground.submit(200)
+    points = [point for point in POINTS for _ in range(ground.some(3))]
+    ground.rng.shuffle(points)
+    if ground.scale < 1:
+        points = points[: ground.some(len(POINTS) * 3, least=2)]
+    steady = ground.start_worker()
+    doomed: list[Worker] = []
+    while points or doomed:
+        while points and len(doomed) < 2:
+            point = points.pop()
+            nth = ground.rng.randint(1, MOST_MEETINGS.get(point, 40))
+            after = ground.rng.uniform(0.05, 0.75 * LATENCY) if point == "after-send" else 0.0
+            doomed.append(ground.start_worker(point, nth, after=after))
+
+        def dead() -> Worker | None:
+            keep_busy(ground)
+            return next((one for one in doomed if not one.alive), None)  # noqa: B023
+
+        victim = ground.until(dead, "a doomed worker to die", 90)
+        assert victim is not None
+        ground.died(victim)
+        doomed.remove(victim)
+    ground.promise(steady.alive, "the worker that nobody killed has ended")
+    ground.finish()
+
+
+@scenario("poison-among-kills", short=0.2)
+def poison_among_kills(ground: Ground) -> None:
+    """A row that crashes its worker each time, among random kills: it alone fails, as `poison`."""
+    ground.start(latency=LATENCY, rpm=RPM)
+    rows = ground.lines(300)
+    rows.insert(ground.rng.randrange(20, 60), ground.lines(1, words=POISON)[0])
+    ground.may_fail = 1
+    ground.submit(rows)
+    crew = [ground.start_worker(POISON) for _ in range(2)]
+    left = ground.some(6, least=1)
+
+    def over() -> bool:
+        nonlocal left
+        for place, worker in enumerate(crew):
+            if not worker.alive:
+                ground.died(worker)
+                crew[place] = ground.start_worker(POISON)
+            elif left and ground.calling(worker) and ground.rng.random() < 0.02:
+                left -= 1
+                ground.kill(worker)
+                crew[place] = ground.start_worker(POISON)
+        if left:
+            keep_busy(ground, 100, 200)
+        return not left and ground.left() <= 0
+
+    ground.until(over, "all but the poison to be done", 240)
+    ground.finish()
+    failed = ground.rows(FAILED)
+    ground.promise(
+        [row["error_code"] for row in failed] == ["poison"], f"instead of one poison row these failed: {failed}"
+    )
+
+
+@scenario("rolling-restart", short=0.34)
+def rolling_restart(ground: Ground) -> None:
+    """SIGTERM to every worker in turn under load, each replaced at once: no call is lost, no call made twice, exit code 0."""
+    ground.start(latency=LATENCY, rpm=RPM)
+    ground.submit(200)
+    crew = [ground.start_worker() for _ in range(ground.some(3, least=2))]
+    for turn in range(ground.some(9, least=2)):
+        place = turn % len(crew)
+        ground.until(lambda: at_work(ground, crew[place]), "the next worker to have calls out", 60)  # noqa: B023
+        ground.quiet(ground.rng.uniform(0.0, 0.6))
+        code = ground.stop(crew[place])
+        ground.promise(code == 0, f"a worker ended on SIGTERM with exit code {code}")
+        crew[place] = ground.start_worker()
+    ground.finish()
+    ground.promise(not ground.kills, "nobody was to be killed")
+    cut = ground.outcomes().get("unknown", 0)
+    ground.promise(cut == 0, f"{cut} calls are `unknown` after a restart that was to finish them")
