@@ -12,6 +12,8 @@ from models.guesses import COLD_CHARACTERS_PER_TOKEN, COLD_OUTPUT_TOKENS, MEDIA_
 
 WARM_AFTER = 5
 WEIGHT = 0.05
+LONGEST_OUTPUT = 2**18
+"""More than models write in a call: a server that tells more must not make the next calls look too big for their limits."""
 
 
 class Estimates:
@@ -41,7 +43,7 @@ class Estimates:
         text, media = characters(source)
         if not media and input_tokens > TOKENS_A_MESSAGE and text > 0:
             self._blend(self._ratio, model, text / max(1, input_tokens - TOKENS_A_MESSAGE))
-        self._blend(self._output, model, float(output_tokens))
+        self._blend(self._output, model, float(min(output_tokens, LONGEST_OUTPUT)))
 
     @staticmethod
     def _blend(table: dict[str, tuple[int, float]], model: str, value: float) -> None:

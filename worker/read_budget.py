@@ -13,6 +13,9 @@ from typing import Self
 
 _PASSES = 8
 """So many readers go on beyond the budget, so that those who hold it all can finish; more than one, because one may be slow."""
+_SHARE = 8
+"""A reader beyond the budget that holds more than this part of it goes on alone among its like: eight replies of the largest size
+would be ten times the budget."""
 _BLOCK_BYTES = 16 * 1024
 
 
@@ -23,15 +26,29 @@ class ReadBudget:
         self.limit = limit
         self.held = 0
         self._passes: set[Reading] = set()
+        self._large: Reading | None = None
         self._waiting: deque[tuple[Reading, asyncio.Future[None]]] = deque()
 
     def reading(self, *, pack: bool = False) -> Reading:
         """A reader for one reply, as a context. `pack`: hold what comes compressed (streams repeat themselves a lot)."""
         return Reading(self, pack)
 
+    def _goes_on(self, reading: Reading) -> bool:
+        """Whether a reader may go on beyond the budget; if so, it is noted as one that does."""
+        if reading.held > self.limit // _SHARE:
+            if self._large not in (None, reading):
+                if reading in self._passes:
+                    self._passes.discard(reading)
+                    self._wake()
+                return False
+            self._large = reading
+        elif reading not in self._passes and len(self._passes) >= _PASSES:
+            return False
+        self._passes.add(reading)
+        return True
+
     async def _room(self, reading: Reading) -> None:
-        if len(self._passes) < _PASSES:
-            self._passes.add(reading)
+        if self._goes_on(reading):
             return
         woken = asyncio.get_running_loop().create_future()
         self._waiting.append((reading, woken))
@@ -40,13 +57,20 @@ class ReadBudget:
     def _release(self, reading: Reading) -> None:
         self.held -= reading.held
         self._passes.discard(reading)
-        while self._waiting and (self.held <= self.limit or len(self._passes) < _PASSES):
-            waiter, woken = self._waiting.popleft()
-            if woken.done():  # its call was cancelled
+        if self._large is reading:
+            self._large = None
+        self._wake()
+
+    def _wake(self) -> None:
+        """Lets those go on that may, the longest waiting first; cancelled calls are forgotten."""
+        waiting, self._waiting = self._waiting, deque()
+        for waiter, woken in waiting:
+            if woken.done():
                 continue
-            if self.held > self.limit:
-                self._passes.add(waiter)
-            woken.set_result(None)
+            if self.held <= self.limit or self._goes_on(waiter):
+                woken.set_result(None)
+            else:
+                self._waiting.append((waiter, woken))
 
 
 class Reading:
@@ -92,5 +116,5 @@ class Reading:
     async def room(self) -> None:
         """Returns when this reader may read on: at once while the budget holds."""
         budget = self._budget
-        if budget.held > budget.limit and self not in budget._passes:
+        if budget.held > budget.limit:
             await budget._room(self)

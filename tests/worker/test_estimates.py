@@ -82,6 +82,17 @@ def test_a_change_of_habit_is_followed() -> None:
     assert estimates.output_tokens("m", None) < 50
 
 
+def test_one_lie_about_the_output_does_not_make_the_next_calls_huge() -> None:
+    estimates = Estimates()
+    for _ in range(50):
+        estimates.learn("m", chat("one two"), 10, 100)
+    estimates.learn("m", chat("one two"), 10, 10**8)
+    assert estimates.output_tokens("m", None) < 15_000
+    for _ in range(100):
+        estimates.learn("m", chat("one two"), 10, 100)
+    assert estimates.output_tokens("m", None) < 250
+
+
 @given(JSON, st.lists(st.tuples(JSON, COUNTS, COUNTS), max_size=12), st.none() | st.integers(1, 10**9))
 def test_estimates_are_whole_positive_and_within_the_bound_after_any_experience(
     source: Any, past: list[tuple[Any, int, int]], most: int | None

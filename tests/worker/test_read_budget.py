@@ -50,10 +50,12 @@ def test_replies_beyond_the_budget_wait_for_each_other_and_all_arrive() -> None:
 
 def test_a_waiting_reader_that_is_cancelled_leaves_no_trace() -> None:
     async def main() -> None:
-        budget = ReadBudget(10)
+        budget = ReadBudget(80)
+        full = budget.reading()
+        full.add(b"x" * 80)
         holders = [budget.reading() for _ in range(8)]
         for holder in holders:
-            holder.add(b"x" * 100)
+            holder.add(b"x" * 10)
             await holder.room()
         late, later = budget.reading(), budget.reading()
         waits = [asyncio.create_task(reader.room()) for reader in (late, later)]
@@ -64,7 +66,59 @@ def test_a_waiting_reader_that_is_cancelled_leaves_no_trace() -> None:
         await waits[1]
         with pytest.raises(asyncio.CancelledError):
             await waits[0]
-        for reader in (late, later, *holders[1:]):
+        for reader in (full, late, later, *holders[1:]):
+            reader.__exit__(None, None, None)
+        assert budget.held == 0
+
+    run(main())
+
+
+def test_of_gigantic_replies_one_at_a_time_goes_far_beyond_the_budget_and_all_arrive() -> None:
+    size, calls, limit = 2_000_000, 12, 160_000
+
+    async def script(head: bytes, writer: Writer) -> None:
+        writer.write(f"HTTP/1.1 200 OK\r\ncontent-length: {size}\r\n\r\n".encode())
+        for _ in range(100):
+            writer.write(b"x" * (size // 100))
+            await writer.drain()
+
+    async def main() -> tuple[list[Reply], int]:
+        async with serving(script) as server, HttpSender(read_budget_bytes=limit) as sender:
+            reading = asyncio.gather(*(sender.send(call(server.url)) for _ in range(calls)))
+            peak = 0
+            while not reading.done():
+                peak = max(peak, sender.bytes_being_read)
+                await asyncio.sleep(0)
+            return list(await reading), peak
+
+    replies, peak = run(main())
+    assert [len(reply.body) for reply in replies] == [size] * calls
+    # one whole reply, and of the others what they held when they were stopped
+    assert size < peak < limit + size + calls * 150_000 < 8 * size
+
+
+def test_a_reader_that_grows_large_beyond_the_budget_makes_way_for_a_small_one() -> None:
+    async def main() -> None:
+        budget = ReadBudget(80)
+        large, growing, *small = [budget.reading() for _ in range(10)]
+        large.add(b"x" * 100)
+        await large.room()
+        growing.add(b"x")
+        await growing.room()
+        for reader in small[:6]:
+            reader.add(b"x")
+            await reader.room()
+        small[6].add(b"x")
+        late = asyncio.create_task(small[6].room())
+        await asyncio.sleep(0)
+        assert not late.done(), "as many go on as may"
+        growing.add(b"x" * 20)
+        stopped = asyncio.create_task(growing.room())
+        await late
+        assert not stopped.done()
+        large.__exit__(None, None, None)
+        await stopped
+        for reader in (growing, *small):
             reader.__exit__(None, None, None)
         assert budget.held == 0
 

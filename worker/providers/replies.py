@@ -16,8 +16,8 @@ import orjson
 
 from worker.providers.base import Reply
 
-_LARGEST_COUNT = 2**40
-"""Token counts above this are nonsense, and sums of them would not fit the ledger."""
+_LARGEST_COUNT = 10**8
+"""Ten times what any model reads or writes in a call. A count above it is nonsense: it would be a bill of its own, and shut limits."""
 
 _YEAR_2100 = 4102444800
 

@@ -198,7 +198,7 @@ def test_tokens_told_in_digits_are_counted_and_a_late_first_event_or_a_large_tex
 
 
 @every
-@pytest.mark.parametrize("usage", ["missing", "null", "text", "negative", "partial"])
+@pytest.mark.parametrize("usage", ["missing", "null", "text", "negative", "huge", "partial"])
 @both
 def test_a_wrong_usage_leaves_the_answer_and_is_no_usage(dialect: ProviderName, usage: Any, stream: bool) -> None:
     response, _ = ask(dialect, simple(dialect, stream=stream), Fault(kind="wrong_usage", usage=usage))
