@@ -33,7 +33,7 @@ from models.database import open_database
 from models.errors import StorageError
 from models.queues import DRAIN, MAX_HOPS, Ticket, queue_name
 from models.store import attempts as attempt_store
-from worker import routing
+from worker import routing, warden
 from worker.app import make_app
 from worker.breaker import Breaker
 from worker.engine import Engine
@@ -78,11 +78,12 @@ def main(
     providers: Sequence[str] | None = None,
     *,
     parent_pipe: int | None = None,
+    alone_for: int | None = None,
 ) -> NoReturn:
     """Runs one worker process until it is told to end, and ends it with exit code 0, or 4 when the database can't be reached.
 
     `providers` are those it serves (None: all). `parent_pipe` is a file descriptor whose end of file means that the parent
-    has died.
+    has died. `alone_for`: the worker that started this process, to run suspects and end when there are none left.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("truckllm").setLevel(logging.INFO)  # Celery raises the root's level while it starts
@@ -94,7 +95,7 @@ def main(
     warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
     _allow_connections()
     served = list(providers) if providers else [provider.id for provider in config.providers]
-    process = Process(config, database_url, redis_url, served)
+    process = Process(config, database_url, redis_url, served, alone_for=alone_for)
     if parent_pipe is not None:
         threading.Thread(target=_die_with_parent, args=(parent_pipe,), daemon=True).start()
     code = process.run()
@@ -123,9 +124,17 @@ def _die_with_parent(pipe: int) -> None:
 
 
 class Process:
-    """What a worker process is made of. `served` are provider ids."""
+    """What a worker process is made of. `served` are provider ids; `alone_for` as in `main`."""
 
-    def __init__(self, config: Config, database_url: str | None, redis_url: str, served: Sequence[str]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        database_url: str | None,
+        redis_url: str,
+        served: Sequence[str],
+        *,
+        alone_for: int | None = None,
+    ) -> None:
         self.config = config
         self.served = list(served)
         self.stopping = False
@@ -140,6 +149,8 @@ class Process:
         self._give_up = threading.Event()
         self._janitor: asyncio.Task[None] | None = None
         self._rung: dict[str, float] = {}
+        self._alone_for = alone_for
+        self._warden: warden.Warden | None = None
 
     def run(self) -> int:
         """Until told to end."""
@@ -152,8 +163,13 @@ class Process:
             return StorageError.exit_code
         signal.signal(signal.SIGTERM, self._signalled)
         signal.signal(signal.SIGINT, self._signalled)
-        log.info("worker %d serves %s", self._lease.worker_id, ", ".join(self.served))
-        self._consume()
+        if self._alone_for is None:
+            log.info("worker %d serves %s", self._lease.worker_id, ", ".join(self.served))
+            self._consume()
+        else:
+            log.info("worker %d runs suspects apart, for worker %d", self._lease.worker_id, self._alone_for)
+            warden.volunteer()
+            self._on_loop(warden.attend(self._runners, self.config, self._recorder, lambda: self.stopping))
         self._end()
         return 0
 
@@ -162,7 +178,9 @@ class Process:
         self._limiter = Limiter(self._client, seed=self._seed)
         self._breaker = Breaker(self._client)
         self._sender = await HttpSender(max_response_bytes=self.config.worker.max_response_bytes).__aenter__()
-        self._lease = Lease(self._recorder, self.served, self.config.config_hash(), self._lost, self._drained)
+        self._lease = Lease(
+            self._recorder, self.served, self.config.config_hash(), self._lost, self._drained, self._alone_for
+        )
         await self._lease.take()
         for name in self.served:
             settings = self.config.provider(name)
@@ -179,11 +197,14 @@ class Process:
                 may_send=lambda: self._lease.fresh,
                 attempt_id=self._lease.attempt_id,
                 passed_on=self._passed_on,
+                alone=self._alone_for is not None,
             )
         for runner in self._runners.values():
             with contextlib.suppress(redis.exceptions.RedisError, OSError, TimeoutError):
                 await runner.engine.ring.take_over()
-        janitor = Janitor(self._lease, self._recorder, self._runners, self._ring)
+        if self._alone_for is None:
+            self._warden = warden.Warden(self.config, self.served, self._recorder, lambda: self._lease.worker_id)
+        janitor = Janitor(self._lease, self._recorder, self._runners, self._ring, self._warden)
         self._janitor = asyncio.ensure_future(janitor.run())
 
     def _consume(self) -> None:
@@ -233,6 +254,8 @@ class Process:
     def _stop_runners(self) -> None:
         for runner in self._runners.values():
             runner.stop()
+        if self._warden is not None:
+            self._warden.stop()
         if (hub := get_event_loop()) is not None:
             # wakes Celery's loop, which would look whether it is to end only when its poll is over
             hub.call_soon(lambda: None)  # type: ignore[no-untyped-call]
@@ -248,6 +271,12 @@ class Process:
             if self._give_up.wait(0.01):
                 log.warning("told twice to end: calls under way stay unknown")
                 break
+        while (
+            self._warden is not None
+            and not (self._warden.ended or self._give_up.is_set())
+            and time.monotonic() < deadline
+        ):
+            self._give_up.wait(0.02)
         hopeless = False
         if not self._give_up.is_set():
             # whatever is still held must be stored before this worker is known to be gone

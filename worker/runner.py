@@ -19,6 +19,7 @@ from models.errors import StorageError
 from models.store import batches as batch_store
 from models.store import jobs as job_store
 from models.store import recoveries
+from models.store import suspects as suspect_store
 from models.store.jobs import Claimed
 from worker import routing
 from worker.breaker import Breaker
@@ -50,7 +51,7 @@ class Runner:
     """The drain of one provider in one process.
 
     `worker_id` gives the worker's present number, `may_send` says whether its lease is fresh, `attempt_id` numbers calls,
-    `passed_on` (lane, excluded) is told of jobs that others of their route are to take.
+    `passed_on` (lane, excluded) is told of jobs that others of their route are to take. `alone`: it takes suspects, and nothing else.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Runner:
         may_send: Callable[[], bool],
         attempt_id: Callable[[], int],
         passed_on: Callable[[str, str], None],
+        alone: bool = False,
     ) -> None:
         self.engine = engine
         self.draining = False
@@ -75,6 +77,11 @@ class Runner:
         self._worker_id = worker_id
         self._may_send = may_send
         self._concurrency = engine.config.worker.concurrency
+        self._claim_jobs = job_store.claim
+        self._alone = alone
+        if alone:
+            self._concurrency = min(self._concurrency, suspect_store.MOST_TOGETHER)
+            self._claim_jobs = suspect_store.claim
         self._waiting: list[Prepared] = []
         self._holding: set[int] = set()  # those of them that a bucket is kept free for, by job
         self._looked_at = float("-inf")
@@ -137,7 +144,8 @@ class Runner:
             return True
         free = self._concurrency - len(self._flights)
         if free <= 0:
-            await self._turns.full(self.engine.latency_ms)
+            if not self._alone:  # that this process is full says nothing of the others, which have the limits' room
+                await self._turns.full(self.engine.latency_ms)
             await self._pause(IDLE_SECONDS, landing=True)
             return True
         if self.engine.ring.all_out:
@@ -196,7 +204,7 @@ class Runner:
             at = self._recorder.now()
             if wake:
                 job_store.wake(connection, self._turns.lanes, at)
-            claimed = job_store.claim(
+            claimed = self._claim_jobs(
                 connection,
                 provider=self.name,
                 lanes=lanes,

@@ -53,6 +53,7 @@ def command(join: Join) -> Callable[..., None]:
         ] = None,
         config: Annotated[Path | None, typer.Option("-c", "--config", help="Configuration file.")] = None,
         parent_pipe: Annotated[int | None, typer.Option(hidden=True)] = None,
+        alone_for: Annotated[int | None, typer.Option(hidden=True)] = None,
     ) -> None:
         """Work on what is queued, until SIGTERM or Ctrl-C: then calls in flight are finished, and a second one gives up.
 
@@ -63,8 +64,8 @@ def command(join: Join) -> Callable[..., None]:
         settings = load_config(config, secrets=True)
         names = _known(settings, provider or [])
         count = processes or settings.worker.processes
-        if settings.redis_url is not None and count == 1:
-            raise typer.Exit(_serve(settings, settings.redis_url, names, parent_pipe))
+        if settings.redis_url is not None and (count == 1 or alone_for is not None):
+            raise typer.Exit(_serve(settings, settings.redis_url, names, parent_pipe, alone_for))
         plan = Plan.of(settings, processes=count, providers=names, may_end=True)
         if settings.redis_url is not None:
             _supervise(plan)
@@ -78,10 +79,13 @@ def _known(config: Config, names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(config.provider(name).id for name in names))
 
 
-def _serve(config: Config, redis_url: str, providers: Sequence[str], parent_pipe: int | None) -> int:
+def _serve(
+    config: Config, redis_url: str, providers: Sequence[str], parent_pipe: int | None, alone_for: int | None
+) -> int:
     from worker.process import main
 
-    return main(config, config.database_url, redis_url, providers or None, parent_pipe=parent_pipe)
+    url = config.database_url
+    return main(config, url, redis_url, providers or None, parent_pipe=parent_pipe, alone_for=alone_for)
 
 
 def _supervise(plan: Plan) -> None:
