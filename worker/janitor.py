@@ -22,6 +22,7 @@ from worker import routing
 from worker.lease import BEAT_SECONDS, Lease
 from worker.recorder import Recorder
 from worker.runner import Runner
+from worker.warden import Warden
 
 log = logging.getLogger("truckllm.janitor")
 
@@ -48,6 +49,7 @@ class Census:
     def dead(self, rows: Sequence[RowMapping], mine: int) -> list[int]:
         """The dead among these rows of `workers`."""
         now = self._clock()
+        known = {row["id"] for row in rows}
         if now - self._looked > BLIND_SECONDS:
             self.restart()  # this process, or all of them with their database, stood still
         self._looked = now
@@ -60,7 +62,8 @@ class Census:
             if beat != row["beat"]:
                 since = now
             seen[row["id"]] = (row["beat"], since)
-            if now - since > DEAD_SECONDS or _gone(row):
+            # what ran suspects is looked after by the worker that started it, as long as that lives
+            if now - since > DEAD_SECONDS or (row["alone_for"] not in known and _gone(row)):
                 found.append(int(row["id"]))
         self._seen = seen
         return found
@@ -75,7 +78,7 @@ def _gone(row: RowMapping) -> bool:
 
 class Janitor:
     """Two loops on the event loop, of five seconds each: heartbeats and rescues, which only need the database; and rings and
-    keys, which may have to wait for others. `ring` sends a ticket for a provider."""
+    keys, which may have to wait for others. `ring` sends a ticket for a provider, `warden` (if any) has suspects run."""
 
     def __init__(
         self,
@@ -83,11 +86,13 @@ class Janitor:
         recorder: Recorder,
         runners: Mapping[str, Runner],
         ring: Callable[[str], Awaitable[None]],
+        warden: Warden | None = None,
     ) -> None:
         self._lease = lease
         self._recorder = recorder
         self._runners = runners
         self._ring = ring
+        self._warden = warden
         self._census = Census()
         self._ticks = 0
         self._lost: dict[tuple[int, int], float] = {}
@@ -115,7 +120,9 @@ class Janitor:
         slow = self._ticks % SLOW_TICKS == 0
         self._ticks += 1
         held = {job: epoch for runner in self._runners.values() for job, epoch in runner.held.items()}
-        self._waiting = await self._recorder.call(lambda connection: self._look(connection, slow, held))
+        self._waiting, suspects = await self._recorder.call(lambda connection: self._look(connection, slow, held))
+        if suspects and self._warden is not None:
+            self._warden.start()
         self._looked.set()
 
     async def call_out(self) -> None:
@@ -129,10 +136,11 @@ class Janitor:
         for runner in self._runners.values():
             await runner.engine.ring.refresh()
 
-    def _look(self, connection: Connection, slow: bool, held: Mapping[int, int]) -> set[str]:
-        """One round in one transaction. The lanes in which something can be claimed."""
+    def _look(self, connection: Connection, slow: bool, held: Mapping[int, int]) -> tuple[set[str], bool]:
+        """One round in one transaction. The lanes in which something can be claimed, and whether suspects are to run."""
         now = self._recorder.now()
-        dead = self._census.dead(worker_store.everyone(connection), self._lease.worker_id)
+        rows = worker_store.everyone(connection)
+        dead = self._census.dead(rows, self._lease.worker_id)
         if dead:
             worker_store.remove(connection, dead)
             rescued = job_store.rescue(connection, dead)
@@ -144,7 +152,9 @@ class Janitor:
             job_store.pull_in(connection, lanes, now)
             self._finish(connection, now)
         job_store.wake(connection, lanes, now)
-        return job_store.waiting_lanes(connection, lanes)
+        living = [row for row in rows if row["id"] not in dead]
+        suspects = self._warden is not None and self._warden.wanted(connection, living)
+        return job_store.waiting_lanes(connection, lanes), suspects
 
     def _give_orphans_back(self, connection: Connection, held: Mapping[int, int]) -> None:
         """Jobs that the database says we run and we know nothing of: a commit that got through without our hearing it."""
