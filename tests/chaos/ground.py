@@ -124,6 +124,10 @@ class Ground:
 
     # Setting up
 
+    def at_end(self, work: Callable[[], object]) -> None:
+        """What is to be done after the last look at everything, latest first."""
+        self._stack.callback(work)
+
     def start(
         self,
         *,
