@@ -110,7 +110,7 @@ class Engine:
     def prepare(self, job: Claimed) -> Prepared | NoKey | Ending:
         """What to ask the limiter for; or the job's ending, when what is known makes the call pointless."""
         asked = routing.model_for(self.config, job.lane, self.name, job.model)
-        models = self.ring.models_to_try(asked)
+        models = self._models(job, asked)
         if not models:
             gone = self.ring.model_gone(asked)
             return self._without_call(job, gone or Failure(FailureKind.MODEL, "model_not_found", f"no model {asked!r}"))
@@ -132,6 +132,14 @@ class Engine:
             return self._without_call(job, Failure(FailureKind.BAD_REQUEST, "plugin_error", message))
         # the job's own id: whoever asks for it again goes on with the hold that it has
         return Prepared(job, request, Want(str(job.id), charge, self.ring.usable(model)), time.monotonic())
+
+    def _models(self, job: Claimed, asked: str) -> list[str]:
+        """What the job may ask for here: its model and the fallbacks, unless its batch forbids those; without what is known to be gone."""
+        return [model for model in self.ring.models_to_try(asked) if model == asked or not job.no_fallback]
+
+    def _others(self, job: Claimed) -> list[str]:
+        """The other providers that the job may still go to."""
+        return [] if job.no_fallback else routing.others(self.config, job.lane, self.name, job.excluded)
 
     def may_launch(self, prepared: Prepared, key: LimitedKey) -> bool:
         """Whether a call that was granted some moments ago is still to go out: not on a key or to a model that has failed
@@ -173,7 +181,7 @@ class Engine:
         """The ending of a job that needn't be sent to know how it goes."""
         situation = Situation(
             provider=self.name,
-            others=routing.others(self.config, job.lane, self.name, job.excluded),
+            others=self._others(job),
             routed=bool(routing.candidates(self.config, job.lane)),
         )
         return self._ending(job, None, failure, decide(failure, situation, self._rng))
@@ -185,7 +193,7 @@ class Engine:
 
     def _elsewhere(self, job: Claimed, failure: Failure) -> Ending:
         """The ending of a job that this provider can never take: another of its route may."""
-        others = routing.others(self.config, job.lane, self.name, job.excluded)
+        others = self._others(job)
         verdict = Verdict(About.NOTHING, 0.0, exclude=(self.name,)) if others else Verdict(About.NOTHING, None)
         return self._ending(job, None, failure, verdict)
 
@@ -344,11 +352,11 @@ class Engine:
         return Situation(
             provider=self.name,
             past=past,
-            others=routing.others(self.config, job.lane, self.name, job.excluded),
-            larger=routing.larger(self.config, job.lane, self.name, job.excluded),
+            others=self._others(job),
+            larger=[] if job.no_fallback else routing.larger(self.config, job.lane, self.name, job.excluded),
             routed=bool(routing.candidates(self.config, job.lane)),
             another_key=bool(self.ring.usable(request.model)),
-            another_model=bool(self.ring.models_to_try(asked)),
+            another_model=bool(self._models(job, asked)),
             others_succeed=bool(mine)
             and self._experience.answers_others(kind, max(one.age for one in mine), len(mine) + 1),
             retry_for=self.config.worker.retry_for,
