@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 from pathlib import Path
 from typing import Annotated
@@ -75,7 +76,13 @@ def api(
             timeout_graceful_shutdown=10,
         )
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _told)  # uvicorn ends by itself, then raises the signal again
         uvicorn.Server(serving).run([listener])
+
+
+def _told(_number: int, _frame: object) -> None:
+    """Being told to stop is this command's usual end, not a failure."""
 
 
 def _listening(host: str, port: int) -> socket.socket:
