@@ -240,7 +240,7 @@ class Engine:
 
     async def _forget(self, attempt_id: int) -> None:
         try:
-            await self._recorder.call(lambda connection: attempt_store.unsent(connection, [attempt_id]))
+            await self._recorder.insist(lambda connection: attempt_store.unsent(connection, [attempt_id]))
         except StorageError as error:
             log.warning("attempt %d could not be taken back: %s", attempt_id, error)
 

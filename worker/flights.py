@@ -167,7 +167,8 @@ class Flights:
         self._land(flight)
 
     async def _take_back(self, flights: Sequence[Flight]) -> None:
-        """Undoes announcements, also those of which nobody knows whether they were committed."""
+        """Undoes announcements, also those of which nobody knows whether they were committed; however long that takes, because
+        what stays in the ledger counts as a call."""
         jobs = {flight.prepared.job.id: flight.prepared.job.epoch for flight in flights}
 
         def undo(connection: Connection) -> None:
@@ -175,7 +176,7 @@ class Flights:
             job_store.give_back(connection, jobs)
 
         try:
-            await self._recorder.call(undo)
+            await self._recorder.insist(undo)
         except StorageError as error:
             log.warning("%d jobs could not be given back now; the heartbeats see to it: %s", len(jobs), error)
         self.let_go(jobs)

@@ -266,7 +266,7 @@ class KeyRing:
                 probes=probes,
             )
 
-        await self._recorder.call(write)
+        await self._recorder.insist(write)
 
     async def refresh(self) -> None:
         """Takes over what all workers know, and looks after quarantines whose time has come."""

@@ -99,6 +99,16 @@ class Recorder:
             self._wake.notify()
         return await future
 
+    async def insist(self, work: Callable[[Connection], T]) -> T:
+        """`call` again and again until it gets through; `work` must bear being done twice. Raises StorageError only at the end."""
+        while True:
+            try:
+                return await self.call(work)
+            except StorageError:
+                if self._stopping:
+                    raise
+                await asyncio.sleep(RETRY_SECONDS)
+
     def record(self, ending: Ending) -> asyncio.Future[None]:
         """Stores an ending; the future is done once it is committed."""
         size = 512 + (len(ending.answer.response) + len(ending.answer.text or b"") if ending.answer else 0)
