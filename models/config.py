@@ -329,6 +329,11 @@ class Config(Node):
         return self._path
 
     @property
+    def from_environment(self) -> bool:
+        """Whether there is no file, only keys found in the environment; `warnings` says that then."""
+        return bool(self._keys_found)
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """What is allowed but probably not meant, each with its YAML path."""
         if self._keys_found:

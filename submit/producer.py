@@ -27,6 +27,7 @@ from models.wording import counted
 from submit import bell, lookalikes
 from submit.batch_options import BatchOptions, Given
 from submit.loading import Load, Order, begin, fill, told
+from submit.price_sources import price_notes
 from submit.shutdowns import shutdowns
 from submit.source import Input, Source, opened
 
@@ -247,6 +248,7 @@ def _submit(
         warnings += _unheard(database, order, found.batch_id)
     warnings += [*checked.warnings, *settings.warnings]
     warnings += shutdowns(database, settings, found.batch_id)
+    warnings += price_notes(database, settings, found.batch_id)
     if ring and settings.redis_url:
         warnings += call_workers(database, settings, checked.lanes, settings.redis_url)
     if isinstance(found, Load):

@@ -27,6 +27,7 @@ from submit.cli.output import note, print_json, print_table, say
 from submit.forecast import ASSUMED_OUTPUT_TOKENS, Average, Forecast, Group, averages, forecast
 from submit.live import duration
 from submit.producer import check
+from submit.price_sources import listed_prices
 from submit.source import opened
 
 
@@ -92,6 +93,7 @@ def _notes(found: Forecast, config: Config, pilot: int | None) -> list[str]:
         notes.append(f"batch {pilot} tells nothing about {names}")
     if names := ", ".join(f"{group.provider}/{group.model}" for group in found.groups if group.cost is None):
         notes.append(f"UNPRICED: no price is configured for {names}; they are in no cost")
+    notes += listed_prices(config, [(group.provider, group.model) for group in found.groups])
     if number := sum(group.unbounded for group in found.groups):
         have = "has" if number == 1 else "have"
         notes.append(f"{counted(number, 'line')} {have} no max_tokens: nothing bounds what they can cost")

@@ -32,8 +32,8 @@ from tests.worker_by_hand import WorkerByHand
 
 CONFIG = """
 providers:
-  - {id: openai, keys: [{id: oa-1, secret: "${NOT_SET_ANYWHERE}", limit_req_per_min: 1, limit_tokens_per_min: 1}]}
-  - {id: claude, keys: [{id: cl-1, secret: s-2, limit_req_per_min: 1, limit_tokens_per_min: 1}]}
+  - {id: openai, keys: [{id: oa-1, secret: "${NOT_SET_ANYWHERE}", limit_req_per_min: 1, limit_tokens_per_min: 1, pricing: &free {input_token_cost: 0, output_token_cost: 0}}]}
+  - {id: claude, keys: [{id: cl-1, secret: s-2, limit_req_per_min: 1, limit_tokens_per_min: 1, pricing: *free}]}
 """
 
 

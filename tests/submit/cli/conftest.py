@@ -15,8 +15,8 @@ from tests.submit.cli.reading import Cli
 
 CONFIG = """
 providers:
-  - {id: openai, keys: [{id: oa-1, secret: "${OPENAI_CANARY}", limit_req_per_min: 9, limit_tokens_per_min: 9}]}
-  - {id: claude, keys: [{id: cl-1, pool: team, secret: "sk-canary-5b1c", limit_req_per_min: 9, limit_tokens_per_min: 9}]}
+  - {id: openai, keys: [{id: oa-1, secret: "${OPENAI_CANARY}", limit_req_per_min: 9, limit_tokens_per_min: 9, pricing: &free {input_token_cost: 0, output_token_cost: 0}}]}
+  - {id: claude, keys: [{id: cl-1, pool: team, secret: "sk-canary-5b1c", limit_req_per_min: 9, limit_tokens_per_min: 9, pricing: *free}]}
 """
 
 
