@@ -2,14 +2,14 @@
 
 It does not make the moves: `models.store` does, each as one guarded statement.
 
-    batch   loading ──publish──▶ queued ──first claim──▶ running ──last job ends──▶ completed
-               │                    │                       │  ▲                       │
-            (swept)                 └─────────┬─────────────┘  └────────rerun──────────┘
+    batch   loading ──publish──▶ queued ──first claim──▶ running ──last job ends──▶ finalizing ──it all adds up──▶ completed
+               │                    │                       │  ▲                        │                             │
+            (swept)                 └─────────┬─────────────┘  └─────────rerun──────────┴─────────────────────────────┘
                                             pause
                                               ▼
                                             paused ──resume──▶ queued or running, as before
             loading, queued, running, paused ──cancel──▶ cancelled ──rerun──▶ running
-            completed, cancelled ──delete──▶ deleting ──▶ (gone; its attempts stay)
+            completed, cancelled, finalizing ──delete──▶ deleting ──▶ (gone; its attempts stay)
 
     job     queued ──claim──▶ running ──succeed──▶ succeeded
               ▲                  ├──fail─────▶ failed ──rerun──▶ queued
@@ -31,6 +31,8 @@ class BatchStatus(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
     PAUSED = "paused"
+    FINALIZING = "finalizing"
+    """Its last job has ended; one worker looks whether lines, jobs, results and ledger say the same. It stays so until they do."""
     COMPLETED = "completed"
     CANCELLED = "cancelled"
     DELETING = "deleting"
@@ -65,5 +67,13 @@ class Outcome(StrEnum):
 
 
 RUNNABLE = (BatchStatus.QUEUED, BatchStatus.RUNNING)
-UNFINISHED = (BatchStatus.LOADING, BatchStatus.QUEUED, BatchStatus.RUNNING, BatchStatus.PAUSED)
+UNFINISHED = (
+    BatchStatus.LOADING,
+    BatchStatus.QUEUED,
+    BatchStatus.RUNNING,
+    BatchStatus.PAUSED,
+    BatchStatus.FINALIZING,
+)
+STOPPABLE = (BatchStatus.LOADING, BatchStatus.QUEUED, BatchStatus.RUNNING, BatchStatus.PAUSED)
+"""What has work left that can be cancelled."""
 TERMINAL = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)

@@ -92,7 +92,7 @@ def begin(database: Database, order: Order) -> Load | Found | None:
                 if mine is not None and mine["status"] != BatchStatus.LOADING:
                     return Found(mine["id"], mine["total"], mine["status"] == BatchStatus.PAUSED)
                 if mine is not None:
-                    if _has_died(mine["loader"] or ""):
+                    if has_died(mine["loader"] or ""):
                         batches.release(connection, mine["id"], mine["loader"])
                     done = batches.take_over(connection, mine["id"], loader, now)
                     if done is not None:
@@ -208,7 +208,7 @@ def _mark() -> str:
     return f"{_machine()} {pid} {processes.started(pid)} {secrets.token_hex(4)}"
 
 
-def _has_died(loader: str) -> bool:
+def has_died(loader: str) -> bool:
     """Whether that process was one of this machine and is gone. What can't be known is no."""
     machine, _, rest = loader.partition(" ")
     pid, _, rest = rest.partition(" ")

@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable
 
 from models.database import Database
-from models.states import UNFINISHED
-from models.store import batches, jobs, removals
+from models.states import BatchStatus
+from models.store import batches, jobs, loads, removals
+from submit.loading import has_died
 
 LOOK_SECONDS = 0.5
 
@@ -21,8 +22,7 @@ def stop(database: Database, batch_id: int, wait: Callable[[int], None]) -> None
     Raises NotFoundError.
     """
     with database.write() as connection:
-        if batches.get(connection, batch_id)["status"] in UNFINISHED:
-            batches.cancel(connection, batch_id)
+        batches.cancel(connection, batch_id)
     while True:
         chunk = -1
         while chunk:
@@ -31,7 +31,8 @@ def stop(database: Database, batch_id: int, wait: Callable[[int], None]) -> None
         with database.write() as connection:
             batches.finish_if_done(connection, batch_id, database.now(connection))
         with database.read() as connection:
-            if batches.get(connection, batch_id)["finished_at"] is not None:
+            row = batches.get(connection, batch_id)
+            if row["finished_at"] is not None or row["status"] in (BatchStatus.FINALIZING, BatchStatus.DELETING):
                 return
             running = jobs.in_flight(connection, batch_id)
         wait(running)
@@ -39,10 +40,13 @@ def stop(database: Database, batch_id: int, wait: Callable[[int], None]) -> None
 
 
 def remove(database: Database, batch_id: int) -> int | None:
-    """Removes an ended batch; how many jobs it had. None, and nothing done, when it is unfinished. Can be repeated when it was cut
-    short."""
+    """Removes an ended batch, or a load that nobody goes on with; how many jobs it had. None, and nothing done, when it is
+    unfinished. Can be repeated when it was cut short."""
     with database.write() as connection:
-        if not removals.begin(connection, batch_id):
+        loader = loads.loader(connection, batch_id)
+        if loader and has_died(loader):
+            batches.release(connection, batch_id, loader)
+        if not removals.begin(connection, batch_id, database.now(connection)):
             return None
     number, chunk = 0, -1
     while chunk:  # in chunks, so that workers get their turns in between

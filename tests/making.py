@@ -13,8 +13,9 @@ from dataclasses import replace
 import sqlalchemy as sa
 
 from models.database import Database
+from models.finalizing import ended, finalize, reconcile
 from models.request import Usage
-from models.states import JobStatus, Outcome
+from models.states import BatchStatus, JobStatus, Outcome
 from models.store import attempts as attempt_store
 from models.store import batches as batch_store
 from models.store import jobs as job_store
@@ -167,6 +168,17 @@ def without_call(job: Claimed, code: str = "too_large") -> Ending:
 def with_epoch(call: Announcement, epoch: int) -> Announcement:
     """The same call as another epoch's."""
     return replace(call, epoch=epoch)
+
+
+def finish(database: Database, batch_id: int) -> bool:
+    """Looks whether a batch's last job has ended, as a worker does, and completes it then. Whether this has ended it; its books must be
+    right."""
+    if not ended(database, batch_id):
+        return False
+    books = reconcile(database, batch_id)
+    assert books is not None
+    assert not books.differences, books.sentence
+    return batch_status(database, batch_id) == BatchStatus.CANCELLED or finalize(database, batch_id)
 
 
 def job_rows(database: Database, batch_id: int) -> list[sa.RowMapping]:

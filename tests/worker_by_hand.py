@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import zstandard
 
+from models import finalizing
 from models.database import Database
 from models.request import Usage
 from models.states import JobStatus, Outcome
-from models.store import attempts, batches, jobs, workers
+from models.store import attempts, jobs, workers
 from models.store.attempts import Announcement
 from models.store.endings import Answer, AttemptEnd, Ending, record
 from models.store.jobs import Claimed
@@ -164,5 +165,5 @@ class WorkerByHand:
         with self.database.write() as connection:
             ended = record(connection, [ending], self.id, self.database.now(connection))
         for batch_id in ended:
-            with self.database.write() as connection:
-                batches.finish_if_done(connection, batch_id, self.database.now(connection))
+            if finalizing.ended(self.database, batch_id):
+                finalizing.finalize(self.database, batch_id)

@@ -22,9 +22,11 @@ from sqlalchemy.exc import DBAPIError
 from models.clocks import awake_clock
 from models.database import Database
 from models.errors import StorageError
+from models.finalizing import ended
 from models.states import JobStatus
-from models.store import batches
-from models.store.endings import AttemptEnd, Ending, record
+from models.store import ends
+from models.store.endings import UNSTORABLE, AttemptEnd, Ending, record
+from worker.finalizer import Finalizer
 
 log = logging.getLogger("truckllm.recorder")
 
@@ -33,7 +35,8 @@ T = TypeVar("T")
 MOST_BACKLOG_BYTES = 32 * 1024 * 1024
 """More than this waiting to be stored: no new call starts."""
 MOST_GROUP_BYTES = 8 * 1024 * 1024
-UNSTORABLE = "unstorable"
+FINALIZE_SECONDS = 5.0
+"""How long the end of a process waits for a batch that it finalizes; what takes longer is left to others."""
 RETRY_SECONDS = 0.5
 OUT_OF_ORDER = {"25006", "42501", "42P01"}
 """What PostgreSQL says when it is a standby, was locked for us, or is just being restored: none of it is about one reply."""
@@ -60,6 +63,7 @@ class Recorder:
         self.shard = shard
         self.clock_offset = time.time() - awake_clock()
         """Seconds to add to a clock that nobody sets for the database's: no step of this machine's clock is seen here."""
+        self.finalizer = Finalizer(database)
         self._loop = loop
         self._wake = threading.Condition()
         self._operations: list[_Operation] = []
@@ -125,6 +129,7 @@ class Recorder:
             self._stopping = True
             self._wake.notify()
         self._thread.join(timeout)
+        self.finalizer.stop(min(timeout, FINALIZE_SECONDS))
         return not self._thread.is_alive()
 
     def _run(self) -> None:
@@ -163,17 +168,15 @@ class Recorder:
             if endings:
                 touched = record(connection, [stored.ending for stored in endings], self.shard, self.now())
             answers = [operation.work(connection) for operation in operations]
+            touched |= ends.noted(connection)
         return answers, touched
 
     def _complete(self, touched: set[int]) -> None:
-        """Completes batches whose last job has just ended; the janitor catches what is missed here."""
+        """Has batches finalized whose last job has just ended; the janitor catches what is missed here."""
         try:
             for batch_id in sorted(touched):
-                with self.database.read() as connection:
-                    left = batches.counts(connection, batch_id).left
-                if left <= 0:
-                    with self.database.write() as connection:
-                        batches.finish_if_done(connection, batch_id, self.now())
+                if ended(self.database, batch_id):
+                    self.finalizer.take(batch_id)
         except Exception as error:  # the janitor looks again
             log.warning("could not look whether a batch is done: %s", error)
 

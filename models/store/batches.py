@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
 
 from models.errors import NotFoundError
-from models.states import RUNNABLE, SUSPECT_RESCUES, UNFINISHED, BatchStatus, JobStatus
+from models.states import RUNNABLE, STOPPABLE, SUSPECT_RESCUES, BatchStatus, JobStatus
 from models.tables import batch_counts, batch_spend, batches, job_inputs, jobs
 
 SHARDS = 16
@@ -20,6 +20,9 @@ SHARDS = 16
 
 LOADER_SILENT_SECONDS = 60.0
 """A loader that wrote nothing for so long has died: another may take its batch over."""
+
+RELEASED = ""
+"""The loader of a batch that its loader has let go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +122,7 @@ def add_jobs(connection: Connection, batch_id: int, loader: str, new: Sequence[N
                 "lane": job.lane,
                 "model": job.model,
                 "status": JobStatus.QUEUED if job.refused is None else JobStatus.FAILED,
-                "input_bytes": len(job.body),
+                "input_bytes": len(job.body) + len(job.metadata or b""),
                 "error_code": None if job.refused is None else INVALID_LINE,
                 "error_message": job.refused,
                 "created_at": now,
@@ -155,13 +158,13 @@ def add_jobs(connection: Connection, batch_id: int, loader: str, new: Sequence[N
 
 
 def take_over(connection: Connection, batch_id: int, loader: str, now: float) -> int | None:
-    """Makes `loader` the loader of a batch whose loader has died. How many jobs it has already; None if it hasn't died."""
+    """Makes `loader` the loader of a batch whose loader has died or let go. How many jobs it has already; None if it hasn't died."""
     taken = connection.execute(
         batches.update()
         .where(
             batches.c.id == batch_id,
             batches.c.status == BatchStatus.LOADING,
-            batches.c.loaded_at < now - LOADER_SILENT_SECONDS,
+            sa.or_(batches.c.loader == RELEASED, batches.c.loaded_at < now - LOADER_SILENT_SECONDS),
         )
         .values(loader=loader, loaded_at=now)
     )
@@ -173,7 +176,7 @@ def take_over(connection: Connection, batch_id: int, loader: str, now: float) ->
 def release(connection: Connection, batch_id: int, loader: str) -> None:
     """Lets go of a loading batch that its loader couldn't finish, so that the next one needn't wait."""
     connection.execute(
-        batches.update().where(batches.c.id == batch_id, batches.c.loader == loader).values(loaded_at=0.0)
+        batches.update().where(batches.c.id == batch_id, batches.c.loader == loader).values(loader=RELEASED)
     )
 
 
@@ -198,6 +201,21 @@ def get(connection: Connection, batch_id: int) -> RowMapping:
 def newest_first(connection: Connection, limit: int = 100) -> list[RowMapping]:
     """The last batches."""
     return list(connection.execute(sa.select(batches).order_by(batches.c.id.desc()).limit(limit)).mappings())
+
+
+def unended(connection: Connection) -> list[RowMapping]:
+    """Published batches that have work left, or an end to reach: id, status."""
+    query = (
+        sa.select(batches.c.id, batches.c.status)
+        .where(
+            sa.or_(
+                batches.c.status.in_((*RUNNABLE, BatchStatus.PAUSED, BatchStatus.DELETING)),
+                sa.and_(batches.c.status == BatchStatus.CANCELLED, batches.c.finished_at.is_(None)),
+            )
+        )
+        .order_by(batches.c.id)
+    )
+    return list(connection.execute(query).mappings())
 
 
 def same_file(connection: Connection, sha256: str) -> list[RowMapping]:
@@ -273,6 +291,12 @@ def counts(connection: Connection, batch_id: int) -> Counts:
     return Counts(int(total or 0), *(int(value) for value in sums))
 
 
+def progress(connection: Connection, batch_id: int) -> tuple[str, int] | None:
+    """The batch's state and how many of its jobs haven't ended; None when it is gone."""
+    status = connection.execute(sa.select(batches.c.status).where(batches.c.id == batch_id)).scalar_one_or_none()
+    return None if status is None else (str(status), counts(connection, batch_id).left)
+
+
 def spend(connection: Connection, batch_id: int) -> list[RowMapping]:
     """Running sums by provider and currency: provider, currency, succeeded, calls, input_tokens, output_tokens, cost_nanos."""
     sums = [
@@ -295,7 +319,8 @@ def spend(connection: Connection, batch_id: int) -> list[RowMapping]:
 
 
 def finish_if_done(connection: Connection, batch_id: int, now: float) -> bool:
-    """Completes a batch whose last job has ended; exactly one caller gets True.
+    """The end of a batch whose last job has ended; exactly one caller gets True. A cancelled batch has reached its own, every other is
+    `finalizing` from then on (`models.finalizing` completes it).
 
     Must run in a transaction of its own after the one that ended a job, so that the last of several committers sees all counts.
     """
@@ -304,6 +329,7 @@ def finish_if_done(connection: Connection, batch_id: int, now: float) -> bool:
         .where(batch_counts.c.batch_id == batch_id)
         .scalar_subquery()
     )
+    stopped = batches.c.status == BatchStatus.CANCELLED
     done = connection.execute(
         batches.update()
         .where(
@@ -313,11 +339,12 @@ def finish_if_done(connection: Connection, batch_id: int, now: float) -> bool:
             batches.c.total == ended,
         )
         .values(
-            status=sa.case(
-                (batches.c.status == BatchStatus.CANCELLED, BatchStatus.CANCELLED), else_=BatchStatus.COMPLETED
-            ),
+            status=sa.case((stopped, BatchStatus.CANCELLED), else_=BatchStatus.FINALIZING),
             paused_reason=None,
-            finished_at=now,
+            finished_at=sa.case((stopped, now), else_=sa.null()),
+            finalizer=None,
+            checked_at=None,
+            problem=None,
         )
     )
     return done.rowcount == 1
@@ -349,7 +376,7 @@ def resume(connection: Connection, batch_id: int) -> bool:
 def set_priority(connection: Connection, batch_id: int, priority: int) -> bool:
     """From the next claim on. False when the batch has ended."""
     done = connection.execute(
-        batches.update().where(batches.c.id == batch_id, batches.c.status.in_(UNFINISHED)).values(priority=priority)
+        batches.update().where(batches.c.id == batch_id, batches.c.status.in_(STOPPABLE)).values(priority=priority)
     )
     return done.rowcount == 1
 
@@ -361,7 +388,7 @@ def cancel(connection: Connection, batch_id: int) -> bool:
     """
     done = connection.execute(
         batches.update()
-        .where(batches.c.id == batch_id, batches.c.status.in_(UNFINISHED))
+        .where(batches.c.id == batch_id, batches.c.status.in_(STOPPABLE))
         .values(status=BatchStatus.CANCELLED, paused_reason=None)
     )
     return done.rowcount == 1

@@ -17,9 +17,12 @@ from sqlalchemy.engine import Connection
 
 from models.request import Usage
 from models.states import BatchStatus, JobStatus, Outcome
-from models.store import budgets
+from models.store import budgets, ends
 from models.store.batches import SHARDS
 from models.tables import attempts, batch_counts, batch_spend, batches, jobs, results
+
+UNSTORABLE = "unstorable"
+"""The error code of a job whose answer the database refused: its call has succeeded all the same, and is in the ledger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,10 @@ class Ending:
 
 
 def record(connection: Connection, endings: Sequence[Ending], shard: int, now: float) -> set[int]:
-    """Writes endings down. The batches in which a job has ended, for `batches.finish_if_done` in a transaction after this one."""
+    """Writes endings down. The batches in which a job has ended, for `batches.finish_if_done` in a transaction after this one.
+
+    Batches to which a job went back are noted in `ends`: one of them may be cancelled at this very moment.
+    """
     locked = connection.execute(
         sa.select(jobs.c.id, jobs.c.epoch, jobs.c.status)
         .where(jobs.c.id.in_([ending.job_id for ending in endings]))
@@ -78,9 +84,9 @@ def record(connection: Connection, endings: Sequence[Ending], shard: int, now: f
         .with_for_update()
     )
     held = {row.id: row.epoch for row in locked if row.status == JobStatus.RUNNING}
-    ends = [ending.attempt for ending in endings if ending.attempt]
+    calls = [ending.attempt for ending in endings if ending.attempt]
     known = connection.execute(
-        sa.select(attempts.c.id, attempts.c.outcome).where(attempts.c.id.in_([end.attempt_id for end in ends]))
+        sa.select(attempts.c.id, attempts.c.outcome).where(attempts.c.id.in_([end.attempt_id for end in calls]))
     )
     open_attempts = {row.id for row in known if row.outcome == Outcome.UNKNOWN}
     moving = [ending for ending in endings if held.get(ending.job_id) == ending.epoch]
@@ -89,7 +95,9 @@ def record(connection: Connection, endings: Sequence[Ending], shard: int, now: f
         (ending, ending.attempt) for ending in endings if ending.attempt and ending.attempt.attempt_id in open_attempts
     ]
     _close(connection, closing, moved)
-    stopped = _cancelled(connection, {ending.batch_id for ending in moving if ending.status == JobStatus.QUEUED})
+    back = {ending.batch_id for ending in moving if ending.status == JobStatus.QUEUED}
+    ends.note(connection, back)
+    stopped = _cancelled(connection, back)
     _move(connection, moving, stopped, now)
     _keep(connection, [ending for ending in moving if ending.status == JobStatus.SUCCEEDED])
     _count(connection, moving, stopped, shard % SHARDS)

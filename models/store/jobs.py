@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from models.states import BatchStatus, JobStatus
 from models.store import batches as batch_store
+from models.store import ends
 from models.tables import attempts, batch_counts, batches, job_inputs, jobs, workers
 
 LOWER_PRIORITY_SHARE = 0.05
@@ -228,7 +230,8 @@ def claimable(lane: str, provider: str, most: int) -> sa.Select[Any]:
 
 
 def give_back(connection: Connection, held: Mapping[int, int], *, not_before: float | None = None) -> None:
-    """Returns jobs (id → epoch) that were claimed and not sent. Those that aren't held in that epoch are left alone."""
+    """Returns jobs (id → epoch) that were claimed and not sent. Those that aren't held in that epoch are left alone. Their batches are
+    noted in `ends`: one of them may have been cancelled meanwhile."""
     if not held:
         return
     rows = connection.execute(
@@ -275,31 +278,40 @@ def rescue(connection: Connection, dead: Sequence[int] | None, most: int = 2000)
 
 def _requeue(connection: Connection, ids: Sequence[int], values: Mapping[str, object]) -> None:
     """Running → queued, or → cancelled where the batch is."""
-    stopped = sa.select(batches.c.id).where(batches.c.status == BatchStatus.CANCELLED)
-    never = sa.cast(sa.null(), sa.Double)
-    # `+ 0`: by the ids, not through all jobs of every cancelled batch
-    cancelled = connection.execute(
-        sa.select(jobs.c.batch_id, sa.func.count())
-        .where(jobs.c.id.in_(ids), (jobs.c.batch_id + 0).in_(stopped))
-        .group_by(jobs.c.batch_id)
+    numbers = connection.execute(
+        sa.select(jobs.c.batch_id, sa.func.count()).where(jobs.c.id.in_(ids)).group_by(jobs.c.batch_id)
     ).all()
+    theirs = [batch_id for batch_id, _ in numbers]
+    ends.note(connection, theirs)  # of those that are cancelled at this very moment, too
+    # asked once, so that what is counted is what is moved
+    query = sa.select(batches.c.id).where(batches.c.id.in_(theirs), batches.c.status == BatchStatus.CANCELLED)
+    stopped = set(connection.execute(query).scalars())
+    over = jobs.c.batch_id.in_(stopped)
+    never = sa.cast(sa.null(), sa.Double)
     connection.execute(
         jobs.update()
         .where(jobs.c.id.in_(ids))
         .values(
-            status=sa.case((jobs.c.batch_id.in_(stopped), JobStatus.CANCELLED), else_=JobStatus.QUEUED),
+            status=sa.case((over, JobStatus.CANCELLED), else_=JobStatus.QUEUED),
             epoch=jobs.c.epoch + 1,
             worker_id=None,
             **{
                 **values,
-                "not_before": sa.case(
-                    (jobs.c.batch_id.in_(stopped), never), else_=sa.cast(values["not_before"], sa.Double)
-                ),
+                "not_before": sa.case((over, never), else_=sa.cast(values["not_before"], sa.Double)),
+                "finished_at": sa.case((over, _clock(connection)), else_=never),
             },
         )
     )
-    for batch_id, number in cancelled:
-        _count_cancelled(connection, batch_id, number)
+    for batch_id, number in sorted(map(tuple, numbers)):
+        if batch_id in stopped:
+            _count_cancelled(connection, batch_id, number)
+
+
+def _clock(connection: Connection) -> sa.ColumnElement[float]:
+    """Unix seconds by the database's clock."""
+    if connection.dialect.name == "sqlite":
+        return sa.literal(time.time(), sa.Double)
+    return sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)
 
 
 def _count_cancelled(connection: Connection, batch_id: int, number: int) -> None:

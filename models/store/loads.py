@@ -5,6 +5,7 @@ Loading itself is in `models.store.batches`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import sqlalchemy as sa
@@ -13,6 +14,11 @@ from sqlalchemy.engine import Connection
 from models.states import BatchStatus
 from models.store.batches import NewJob
 from models.tables import batches, job_inputs, jobs
+
+log = logging.getLogger("truckllm.loads")
+
+ABANDONED_SECONDS = 7 * 86_400.0
+"""A load that nobody has gone on with for so long is given up."""
 
 
 def discard(connection: Connection, batch_id: int, loader: str, most: int = 2000) -> bool:
@@ -40,6 +46,38 @@ def discard(connection: Connection, batch_id: int, loader: str, most: int = 2000
         return False
     connection.execute(batches.delete().where(batches.c.id == batch_id))
     return True
+
+
+def loader(connection: Connection, batch_id: int) -> str | None:
+    """Who loads the batch; None when nobody does."""
+    query = sa.select(batches.c.loader).where(batches.c.id == batch_id, batches.c.status == BatchStatus.LOADING)
+    return connection.execute(query).scalar_one_or_none()
+
+
+def give_up(connection: Connection, now: float) -> list[int]:
+    """Gives loads up that nobody has gone on with for a week: nothing of them was ever visible to workers, and they are removed
+    like deleted batches. Their numbers."""
+    ids = abandoned(connection, now - ABANDONED_SECONDS)
+    if ids:
+        connection.execute(
+            batches.update()
+            .where(batches.c.id.in_(ids), *_silent_since(now - ABANDONED_SECONDS))
+            .values(status=BatchStatus.DELETING, loader=None)
+        )
+        log.warning("batch(es) %s were never loaded to their end; they are removed", ", ".join(map(str, ids)))
+    return ids
+
+
+def abandoned(connection: Connection, moment: float) -> list[int]:
+    """The batches whose loaders have written nothing since then."""
+    query = sa.select(batches.c.id).where(*_silent_since(moment)).order_by(batches.c.id)
+    return [int(batch_id) for batch_id in connection.execute(query).scalars()]
+
+
+def _silent_since(moment: float) -> tuple[sa.ColumnElement[bool], ...]:
+    # what was let go by an older version has no time of its last writing
+    last = sa.case((batches.c.loaded_at > batches.c.created_at, batches.c.loaded_at), else_=batches.c.created_at)
+    return (batches.c.status == BatchStatus.LOADING, last < moment)
 
 
 def holds(connection: Connection, batch_id: int, wanted: Sequence[NewJob]) -> bool:

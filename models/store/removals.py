@@ -9,22 +9,32 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from models.states import BatchStatus
+from models.store import loads
+from models.store.batches import LOADER_SILENT_SECONDS, RELEASED
 from models.tables import batches, job_inputs, jobs, results
 
-REMOVABLE = (BatchStatus.COMPLETED, BatchStatus.CANCELLED, BatchStatus.DELETING)
+REMOVABLE = (BatchStatus.COMPLETED, BatchStatus.CANCELLED)
 
 
-def begin(connection: Connection, batch_id: int) -> bool:
-    """Gives a batch up whose last job has ended: from here on it can only be removed. False when it is unfinished."""
+def begin(connection: Connection, batch_id: int, now: float) -> bool:
+    """Gives a batch up whose last job has ended, or which was never loaded to its end and whose loader has let go of it: from here on
+    it can only be removed. False when it is unfinished."""
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("PRAGMA secure_delete=ON")  # of this connection: what is deleted is overwritten
     done = connection.execute(
         batches.update()
         .where(
             batches.c.id == batch_id,
-            sa.or_(batches.c.status == BatchStatus.DELETING, batches.c.finished_at.is_not(None)),
+            sa.or_(
+                batches.c.status.in_((BatchStatus.DELETING, BatchStatus.FINALIZING)),
+                batches.c.finished_at.is_not(None),
+                sa.and_(
+                    batches.c.status == BatchStatus.LOADING,
+                    sa.or_(batches.c.loader == RELEASED, batches.c.loaded_at < now - LOADER_SILENT_SECONDS),
+                ),
+            ),
         )
-        .values(status=BatchStatus.DELETING)
+        .values(status=BatchStatus.DELETING, loader=None)
     )
     return done.rowcount == 1
 
@@ -49,12 +59,15 @@ def remove(connection: Connection, batch_id: int, most: int = 1000) -> int:
 
 
 def ended_before(connection: Connection, moment: float) -> list[int]:
-    """The batches whose last job ended before then, and those whose removal was interrupted."""
+    """The batches whose last job ended before then, loads that nobody went on with since, and those whose removal was interrupted."""
     query = (
         sa.select(batches.c.id)
         .where(
-            batches.c.status.in_(REMOVABLE),
-            sa.or_(batches.c.status == BatchStatus.DELETING, batches.c.finished_at < moment),
+            sa.or_(
+                batches.c.status == BatchStatus.DELETING,
+                sa.and_(batches.c.status.in_(REMOVABLE), batches.c.finished_at < moment),
+                batches.c.id.in_(loads.abandoned(connection, moment)),
+            )
         )
         .order_by(batches.c.id)
     )

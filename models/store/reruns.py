@@ -15,7 +15,7 @@ from models.states import RUNNABLE, BatchStatus, JobStatus
 from models.store.suspects import POISON
 from models.tables import batch_counts, batches, job_inputs, jobs
 
-MAY_RERUN = (*RUNNABLE, BatchStatus.PAUSED, BatchStatus.COMPLETED)
+MAY_RERUN = (*RUNNABLE, BatchStatus.PAUSED, BatchStatus.FINALIZING, BatchStatus.COMPLETED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import typer
 
 from models.database import Database
 from models.errors import ConflictError, UsageError
+from models.states import BatchStatus
 from models.store import batches, removals
 from models.wording import counted
 from submit.cli.options import BatchArgument, ConfigOption, found_config, stored
@@ -25,7 +26,8 @@ def delete(
     ] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Delete a batch: its prompts and replies are gone for good. What its calls cost stays in `costs`."""
+    """Delete a batch, or what an interrupted submission has left: its prompts and replies are gone for good. What its calls cost
+    stays in `costs`."""
     with stored(found_config(config)) as database:
         with database.read() as connection:
             row = batches.get(connection, batch)
@@ -33,9 +35,8 @@ def delete(
             stop(database, batch, _Waiting(batch))
         number = remove(database, batch)
         if number is None:
-            raise ConflictError(
-                f"batch {batch} is unfinished ({row['status']}): wait for its end, or `--force` cancels it first"
-            )
+            why = "being loaded by a process that lives" if row["status"] == BatchStatus.LOADING else row["status"]
+            raise ConflictError(f"batch {batch} is unfinished ({why}): wait for its end, or `--force` cancels it first")
         _done(database, f"batch {batch} with its {counted(number, 'job')} is deleted; its calls stay in the ledger")
 
 
@@ -44,7 +45,8 @@ def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which ones.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Delete all batches that have ended so long ago. What their calls cost stays in `costs`."""
+    """Delete all batches that have ended so long ago, and submissions that were interrupted so long ago. What their calls cost stays
+    in `costs`."""
     seconds = _age(older_than)
     with stored(found_config(config)) as database:
         with database.read() as connection:

@@ -88,7 +88,7 @@ def test_force_awaits_calls_under_way_for_the_ledger(
     write_lines: Callable[..., Path],
     tmp_path: Path,
 ) -> None:
-    sandbox = start_sandbox(latency=2.0)
+    sandbox = start_sandbox(latency=5.0)
     write_config(sandbox.url, providers=["openai"])
     lines = write_lines([{"prompt": f"say {n}", "model": "gpt-4o"} for n in range(3)])
     running = start("run", lines)

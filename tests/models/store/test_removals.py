@@ -11,7 +11,7 @@ from models.store import jobs as job_store
 from models.store import ledger, removals
 from models.store.endings import record
 from models.tables import batch_counts, batch_spend, batches, job_inputs, jobs, results
-from tests.making import NOW, announce, attempt_rows, batch_status, claim, ending, make_batch
+from tests.making import NOW, announce, attempt_rows, batch_status, claim, ending, finish, make_batch
 
 
 def finished(database: Database, number: int = 3) -> int:
@@ -19,14 +19,15 @@ def finished(database: Database, number: int = 3) -> int:
     calls = announce(database, *claim(database))
     with database.write() as connection:
         record(connection, [ending(call) for call in calls], 0, NOW)
+    finish(database, batch)
     with database.write() as connection:
-        assert batch_store.finish_if_done(connection, batch, NOW)
+        connection.execute(batches.update().where(batches.c.id == batch).values(finished_at=NOW))
     return batch
 
 
 def remove(database: Database, batch: int) -> None:
     with database.write() as connection:
-        assert removals.begin(connection, batch)
+        assert removals.begin(connection, batch, NOW)
     chunk = -1
     while chunk:
         with database.write() as connection:
@@ -50,18 +51,18 @@ def test_an_unfinished_batch_is_left_alone(database: Database) -> None:
     batch = make_batch(database, 2)
     claim(database, most=1)
     with database.write() as connection:
-        assert not removals.begin(connection, batch)
+        assert not removals.begin(connection, batch, NOW)
         assert removals.remove(connection, batch) == 0
         batch_store.cancel(connection, batch)
         job_store.cancel_queued(connection, batch, NOW)
-        assert not removals.begin(connection, batch)
+        assert not removals.begin(connection, batch, NOW)
     assert batch_status(database, batch) == BatchStatus.CANCELLED
 
 
 def test_a_removal_that_was_cut_short_is_found_and_goes_on(database: Database) -> None:
     batch = finished(database)
     with database.write() as connection:
-        removals.begin(connection, batch)
+        removals.begin(connection, batch, NOW)
         assert removals.remove(connection, batch, most=2) == 2
     with database.read() as connection:
         assert removals.ended_before(connection, 0.0) == [batch]

@@ -18,6 +18,7 @@ from tests.making import (
     batch_status,
     claim,
     ending,
+    finish,
     make_batch,
     statuses,
 )
@@ -67,8 +68,7 @@ def test_a_call_sent_before_the_pause_is_kept_and_can_complete_the_batch(databas
     pause(database, batch)
     with database.write() as connection:
         assert record(connection, [ending(call)], 0, NOW) == {batch}
-    with database.write() as connection:
-        assert batch_store.finish_if_done(connection, batch, NOW)
+    assert finish(database, batch)
     assert batch_status(database, batch) == BatchStatus.COMPLETED
     assert assert_counts_are_true(database, batch).succeeded == 1
     assert not resume(database, batch)
