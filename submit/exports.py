@@ -22,7 +22,7 @@ from sqlalchemy.engine import RowMapping
 
 from models.database import Database, storage_errors
 from models.errors import StorageError, UsageError
-from models.formats.results import Form, Outcome, Writer
+from models.formats.results import Form, Outcome, Writer, metadata_in
 from models.states import BatchStatus, JobStatus
 from models.store import batches, outcomes
 from submit.result_files import default_paths, holds_all
@@ -149,7 +149,7 @@ def _pieces(database: Database, batch_id: int, form: Form, counts: Counter[str])
     writer = Writer(form)
     for page in _pages(database, batch_id, replies=writer.needs_replies):
         if not counts:
-            yield writer.begin(bytes(row["body"] or b"") for row in page)
+            yield writer.begin(metadata_in(row["body"] or b"", row["metadata"] or b"") for row in page)
         for row in page:
             counts[row["status"]] += 1
             yield writer.line(_outcome(row))
@@ -162,6 +162,7 @@ def _outcome(row: RowMapping) -> Outcome:
         dialect=row["dialect"],
         status=row["status"],
         body=bytes(row["body"] or b""),
+        metadata=bytes(row["metadata"] or b""),
         text=None if row["text"] is None else unpack().decompress(row["text"]).decode("utf-8", "replace"),
         response=None if row["response"] is None else unpack().decompress(row["response"]),
         error_code=row["error_code"],

@@ -175,13 +175,22 @@ def _chunks(lines: Iterator[Line | BadLine]) -> Iterator[list[NewJob]]:
     for position, line in enumerate(lines):
         if isinstance(line, BadLine):
             raise _Changed
-        if chunk and (len(chunk) >= CHUNK_ROWS or len(line.body) > room):
+        size = len(line.body) + len(line.metadata or b"")
+        if chunk and (len(chunk) >= CHUNK_ROWS or size > room):
             yield chunk
             chunk, room = [], CHUNK_BYTES
-        room -= len(line.body)
+        room -= size
         chunk.append(
             NewJob(
-                position, line.custom_id, line.lane, line.model, line.body, line.dialect, line.operation, line.refused
+                position,
+                line.custom_id,
+                line.lane,
+                line.model,
+                line.body,
+                line.dialect,
+                line.operation,
+                line.refused,
+                line.metadata,
             )
         )
     if chunk:

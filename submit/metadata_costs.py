@@ -19,15 +19,13 @@ PREFIX = "metadata."
 DELETED = "(deleted)"
 """Stands for the value of a line that isn't there any more."""
 
+METADATA = "metadata"
+"""The field of a line, and of a vendor's body, that holds it where none stands beside."""
+
 _PAGE = 500
+_NULL = msgspec.Raw(b"null")
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _SUMMED = tuple(name for name in Spent.__dataclass_fields__ if name not in ("group", "currency"))
-
-
-class _Line(msgspec.Struct):
-    metadata: Any = None
-
-
-_decoder = msgspec.json.Decoder(_Line)
 
 
 def spent_by(database: Database, by: Sequence[str], *, batch_id: int | None = None) -> list[Spent]:
@@ -42,7 +40,10 @@ def spent_by(database: Database, by: Sequence[str], *, batch_id: int | None = No
             if not ids:
                 break
             after = ids[-1]
-            values = {job: [_value(body, path) for path in paths] for job, body in outcomes.bodies(connection, ids)}
+            values = {
+                job: [(beside and _value(beside, path)) or _value(body, [METADATA, *path]) for path in paths]
+                for job, body, beside in outcomes.metadata(connection, ids)
+            }
             page = ledger.spent(connection, [JOB, *plain], batch_id=batch_id, job_ids=ids)
         for row in page:
             own = iter(row.group[1:])
@@ -57,14 +58,15 @@ def _added(one: Spent, other: Spent) -> Spent:
     return replace(one, **{name: getattr(one, name) + getattr(other, name) for name in _SUMMED})
 
 
-def _value(body: bytes, path: Sequence[str]) -> str:
+def _value(told: bytes, path: Sequence[str]) -> str:
     """A text as it is, anything else as JSON."""
+    value: Any = msgspec.Raw(told)
     try:
-        value = _decoder.decode(body).metadata
-    except msgspec.DecodeError:
+        for name in path:
+            value = _members.decode(value).get(name, _NULL)
+        value = msgspec.json.decode(value)
+    except msgspec.MsgspecError:
         return ""
-    for name in path:
-        value = value.get(name) if isinstance(value, dict) else None
     if value is None or isinstance(value, str):
         return value or ""
     return msgspec.json.encode(value).decode()

@@ -175,7 +175,7 @@ def test_input_lines_in_the_docs_are_good_lines(tmp_path: Path) -> None:
     from submit.source import opened
 
     lines = blocks(page("input-output.md"), "jsonl")
-    assert len(lines) == 4  # one of each form
+    assert len(lines) == 5  # one of each form, and what may stand beside
     example = load_config_text((ROOT / "examples" / "truckllm.yaml").read_text(), secrets=False)
     file = tmp_path / "lines.jsonl"
     file.write_text("".join(lines))

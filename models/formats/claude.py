@@ -11,12 +11,15 @@ from typing import Any
 import msgspec
 
 from models.formats import fields
+from models.formats.beside import beside
 from models.formats.draft import Draft
 from models.formats.fields import Refused, show
 from models.formats.outcome import Outcome, as_line, carried, refusal
 from models.formats.replies import shaped
 
 DIALECT = "claude"
+
+_OWN = frozenset({"custom_id", "params"})
 
 
 def recognises(row: Mapping[str, Any]) -> bool:
@@ -54,7 +57,7 @@ def read(row: Mapping[str, Any], line: bytes) -> Draft:
         raise Refused(f"params.system must be a string or a list of text blocks, not {show(system)}")
     model = fields.name(params, "model", "params.")
     provider, route = fields.name(row, "provider"), fields.name(row, "route")
-    return Draft("chat", model, provider, route, bytes(_line.decode(line).params))
+    return Draft("chat", model, provider, route, bytes(_line.decode(line).params), beside(row, line, _OWN))
 
 
 class _Reason(msgspec.Struct, omit_defaults=True):

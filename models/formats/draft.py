@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 
 class Draft(NamedTuple):
-    """`body` is what is stored for the worker; names are None where the line has none."""
+    """`body` is what is stored for the worker; names are None where the line has none. `metadata` is what stands beside the body."""
 
     operation: str
     model: str | None
     provider: str | None
     route: str | None
     body: bytes
+    metadata: bytes | None = None

@@ -11,12 +11,15 @@ from typing import Any
 import msgspec
 
 from models.formats import fields
+from models.formats.beside import beside
 from models.formats.draft import Draft
 from models.formats.fields import Refused, show
 from models.formats.outcome import UNSAID, Outcome, as_line, carried, refusal
 from models.formats.replies import shaped
 
 DIALECT = "gemini"
+
+_OWN = frozenset({"key", "request", "model"})
 
 
 def recognises(row: Mapping[str, Any]) -> bool:
@@ -52,7 +55,7 @@ def read(row: Mapping[str, Any], line: bytes) -> Draft:
     model = fields.name(request, "model", "request.") or fields.name(row, "model")
     provider, route = fields.name(row, "provider"), fields.name(row, "route")
     short = None if model is None else model.removeprefix("models/")
-    return Draft("chat", short, provider, route, bytes(_line.decode(line).request))
+    return Draft("chat", short, provider, route, bytes(_line.decode(line).request), beside(row, line, _OWN))
 
 
 def _check_contents(contents: object) -> None:

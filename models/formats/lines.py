@@ -39,7 +39,7 @@ class Line:
     id or a route's name. `model` is what the provider is asked for; "" on a route whose candidates name it. `body` is the whole
     line (simple) or the value of its `body` (openai), `params` (claude) or `request` (gemini), byte for byte; its `model` may
     differ from ours, see `openai.with_model`. `refused` is why it can't become a job after all: then it has no lane, and a body
-    only where that could be read.
+    only where that could be read. `metadata` is what stands beside a vendor's body, as JSON; a simple line's body holds its own.
     """
 
     number: int
@@ -50,6 +50,7 @@ class Line:
     model: str
     body: bytes = field(repr=False)
     refused: str | None = None
+    metadata: bytes | None = field(repr=False, default=None)
 
 
 def open_input(path: str) -> BinaryIO:
@@ -113,7 +114,7 @@ def read_lines(
             return bad(number, str(refused), named, dialect.DIALECT, body)
         fills = filler is not None and dialect is simple and draft.operation == "chat"
         body = filler.fill(row, draft.body) if filler and fills else draft.body
-        return Line(number, custom_id, dialect.DIALECT, draft.operation, lane, asked, body)
+        return Line(number, custom_id, dialect.DIALECT, draft.operation, lane, asked, body, metadata=draft.metadata)
 
     def bad(
         number: int, reason: str, named: str | None = None, dialect: str = simple.DIALECT, body: bytes = b""

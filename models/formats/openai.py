@@ -12,12 +12,15 @@ from typing import Any
 import msgspec
 
 from models.formats import fields
+from models.formats.beside import beside
 from models.formats.draft import Draft
 from models.formats.fields import Refused, show
 from models.formats.outcome import UNSAID, Outcome, as_line, carried, refusal
 from models.formats.replies import shaped
 
 DIALECT = "openai"
+
+_OWN = frozenset({"custom_id", "method", "url", "body"})
 
 _OPERATIONS = {
     "/v1/chat/completions": "chat",
@@ -70,7 +73,7 @@ def read(row: Mapping[str, Any], line: bytes) -> Draft:
     fields.parameters(body, "body.")
     model = fields.name(body, "model", "body.")
     provider, route = fields.name(row, "provider"), fields.name(row, "route")
-    return Draft(operation, model, provider, route, bytes(_line.decode(line).body))
+    return Draft(operation, model, provider, route, bytes(_line.decode(line).body), beside(row, line, _OWN))
 
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])

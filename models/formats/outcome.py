@@ -16,7 +16,7 @@ class Outcome:
     """One job as the results show it.
 
     `status` is the job's (`succeeded`, `failed`, `cancelled`, `queued`, `running`). `body` is the stored input body of its
-    dialect (may be empty when it was pruned). `response` is the reply's raw body, decompressed. Tokens, cost and latency are
+    dialect (may be empty when it was pruned). `metadata` is what stood beside a vendor's body, as JSON. `response` is the reply's raw body, decompressed. Tokens, cost and latency are
     those of the attempt that made the result; `attempts` counts the calls that left. `cost_nanos` is in billionths of
     `currency`; None means unpriced.
     """
@@ -25,6 +25,7 @@ class Outcome:
     dialect: str
     status: str
     body: bytes = field(repr=False, default=b"")
+    metadata: bytes = field(repr=False, default=b"")
     text: str | None = field(repr=False, default=None)
     response: bytes | None = field(repr=False, default=None)
     error_code: str | None = None
@@ -67,10 +68,17 @@ class _Carried(msgspec.Struct):
 _carried = msgspec.json.Decoder(_Carried)
 
 
+def metadata_in(body: bytes, beside: bytes) -> bytes:
+    """A line's metadata as one line of JSON: what stood `beside` a vendor's body, else what is in a simple line's. Empty: none."""
+    raw = beside or (bytes(_carried.decode(body).metadata) if body else b"")
+    metadata = one_line(raw) if raw else None
+    return b"" if metadata in (None, b"null") else metadata or b""
+
+
 def carried(outcome: Outcome) -> msgspec.Raw | msgspec.UnsetType:
-    """A simple line's metadata, for results in a vendor's shape, which has a place for it only where there is some."""
-    metadata = one_line(bytes(_carried.decode(outcome.body).metadata)) if outcome.body else None
-    return msgspec.UNSET if metadata in (None, b"null") else msgspec.Raw(metadata)
+    """The line's metadata, for results in a vendor's shape, which has a place for it only where there is some."""
+    metadata = metadata_in(outcome.body, outcome.metadata)
+    return msgspec.Raw(metadata) if metadata else msgspec.UNSET
 
 
 def refusal(outcome: Outcome) -> bytes | None:

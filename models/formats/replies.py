@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from models.formats.outcome import Outcome, one_line
+from models.formats.vectors import members, vectors_in
 
 OPENAI, CLAUDE, GEMINI = "openai", "claude", "gemini"
 
@@ -20,6 +21,7 @@ STOP, LENGTH, TOOLS, FILTER = "stop", "length", "tool_calls", "content_filter"
 
 _ENDS = {
     "function_call": TOOLS,
+    "max_output_tokens": LENGTH,
     "end_turn": STOP,
     "stop_sequence": STOP,
     "max_tokens": LENGTH,
@@ -39,8 +41,8 @@ _GEMINI_ENDS = {STOP: "STOP", LENGTH: "MAX_TOKENS", TOOLS: "STOP", FILTER: "SAFE
 
 
 @dataclass(frozen=True, slots=True)
-class _Call:
-    """A tool's call; `arguments` decoded, None if they are no JSON object."""
+class Called:
+    """A tool that an answer calls. `arguments` are decoded; what is no JSON object stands under `_raw`, as it came."""
 
     id: str
     name: str
@@ -50,7 +52,7 @@ class _Call:
 @dataclass(frozen=True, slots=True)
 class _Choice:
     text: str | None
-    calls: tuple[_Call, ...]
+    calls: tuple[Called, ...]
     end: str
 
 
@@ -106,8 +108,40 @@ def shaped(outcome: Outcome, dialect: str) -> bytes | None:
     shape = shape_of(raw)
     if shape == dialect or (shape is None and outcome.dialect == dialect):
         return one_line(raw)
-    reply = _read(outcome, shape, msgspec.json.decode(raw) if shape else {})
-    return msgspec.json.encode(_WRITERS[dialect](reply))
+    body = _body(raw) if shape else None
+    if body is None:
+        shape, body = None, {}
+    vectors = _vectors(raw) if shape else None
+    if vectors is not None and dialect in _VECTOR_WRITERS:
+        return msgspec.json.encode(_VECTOR_WRITERS[dialect](outcome, vectors))
+    return msgspec.json.encode(_WRITERS[dialect](_read(outcome, shape, body)))
+
+
+def calls_in(raw: bytes) -> list[Called]:
+    """The tools that a reply's answer (its first, if it holds several) calls; none in a reply whose shape is unknown."""
+    if not any(mark in raw for mark in _CALL_MARKS):
+        return []
+    shape = shape_of(raw)
+    body = _body(raw) if shape else None
+    choices = _READERS[shape](body) if shape and body is not None else []
+    return list(choices[0].calls) if choices else []
+
+
+_CALL_MARKS = (b'"tool_calls"', b'"function_call"', b'"custom_tool_call"', b'"tool_use"', b'"functionCall"')
+
+
+def _body(raw: bytes) -> dict[str, Any] | None:
+    """A reply's body; None if it can't be read as a JSON object."""
+    try:
+        return msgspec.json.decode(raw, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _vectors(raw: bytes) -> list[msgspec.Raw] | None:
+    """The vectors of a reply to a question for embeddings, as they came; None for any other reply."""
+    found = vectors_in(members(raw))
+    return None if found is None else [msgspec.Raw(one_line(bytes(vector)) or b"null") for vector in found]
 
 
 def _read(outcome: Outcome, shape: str | None, body: dict[str, Any]) -> _Reply:
@@ -132,26 +166,54 @@ def _read(outcome: Outcome, shape: str | None, body: dict[str, Any]) -> _Reply:
 
 
 def _from_openai(body: dict[str, Any]) -> list[_Choice]:
+    """Choices of a chat or of a legacy completion, else the one answer of `/responses`."""
+    if "choices" not in body and isinstance(body.get("output"), list):
+        answer = _from_responses(body)
+        return [answer] if answer.text is not None or answer.calls else []
     found = []
     for choice in _tables(body.get("choices")):
         message = choice.get("message")
         if type(message) is not dict:
+            if isinstance(choice.get("text"), str):
+                found.append(_Choice(choice["text"], (), _end(choice.get("finish_reason"), ())))
             continue
-        calls = tuple(
-            _Call(str(call.get("id") or ""), str(function.get("name") or ""), _arguments(function.get("arguments")))
-            for call in _tables(message.get("tool_calls"))
-            if (function := _table(call.get("function")))
-        )
+        asked = [*_tables(message.get("tool_calls")), {"function": message.get("function_call")}]
+        calls = tuple(called for call in asked if (called := _openai_called(call)))
         content = message.get("content")
         text = content if type(content) is str else _joined(_tables(content)) or message.get("refusal")
         found.append(_Choice(text, calls, _end(choice.get("finish_reason"), calls)))
     return found
 
 
+def _openai_called(call: dict[str, Any]) -> Called | None:
+    name = str(call.get("id") or "")
+    if custom := _table(call.get("custom")):  # its input is free text
+        return Called(name, str(custom.get("name") or ""), {"input": custom.get("input")})
+    function = _table(call.get("function"))
+    return Called(name, str(function.get("name") or ""), _arguments(function.get("arguments"))) if function else None
+
+
+def _from_responses(body: dict[str, Any]) -> _Choice:
+    items = _tables(body.get("output"))
+    calls = tuple(
+        Called(
+            str(item.get("call_id") or item.get("id") or ""),
+            str(item.get("name") or ""),
+            _arguments(item.get("arguments")) if item["type"] == "function_call" else {"input": item.get("input")},
+        )
+        for item in items
+        if item.get("type") in ("function_call", "custom_tool_call")
+    )
+    parts = [part for item in items if item.get("type") == "message" for part in _tables(item.get("content"))]
+    refusal = next((part["refusal"] for part in parts if isinstance(part.get("refusal"), str)), None)
+    why = _table(body.get("incomplete_details")).get("reason")
+    return _Choice(_joined(parts) or refusal, calls, _end(why, calls))
+
+
 def _from_claude(body: dict[str, Any]) -> list[_Choice]:
     blocks = _tables(body.get("content"))
     calls = tuple(
-        _Call(str(block.get("id") or ""), str(block.get("name") or ""), _table(block.get("input")))
+        Called(str(block.get("id") or ""), str(block.get("name") or ""), _table(block.get("input")))
         for block in blocks
         if block.get("type") == "tool_use"
     )
@@ -166,7 +228,7 @@ def _from_gemini(body: dict[str, Any]) -> list[_Choice]:
         ]
         asked = [_table(part.get("functionCall")) for part in parts if "functionCall" in part]
         calls = tuple(
-            _Call(
+            Called(
                 str(call.get("id") or f"call_{index}_{number}"), str(call.get("name") or ""), _table(call.get("args"))
             )
             for number, call in enumerate(asked)
@@ -175,7 +237,7 @@ def _from_gemini(body: dict[str, Any]) -> list[_Choice]:
     return found
 
 
-def _end(told: object, calls: tuple[_Call, ...]) -> str:
+def _end(told: object, calls: tuple[Called, ...]) -> str:
     end = _ENDS.get(told, told) if type(told) is str else STOP
     if end not in (LENGTH, TOOLS, FILTER):
         return TOOLS if calls else STOP
@@ -212,7 +274,7 @@ def _to_openai(reply: _Reply) -> dict[str, Any]:
     }
 
 
-def _openai_call(call: _Call) -> dict[str, Any]:
+def _openai_call(call: Called) -> dict[str, Any]:
     function = {"name": call.name, "arguments": msgspec.json.encode(call.arguments).decode()}
     return {"id": call.id, "type": "function", "function": function}
 
@@ -260,6 +322,21 @@ def _to_gemini(reply: _Reply) -> dict[str, Any]:
     }
 
 
+def _openai_vectors(outcome: Outcome, vectors: list[msgspec.Raw]) -> dict[str, Any]:
+    return {
+        "object": "list",
+        "data": [{"object": "embedding", "index": at, "embedding": vector} for at, vector in enumerate(vectors)],
+        "model": outcome.served_model or outcome.requested_model or "",
+        "usage": {"prompt_tokens": outcome.input_tokens or 0, "total_tokens": outcome.input_tokens or 0},
+    }
+
+
+def _gemini_vectors(outcome: Outcome, vectors: list[msgspec.Raw]) -> dict[str, Any]:
+    return {"embeddings": [{"values": vector} for vector in vectors]}
+
+
+_VECTOR_WRITERS = {OPENAI: _openai_vectors, GEMINI: _gemini_vectors}
+"""Claude has no embeddings, and its form no place for vectors."""
 _READERS = {OPENAI: _from_openai, CLAUDE: _from_claude, GEMINI: _from_gemini}
 _WRITERS = {OPENAI: _to_openai, CLAUDE: _to_claude, GEMINI: _to_gemini}
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 
 from models.formats import claude, gemini, openai, simple
-from models.formats.outcome import Outcome
+from models.formats.outcome import Outcome, metadata_in
 from models.formats.sheet import Sheet
 
-__all__ = ["Form", "Outcome", "Writer", "result_line"]
+__all__ = ["Form", "Outcome", "Writer", "metadata_in", "result_line"]
 
 
 class Form(StrEnum):
@@ -51,11 +51,12 @@ class Writer:
         """Whether simple lines' results need the raw replies too."""
         return self._form in (Form.OPENAI, Form.CLAUDE, Form.GEMINI)
 
-    def begin(self, bodies: Iterable[bytes]) -> bytes:
-        """What stands before the first line. `bodies` are those of the first simple lines: they give a CSV its columns."""
+    def begin(self, first: Iterable[bytes]) -> bytes:
+        """What stands before the first line. `first` is the metadata of the first lines, see `metadata_in`: it gives a CSV its
+        columns."""
         if self._form is not Form.CSV:
             return b""
-        self._sheet = Sheet(bodies)
+        self._sheet = Sheet(first)
         return self._sheet.header()
 
     def line(self, outcome: Outcome) -> bytes:

@@ -19,6 +19,7 @@ OWN = (
     "id",
     "status",
     "text",
+    "tool_calls",
     "error_code",
     "error_message",
     "provider",
@@ -39,12 +40,12 @@ REST = "metadata"
 
 
 class Sheet:
-    """One file's columns and rows. `bodies` are those of the first simple lines: their metadata gives the columns."""
+    """One file's columns and rows. `first` is the metadata of the first lines, as JSON (empty: none): it gives the columns."""
 
-    def __init__(self, bodies: Iterable[bytes]) -> None:
+    def __init__(self, first: Iterable[bytes]) -> None:
         fields: dict[str, None] = {}
-        for body in bodies:
-            metadata = simple.metadata(body) if body else None
+        for told in first:
+            metadata = msgspec.json.decode(told) if told else None
             if isinstance(metadata, dict):
                 fields.update(dict.fromkeys(metadata))
         self._carried = tuple(fields)
@@ -64,6 +65,7 @@ class Sheet:
         result["error_code"], result["error_message"] = (
             msgspec.Raw(msgspec.json.encode(error.get(field))) for field in ("code", "message")
         )
+        result.setdefault("tool_calls", msgspec.Raw(b"null"))
         metadata = msgspec.json.decode(result[REST])
         rest = metadata
         carried: list[str] = [""] * len(self._carried)

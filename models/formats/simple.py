@@ -13,7 +13,8 @@ import msgspec
 from models.formats import fields
 from models.formats.draft import Draft
 from models.formats.fields import QUESTIONS, Refused, show
-from models.formats.outcome import Outcome, as_line, one_line
+from models.formats.outcome import Outcome, as_line, metadata_in, one_line
+from models.formats.replies import Called, calls_in
 from models.formats.vectors import members, vectors_in
 from models.money import decimal_amount
 from models.request import CHAT, EMBEDDINGS, SIMPLE
@@ -120,17 +121,10 @@ def simple_input(body: bytes) -> dict[str, Any]:
 class _Own(msgspec.Struct):
     id: msgspec.Raw = msgspec.Raw(b"null")
     custom_id: msgspec.Raw = msgspec.Raw(b"null")
-    metadata: msgspec.Raw = msgspec.Raw(b"null")
     embed: msgspec.Raw = msgspec.Raw(b"null")
 
 
 _own = msgspec.json.Decoder(_Own)
-
-
-def metadata(body: bytes) -> object | None:
-    """The `metadata` of a simple line, decoded; None if it has none."""
-    value: object = msgspec.json.decode(_own.decode(body).metadata)
-    return value
 
 
 class _Error(msgspec.Struct):
@@ -156,13 +150,15 @@ class _Row(msgspec.Struct):
     latency_ms: int | None
     attempts: int
     metadata: msgspec.Raw | None
+    tool_calls: list[Called] | msgspec.UnsetType = msgspec.UNSET
     embeddings: list[msgspec.Raw] | None | msgspec.UnsetType = msgspec.UNSET
 
 
 def result(outcome: Outcome) -> bytes:
     """One result line without its newline: `id` and `metadata` as the user wrote them, `cost` an exact decimal number.
 
-    `embeddings` is there only for lines that asked for them: the vectors as they came, in the order of the texts.
+    `tool_calls` is there only where the answer calls tools. `embeddings` is there only for lines that asked for them: the vectors
+    as they came, in the order of the texts.
     """
     own = _own.decode(outcome.body) if outcome.body else _Own()
     failed = outcome.error_code is not None or outcome.error_message is not None
@@ -183,8 +179,10 @@ def result(outcome: Outcome) -> bytes:
         currency=outcome.currency,
         latency_ms=outcome.latency_ms,
         attempts=outcome.attempts,
-        metadata=msgspec.Raw(one_line(bytes(own.metadata)) or b"null"),
+        metadata=msgspec.Raw(metadata_in(outcome.body, outcome.metadata) or b"null"),
     )
+    if outcome.status == "succeeded" and outcome.response and (calls := calls_in(outcome.response)):
+        row.tool_calls = calls
     if bytes(own.embed) != b"null" or (outcome.dialect != DIALECT and outcome.text is None and _embeddings(outcome)):
         row.embeddings = _embeddings(outcome)
     return as_line(row)

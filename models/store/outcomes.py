@@ -31,8 +31,8 @@ def page(
     """The next jobs of a batch in input order, with what the results tell of them; empty at the end.
 
     `after` is the last position seen (-1 at the start). A page ends at `most_bytes` of stored texts; one bigger job comes
-    alone. `body` is only there for simple lines, `response` only for the other dialects (a simple result shows the text), unless
-    all `replies` are asked for.
+    alone. `body` is only there for simple lines, `response` not for those whose result is their text, unless all `replies` are
+    asked for.
     `response` and `text` are compressed. The attempt's columns are those of the call that made the result, for a failed job
     those of its last call.
     """
@@ -46,8 +46,14 @@ def page(
         .limit(1)
         .scalar_subquery()
     )
-    # what a simple line's result needs is its text, except for vectors
-    whole_reply = sa.or_(sa.literal(replies), job_inputs.c.dialect != SIMPLE, job_inputs.c.operation == EMBEDDINGS)
+    # what a simple line's result needs is its text, except for vectors and the calls of tools
+    whole_reply = sa.or_(
+        sa.literal(replies),
+        job_inputs.c.dialect != SIMPLE,
+        job_inputs.c.operation == EMBEDDINGS,
+        results.c.text.is_(None),
+        _offers_tools(connection),
+    )
     rows = (
         sa.select(
             jobs.c.position,
@@ -94,6 +100,13 @@ def page(
         .order_by(rows.c.position)
     )
     return list(connection.execute(query).mappings())
+
+
+def _offers_tools(connection: Connection) -> sa.ColumnElement[bool]:
+    """Whether a simple line may get calls of tools for an answer: then it names its tools."""
+    if connection.dialect.name == "sqlite":
+        return sa.func.instr(job_inputs.c.body, sa.literal(b'"tools"')) > 0
+    return sa.literal_column("position('\\x22746f6f6c7322'::bytea in job_inputs.body)", sa.Integer) > 0
 
 
 def _last_position(connection: Connection, batch_id: int, after: int, most: int, most_bytes: int) -> int | None:

@@ -49,7 +49,7 @@ def test_a_simple_line_is_stored_whole_as_it_was_written(read: Reader) -> None:
 def test_an_openai_lines_body_is_stored_byte_for_byte(read: Reader) -> None:
     body = b'{ "messages":[{"role":"user","content":"\\u00e9 caf\xc3\xa9"}],\t"model" : "gpt-4o", "seed": 12345678901234567 ,"stream":true}'
     line = b'{"custom_id":"r 1","method":"POST","url":"/v1/chat/completions","body":' + body + b',"x":1}'
-    assert read(line) == [Line(1, "r 1", "openai", "chat", "openai", "gpt-4o", body)]
+    assert read(line) == [Line(1, "r 1", "openai", "chat", "openai", "gpt-4o", body, metadata=b'{"x":1}')]
 
 
 def test_a_line_with_embed_asks_for_embeddings(read: Reader) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from models.formats.replies import shape_of
-from models.formats.results import Form, Outcome, Writer, result_line
+from models.formats.results import Form, Outcome, Writer, metadata_in, result_line
 from worker.providers import claude, gemini, openai
 
 OPENAI = {
@@ -218,7 +218,7 @@ def test_any_line_has_a_simple_result() -> None:
 
 def sheet(outcomes: list[Outcome], first: int | None = None) -> list[dict[str, str]]:
     writer = Writer(Form.CSV)
-    content = writer.begin(one.body for one in outcomes[:first])
+    content = writer.begin(metadata_in(one.body, one.metadata) for one in outcomes[:first])
     content += b"".join(writer.line(one) for one in outcomes)
     return list(csv.DictReader(io.StringIO(content.decode(), newline="")))
 

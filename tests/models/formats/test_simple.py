@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.formats.results import Outcome, result_line
-from models.formats.simple import metadata, simple_input
+from models.formats.simple import simple_input
 
 FIELDS = [
     "id",
@@ -118,13 +118,6 @@ def test_a_simple_line_becomes_the_neutral_chat_shape(row: dict[str, Any], neutr
 def test_whole_numbers_of_any_size_keep_every_digit() -> None:
     neutral = simple_input(b'{"prompt":"hi","logit_bias":{"a":123456789012345678901234567890}}')
     assert neutral["logit_bias"]["a"] == 123456789012345678901234567890
-
-
-def test_metadata_is_read_as_it_was_given() -> None:
-    assert metadata(b'{"prompt":"hi","metadata":{"a":[1,null]}}') == {"a": [1, None]}
-    assert metadata(b'{"prompt":"hi","metadata":"x"}') == "x"
-    assert metadata(b'{"prompt":"hi"}') is None
-    assert metadata(b'{"prompt":"hi","metadata":null}') is None
 
 
 def test_a_result_has_exactly_the_documented_fields_in_order() -> None:
