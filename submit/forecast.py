@@ -6,14 +6,14 @@ It makes no call and needs no server. Tokens are guessed from characters; a batc
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import orjson
 
 from models.config import Config, Pricing, ProviderConfig
 from models.formats.lines import Line
 from models.formats.simple import simple_input
-from models.guesses import input_tokens, output_bound
+from models.guesses import asked_fees, asked_tier, input_tokens, output_bound
 from models.lanes import Lanes
 from models.prices import Cost, price
 from models.request import SIMPLE, Usage
@@ -49,6 +49,25 @@ class Group:
     measured: bool = False
     cost: Cost | None = None
     most_cost: Cost | None = None
+    by_key: list[Sums] = field(default_factory=list, repr=False)
+
+
+@dataclass(slots=True)
+class Sums:
+    """What all lines would cost on one key: as guessed, and at their bounds; None once a line has no price. In nano-units."""
+
+    pricing: Pricing | None
+    usual: int | None = 0
+    most: int | None = 0
+
+    def add(self, usual: Usage, most: Usage) -> None:
+        """Each line is priced by itself: what a long input costs is no matter of their sum."""
+        likely, bound = price(usual, self.pricing), price(most, self.pricing)
+        self.usual = None if self.usual is None or likely is None else self.usual + likely.nanos
+        self.most = None if self.most is None or bound is None else self.most + bound.nanos
+
+    def cost(self, nanos: int | None) -> Cost | None:
+        return None if nanos is None or self.pricing is None else Cost(nanos, self.pricing.currency)
 
 
 @dataclass(slots=True)
@@ -102,11 +121,13 @@ def forecast(
             if line.lane in config.routes:
                 found.routed.add(line.lane)
                 provider, model = config.routes[line.lane].pairs()[0]
-            group = groups.setdefault((provider, model), Group(provider, model))
+            group = groups.get((provider, model))
+            if group is None:
+                group = groups[provider, model] = Group(provider, model, by_key=_sums(config.provider(provider), model))
             _count(group, line, config.provider(provider), (known or {}).get((provider, model)))
     found.groups = list(groups.values())
     for group in found.groups:
-        _price(group, config.provider(group.provider), (known or {}).get((group.provider, group.model)))
+        _price(group, (known or {}).get((group.provider, group.model)))
     for name in dict.fromkeys(group.provider for group in found.groups):
         found.seconds[name] = _seconds(
             config.provider(name), [group for group in found.groups if group.provider == name]
@@ -119,39 +140,39 @@ def _count(group: Group, line: Line, provider: ProviderConfig, average: Average 
     bound = output_bound(asked)
     if bound is None and provider.type == "claude":
         bound = provider.max_tokens  # is filled in where a request says none
+    guess = provider.default_output_tokens or ASSUMED_OUTPUT_TOKENS
+    given, made = input_tokens(asked), guess if bound is None else min(guess, bound)
+    if average is not None:
+        given, made = round(average.input_tokens), round(average.output_tokens)
     group.lines += 1
     group.unbounded += bound is None
     group.most_output_tokens += bound or 0
-    if average is not None:
-        group.measured = True  # once for all its lines, in _price
-    else:
-        group.input_tokens += input_tokens(asked)
-        guess = provider.default_output_tokens or ASSUMED_OUTPUT_TOKENS
-        group.output_tokens += guess if bound is None else min(guess, bound)
+    group.measured = average is not None  # then its tokens are counted once for all its lines, in _price
+    group.input_tokens += given
+    group.output_tokens += made
+    usual = Usage(given, made, tier=asked_tier(asked), fees=asked_fees(asked))
+    for sums in group.by_key:
+        sums.add(usual, replace(usual, output_tokens=max(made, bound or 0)))
 
 
-def _price(group: Group, provider: ProviderConfig, average: Average | None) -> None:
+def _price(group: Group, average: Average | None) -> None:
     if average is not None:
         group.input_tokens = round(average.input_tokens * group.lines)
         group.output_tokens = round(average.output_tokens * group.lines)
-    usual = [price(Usage(group.input_tokens, group.output_tokens), p) for p in _prices(provider, group.model)]
-    group.cost = _least(usual)
+    likely = [sums.cost(sums.usual) for sums in group.by_key]
+    group.cost = min((cost for cost in likely if cost is not None), key=lambda cost: cost.nanos, default=None)
     if average is not None and average.cost_nanos is not None:
         group.cost = Cost(round(average.cost_nanos * group.lines), average.currency)
-    if not group.unbounded:
-        most = Usage(group.input_tokens, max(group.most_output_tokens, group.output_tokens))
-        dearest = [price(most, pricing) for pricing in _prices(provider, group.model)]
-        priced = [cost for cost in dearest if cost is not None and group.cost and cost.currency == group.cost.currency]
-        if priced and group.cost is not None:
-            group.most_cost = max([*priced, group.cost], key=lambda cost: cost.nanos)
+    if group.unbounded or group.cost is None:
+        return
+    bounds = [sums.cost(sums.most) for sums in group.by_key]
+    priced = [cost for cost in bounds if cost is not None and cost.currency == group.cost.currency]
+    if priced:
+        group.most_cost = max([*priced, group.cost], key=lambda cost: cost.nanos)
 
 
-def _prices(provider: ProviderConfig, model: str) -> list[Pricing | None]:
-    return [provider.pricing(key, model) for key in provider.keys]
-
-
-def _least(costs: Sequence[Cost | None]) -> Cost | None:
-    return min((cost for cost in costs if cost is not None), key=lambda cost: cost.nanos, default=None)
+def _sums(provider: ProviderConfig, model: str) -> list[Sums]:
+    return [Sums(provider.pricing(key, model)) for key in provider.keys]
 
 
 def _seconds(provider: ProviderConfig, groups: Sequence[Group]) -> float | None:

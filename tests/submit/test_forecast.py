@@ -47,6 +47,23 @@ def test_tokens_and_money_are_what_one_adds_up_by_hand(tmp_path: Path) -> None:
     assert group.cost == Cost(per_line * 10 * 1_000 + 1000 * 2_000, "USD") == group.most_cost
 
 
+def test_many_short_lines_are_no_long_input_and_a_dear_tier_is_priced_as_what_it_is(tmp_path: Path) -> None:
+    text = config_of(key("a", "limit_req_per_min: 1"), provider="gemini", more="price_list: genai-prices\n")
+    lines = [{"model": "gemini-2.5-pro", "prompt": "x" * 3_496, "max_tokens": 100}] * 1_000
+    (group,) = guess(tmp_path, text, lines).groups
+    assert group.input_tokens == 1_005_000, "more than the 200,000 from which one input would cost more"
+    assert group.cost == Cost(1_005_000 * 1_250 + 100_000 * 10_000, "USD")
+    body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "x"}], "max_tokens": 10}
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    dear = {**line, "body": {**body, "service_tier": "priority"}}
+    tiers = config_of(key("a", PRICED.replace("002}", "002, tier_factors: {priority: 3}}")))
+    (plain,) = guess(tmp_path, tiers, [line]).groups
+    (priority,) = guess(tmp_path, tiers, [dear]).groups
+    assert plain.cost is not None
+    assert priority.cost == Cost(plain.cost.nanos * 3, "USD") == priority.most_cost
+    assert guess(tmp_path, config_of(key("a", PRICED)), [dear]).groups[0].cost is None
+
+
 def test_without_a_bound_nothing_is_promised_at_most(tmp_path: Path) -> None:
     (group,) = guess(tmp_path, config_of(key("a", PRICED)), [{"model": "gpt-4o", "prompt": "x"}]).groups
     assert group.output_tokens == ASSUMED_OUTPUT_TOKENS
