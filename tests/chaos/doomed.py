@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-POISON = "poison"
-"""A prompt with this word kills its worker, at the point of the same name."""
+POISON = "hemlock"
+"""A prompt with this word kills whatever process is about to send it, where `at_poison` is in force."""
 
 
 class Doom:
@@ -35,8 +35,8 @@ class Doom:
                 self.die()
 
     def die(self) -> NoReturn:
-        with open(self._marker, "w") as file:
-            file.write(repr(time.time()))
+        with open(self._marker, "a") as file:
+            file.write(f"{time.time()!r}\n")
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError("outlived SIGKILL")
 
@@ -159,7 +159,6 @@ POINTS: dict[str, Callable[[Doom], None]] = {
     "in-record": in_record,
     "after-record": after_record,
     "before-ack": before_ack,
-    "poison": at_poison,
     "in-load": in_load,
     "before-publish": before_publish,
     "after-publish": after_publish,

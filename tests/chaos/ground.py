@@ -288,6 +288,11 @@ class Ground:
         self.kills.append(Kill(float(worker.marker.read_text()), worker.point))
         worker.over = True
 
+    def note_deaths(self, marker: Path, what: str) -> None:
+        """Notes as kills the deaths that processes have written into a file, of which nobody waits."""
+        if marker.exists():
+            self.kills += [Kill(float(line), what) for line in marker.read_text().splitlines()]
+
     def unexpected(self) -> list[Worker]:
         """Workers that ended by themselves."""
         return [worker for worker in self.workers if not worker.over and not worker.alive]

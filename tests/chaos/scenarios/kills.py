@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from pathlib import Path
+
 import sqlalchemy as sa
 
 from models.states import JobStatus
@@ -10,6 +14,7 @@ from tests.chaos.doomed import POISON
 from tests.chaos.ground import Ground, Worker
 from tests.chaos.registry import scenario
 
+SITE = Path(__file__).parent.parent / "site"
 LATENCY = 0.4
 RPM = 1500
 FAILED = sa.select(jobs.c.custom_id, jobs.c.error_code).where(jobs.c.status == JobStatus.FAILED)
@@ -87,31 +92,39 @@ def named_kills(ground: Ground) -> None:
 
 @scenario("poison-among-kills", short=0.2)
 def poison_among_kills(ground: Ground) -> None:
-    """A row that crashes its worker each time, among random kills: it alone fails, as `poison`."""
+    """A row that crashes whatever worker is about to send it, among random kills: it alone fails, as `poison`."""
     ground.start(latency=LATENCY, rpm=RPM)
     rows = ground.lines(300)
     rows.insert(ground.rng.randrange(20, 60), ground.lines(1, words=POISON)[0])
     ground.may_fail = 1
     ground.submit(rows)
-    crew = [ground.start_worker(POISON) for _ in range(2)]
+    marker = ground.folder / "poison.died"
+
+    def another() -> Worker:
+        return ground.start_worker(
+            PYTHONPATH=f"{SITE}{os.pathsep}{os.environ.get('PYTHONPATH', '')}", CHAOS_POISON=str(marker)
+        )
+
+    crew = [another() for _ in range(2)]
     left = ground.some(6, least=1)
 
     def over() -> bool:
         nonlocal left
         for place, worker in enumerate(crew):
             if not worker.alive:
-                ground.died(worker)
-                crew[place] = ground.start_worker(POISON)
+                worker.over = worker.process.returncode == -signal.SIGKILL
+                crew[place] = another()
             elif left and ground.calling(worker) and ground.rng.random() < 0.02:
                 left -= 1
                 ground.kill(worker)
-                crew[place] = ground.start_worker(POISON)
+                crew[place] = another()
         if left:
             keep_busy(ground, 100, 200)
         return not left and ground.left() <= 0
 
-    ground.until(over, "all but the poison to be done", 240)
+    ground.until(over, "the poison to be found and all else to be done", 240)
     ground.finish()
+    ground.note_deaths(marker, "poison")
     failed = ground.rows(FAILED)
     ground.promise(
         [row["error_code"] for row in failed] == ["poison"], f"instead of one poison row these failed: {failed}"
