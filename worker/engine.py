@@ -341,7 +341,8 @@ class Engine:
                 now - row["started_at"],
             )
             for row in rows
-            if row["epoch"] != job.epoch
+            # a call whose worker died under it says nothing of the provider, and is no failure of the job's
+            if row["epoch"] != job.epoch and (row["outcome"] != Outcome.UNKNOWN or row["error_code"] is not None)
         ]
 
     def _situation(self, job: Claimed, request: Request, past: Sequence[Past], failure: Failure) -> Situation:
