@@ -70,7 +70,7 @@ def _explain_failures(module: str) -> None:
     try:
         import pytest
     except ModuleNotFoundError:
-        raise ImportError("ProviderContract needs pytest and hypothesis: pip install 'truckllm[plugin]'") from None
+        raise ImportError("ProviderContract needs pytest: pip install 'truckllm[plugin]'") from None
     pytest.register_assert_rewrite(module)
 
 

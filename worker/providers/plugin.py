@@ -177,7 +177,7 @@ class JsonProvider(ChatProvider):
         return [
             model if isinstance(model, ModelInfo) else ModelInfo(model)
             for model in told
-            if isinstance(model, ModelInfo) or name(model) == model
+            if isinstance(model, ModelInfo) or (isinstance(model, str) and name(model) == model)
         ]
 
 
