@@ -178,7 +178,7 @@ class Flights:
         try:
             await self._recorder.insist(undo)
         except StorageError as error:
-            log.warning("%d jobs could not be given back now; the heartbeats see to it: %s", len(jobs), error)
+            log.warning("%d calls that were never sent stay in the ledger as unknown: %s", len(jobs), error)
         self.let_go(jobs)
 
     async def _fly(self, flight: Flight) -> None:
@@ -215,9 +215,9 @@ class Flights:
         until = None if snooze is None else self._recorder.now() + snooze
         held = {job.id: job.epoch for job in jobs}
         try:
-            await self._recorder.call(lambda connection: job_store.give_back(connection, held, not_before=until))
+            await self._recorder.insist(lambda connection: job_store.give_back(connection, held, not_before=until))
         except StorageError as error:
-            log.warning("%d jobs could not be given back now; the next heartbeats see to it: %s", len(held), error)
+            log.warning("%d jobs could not be given back; others find them: %s", len(held), error)
         self.let_go(held)
 
     def stop(self) -> None:

@@ -48,6 +48,17 @@ def pool_name(provider: ProviderConfig, key: KeyConfig) -> str:
     return f"pool:{key.pool}" if key.pool else f"{provider.id}/{key.id}"
 
 
+def limited_key(provider: ProviderConfig, key: KeyConfig, model: str, rank: int = 0) -> LimitedKey:
+    """The key as the limiter knows it, for calls of this model."""
+    return LimitedKey(
+        name=f"{provider.id}/{key.id}",
+        pool=pool_name(provider, key),
+        buckets=buckets(provider, key, model),
+        rank=rank,
+        mark=key_store.fingerprint(key.secret.reveal())[:8],
+    )
+
+
 def buckets(provider: ProviderConfig, key: KeyConfig, model: str) -> tuple[Bucket, ...]:
     """All quotas that a call of this key and model draws on."""
     pool = pool_name(provider, key)
@@ -97,6 +108,8 @@ class KeyRing:
         self._confirming: dict[str, asyncio.Future[bool]] = {}
         self._good_until: dict[str, float] = {}
         self._taken_out: dict[str, float] = {}
+        self._locked = {one.name: one for one in (limited_key(self.settings, key, "") for key in self.settings.keys)}
+        self._strays: set[str] = set()
 
     # What may be used
 
@@ -126,12 +139,7 @@ class KeyRing:
                 prices[key.id] = pricing.input_token_cost + pricing.output_token_cost
         order = sorted(set(prices.values()))
         limited = [
-            LimitedKey(
-                name=f"{self.settings.id}/{key.id}",
-                pool=pool_name(self.settings, key),
-                buckets=buckets(self.settings, key, model),
-                rank=order.index(prices[key.id]) if key.id in prices else len(order),
-            )
+            limited_key(self.settings, key, model, order.index(prices[key.id]) if key.id in prices else len(order))
             for key in self.settings.keys
         ]
         return tuple(sorted(limited, key=lambda one: one.rank))
@@ -250,7 +258,7 @@ class KeyRing:
         if provider.id == self.settings.id:
             self._out[name] = Quarantine(reason, until, probes)
             self._taken_out[name] = self._clock()
-        await self._limiter.block(name, seconds)
+        await self._limiter.block(limited_key(provider, key, "").lock, seconds)
         mark = key_store.fingerprint(key.secret.reveal())
 
         def write(connection: Connection) -> None:
@@ -295,9 +303,23 @@ class KeyRing:
         lifted = [name for name in self._out if name not in out]
         self._out = out
         for name, held in out.items():  # every time: Redis may have come back empty
-            await self._limiter.block(name, None if held.until is None else max(1.0, held.until - now))
+            await self._limiter.block(self._lock(name), None if held.until is None else max(1.0, held.until - now))
         for name in lifted:
-            await self._limiter.unblock(name)
+            await self._limiter.unblock(self._lock(name))
+        await self._free_strays()
+
+    async def _free_strays(self) -> None:
+        """Unblocks what Redis still holds back and SQL doesn't: lifted while no worker lived, or read back from an old file. What
+        another worker is just taking out, is in SQL by the second look."""
+        rooms = await self._limiter.room(list(self._locked.values()))
+        found = {room.key.name for room in rooms if room.blocked and room.key.name not in self._out}
+        for name in found & self._strays:
+            await self._limiter.unblock(self._lock(name))
+        self._strays = found - self._strays
+
+    def _lock(self, name: str) -> str:
+        """What the limiter calls this key with its present secret."""
+        return self._locked[name].lock
 
     async def _due(self, name: str, held: Quarantine) -> None:
         key = self.key(name)
@@ -313,12 +335,12 @@ class KeyRing:
             if not await self._recorder.call(mine):
                 return
             if not await self._accepted(name):
-                await self._limiter.block(name, wait)
+                await self._limiter.block(self._lock(name), wait)
                 self._out[name] = Quarantine(held.reason, until, held.probes + 1)
                 return
         now = self._recorder.now()
         await self._recorder.call(lambda connection: key_store.lift(connection, self.settings.id, key.id, mark, now))
-        await self._limiter.unblock(name)
+        await self._limiter.unblock(self._lock(name))
         self._out.pop(name, None)
         log.warning("%s is back in use", name)
 

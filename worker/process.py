@@ -175,7 +175,7 @@ class Process:
 
     async def _start(self) -> None:
         self._client = connect(self._redis_url)
-        self._limiter = Limiter(self._client, seed=self._seed)
+        self._limiter = Limiter(self._client, seed=self._seed, restarted=self._take_over)
         self._breaker = Breaker(self._client)
         self._sender = await HttpSender(max_response_bytes=self.config.worker.max_response_bytes).__aenter__()
         self._lease = Lease(
@@ -199,9 +199,8 @@ class Process:
                 passed_on=self._passed_on,
                 alone=self._alone_for is not None,
             )
-        for runner in self._runners.values():
-            with contextlib.suppress(redis.exceptions.RedisError, OSError, TimeoutError):
-                await runner.engine.ring.take_over()
+        with contextlib.suppress(redis.exceptions.RedisError, OSError, TimeoutError):
+            await self._take_over()
         if self._alone_for is None:
             self._warden = warden.Warden(self.config, self.served, self._recorder, lambda: self._lease.worker_id)
         janitor = Janitor(self._lease, self._recorder, self._runners, self._ring, self._warden)
@@ -358,6 +357,12 @@ class Process:
 
     def _on_loop(self, work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout)
+
+    async def _take_over(self) -> None:
+        """Takes over which keys are out of use, and tells Redis. Raises when that is away, and knows all the same."""
+        told = await asyncio.gather(*(r.engine.ring.take_over() for r in self._runners.values()), return_exceptions=True)
+        for error in filter(None, told):
+            raise error
 
     async def _seed(self, _buckets: Sequence[str]) -> dict[str, list[tuple[float, int]]]:
         """The last minute of the ledger, for a Redis that doesn't know it."""

@@ -20,8 +20,8 @@ import sqlalchemy as sa
 from tests.acceptance.stage import SECRET, Row, Stage
 from tests.acceptance.truth import assert_ledger_is_the_log
 from tests.conftest import SandboxProcess, Valkey
-from worker.keys import buckets, pool_name
-from worker.limits.limiter import LimitedKey, Limiter, connect
+from worker.keys import limited_key
+from worker.limits.limiter import Limiter, connect
 from worker.sandbox.replies import prompt_sha
 
 Fault = dict[str, Any]
@@ -159,7 +159,7 @@ def test_a_key_that_the_model_list_refuses_too_is_out_for_all_workers(
 def blocked_seconds(stage: Stage, provider: str, key_id: str) -> float:
     settings = stage.config.provider(provider)
     own = settings.key(key_id)
-    limited = LimitedKey(f"{provider}/{key_id}", pool_name(settings, own), buckets(settings, own, "gpt-4o"))
+    limited = limited_key(settings, own, "gpt-4o")
 
     async def ask() -> float:
         client = connect(stage.valkey.url)

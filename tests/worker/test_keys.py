@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,9 @@ from models.database import Database, upgrade
 from models.request import Failure, FailureKind
 from models.store import keys as key_store
 from tests.conftest import SandboxProcess
-from tests.worker.bench import Bench, bench
+from tests.worker.bench import Bench, bench, until
 from worker.keys import PROBE_SECONDS, QUOTA_SECONDS, REMEMBER_SECONDS, buckets, pool_name, seed_rows
+from worker.limits.limiter import Charge, Grant, Wait, Want
 
 REFUSED = Failure(FailureKind.AUTH, "invalid_api_key", "no such key", 401)
 OUT_OF_MONEY = Failure(FailureKind.QUOTA, "insufficient_quota", "no money", 429)
@@ -57,7 +60,7 @@ def worker(
     with bench(path, database, valkey_url) as made:
         yield made
         for name in ("dear", "cheap", "unpriced"):  # the server is shared by all tests
-            made.run(made.limiter.unblock(f"openai/{name}"))
+            made.run(made.limiter.unblock(made.keys()._lock(f"openai/{name}")))
 
 
 def names(worker: Bench, model: str = "m") -> list[str]:
@@ -111,7 +114,7 @@ def test_the_last_minute_of_the_ledger_is_told_by_bucket(worker: Bench) -> None:
 
 
 def load_config_of(worker: Bench, **limits: int) -> Config:
-    tree = worker.config.model_dump()
+    tree = worker.config.model_dump(exclude_unset=True)
     for one in tree["providers"][0]["keys"]:
         one["secret"] = "sk"
         one.update(limits)
@@ -203,6 +206,68 @@ def test_a_quarantine_that_another_worker_has_found_is_taken_over_and_its_end_to
     worker.run(ring.refresh())
     assert len(names(worker)) == 3
     assert blocked(worker, "dear") == 0
+
+
+def test_a_changed_secret_is_free_at_once_also_where_redis_still_holds_the_old_one_back(
+    worker: Bench, write_config: Callable[..., Path], database: Database, valkey_url: str
+) -> None:
+    worker.run(worker.keys().quarantine_pool("openai/cheap", OUT_OF_MONEY))
+    renewed = [{**one, "secret": "sk-canary-renewed"} if one["id"] == "cheap" else one for one in KEYS]
+    path = write_config("http://127.0.0.1:1", providers=("openai",), keys={"openai": renewed}, name="renewed.yaml")
+    with bench(path, database, valkey_url) as newer:
+        assert "openai/cheap" in names(newer)
+        limited = [one for one in newer.keys().usable("m") if one.name == "openai/cheap"]
+        (answer,) = newer.run(newer.limiter.reserve([Want("w", Charge(), tuple(limited))]))
+        assert isinstance(answer, Grant)
+        newer.tick()
+        assert blocked(worker, "cheap") > QUOTA_SECONDS - 60, "the old secret stays out"
+
+
+def test_what_was_put_back_into_use_while_no_worker_lived_is_not_held_back_by_redis(
+    worker: Bench, database: Database
+) -> None:
+    ring = worker.keys()
+    worker.run(worker.limiter.block(ring._lock("openai/dear"), None))
+    worker.run(ring.take_over())
+    assert blocked(worker, "dear") > 0, "another worker may be taking it out at this moment"
+    worker.run(ring.take_over())
+    assert blocked(worker, "dear") == 0
+    assert "openai/dear" in names(worker)
+
+
+def test_a_redis_that_was_started_again_is_told_what_is_out_before_a_call_may_start(
+    worker: Bench, database: Database
+) -> None:
+    limited = worker.keys()._build("m")
+    want = Want("w", Charge(), tuple(one for one in limited if one.name == "openai/dear"))
+    assert isinstance(worker.run(worker.limiter.reserve([want]))[0], Grant)
+    quarantine(database, "dear", key_store.fingerprint("sk-canary-dear"), until=worker.recorder.now() + 500)
+    worker.run(worker.limiter._client.set("{truckllm}:run", "another"))
+    for _ in range(2):
+        (answer,) = worker.run(worker.limiter.reserve([want]))
+        assert isinstance(answer, Wait)
+    assert answer.reason == "blocked"
+    assert "openai/dear" not in names(worker)
+
+
+def test_a_quarantine_found_while_the_database_is_away_is_stored_after_it(
+    worker: Bench, database: Database, tmp_path: Path
+) -> None:
+    with contextlib.closing(sqlite3.connect(f"{tmp_path}/truckllm.db", isolation_level=None)) as other:
+        worker.run(worker.recorder.call(lambda connection: connection.exec_driver_sql("PRAGMA busy_timeout = 50")))
+        other.execute("BEGIN EXCLUSIVE")
+
+        async def begin() -> asyncio.Future[None]:
+            found = asyncio.ensure_future(worker.keys().quarantine_pool("openai/cheap", OUT_OF_MONEY))
+            await until(lambda: not worker.recorder.ready)
+            return found
+
+        found = worker.run(begin())
+        assert names(worker) == ["openai/dear", "openai/unpriced"]
+        other.execute("ROLLBACK")
+        worker.run(asyncio.wait_for(found, 10))
+    worker.run(worker.keys().take_over())
+    assert names(worker) == ["openai/dear", "openai/unpriced"]
 
 
 def test_when_every_key_is_out_it_is_said_why(worker: Bench) -> None:

@@ -35,6 +35,7 @@ from worker.limits.shapes import (
     Grant,
     KeyRoom,
     LimitedKey,
+    RestartFunction,
     SeedFunction,
     Settlement,
     TooLarge,
@@ -88,7 +89,7 @@ class Limiter:
     """The limiter of one worker process; all that share a Redis share the buckets.
 
     `seed` tells the last minute of buckets Redis has never seen, or not since its last restart (None: they start empty); while
-    it can't, nothing starts on them. `clock` is the caller's, on which `Grant.start_at` is told. `server_time` replaces the
+    it can't, nothing starts on them. `restarted` is awaited after a restart of the server, before anything starts. `clock` is the caller's, on which `Grant.start_at` is told. `server_time` replaces the
     server's clock, for tests in virtual time: production passes none.
     """
 
@@ -97,6 +98,7 @@ class Limiter:
         client: redis.asyncio.Redis,
         *,
         seed: SeedFunction | None = None,
+        restarted: RestartFunction | None = None,
         pace: float = 0.985,
         horizon: float = HORIZON,
         clock: Callable[[], float] = time.monotonic,
@@ -105,6 +107,7 @@ class Limiter:
     ) -> None:
         self._client = client
         self._seed = seed
+        self._on_restart = restarted
         self._pace = pace
         self._horizon = horizon
         self._clock = clock
@@ -168,7 +171,7 @@ class Limiter:
         return bool(reply)
 
     async def block(self, name: str, seconds: float | None) -> None:
-        """Quarantines a key name or a pool for all workers, for `seconds` or (None) until `unblock`."""
+        """Quarantines a key (by its `lock`) or a pool for all workers, for `seconds` or (None) until `unblock`."""
         await _BLOCK.run(self._client, self._now(), name, True if seconds is None else float(seconds))
 
     async def unblock(self, name: str) -> None:
@@ -178,7 +181,7 @@ class Limiter:
     async def room(self, keys: Sequence[LimitedKey]) -> list[KeyRoom]:
         """How each key stands now, for showing."""
         ids = list(dict.fromkeys(bucket.id for key in keys for bucket in key.buckets))
-        names, pools = [key.name for key in keys], [key.pool for key in keys]
+        names, pools = [key.lock for key in keys], [key.pool for key in keys]
         booked, cooling, blocked = msgspec.msgpack.decode(await _ROOM.run(self._client, self._now(), ids, names, pools))
         sums = dict(zip(ids, booked, strict=True))
         return [
@@ -193,7 +196,8 @@ class Limiter:
 
     async def _ask(self, question: _Question, wants: Sequence[Want]) -> list[Grant | Wait | TooLarge]:
         reply = await self._run(question, create=self._seed is None)
-        await self._notice_restart(reply[1])
+        if await self._notice_restart(reply[1]):
+            return [self._wait(wants[place], 0, 0.25, 2) for place in question.places]
         if reply[0] == 1:
             # what was granted before a restart is on its way into the ledger
             late = self._restarted + self._horizon + LATE_SECONDS - self._steady()
@@ -226,15 +230,26 @@ class Limiter:
         self._heard = float(reply[2]), asked
         return reply
 
-    async def _notice_restart(self, run: str) -> None:
-        """Takes note of a server that has been started again since the last answer, and tells it which pools cool."""
-        before, self._run_of_server = self._run_of_server, run
-        if before in (None, run):
-            return
+    async def _notice_restart(self, run: str) -> bool:
+        """Whether the server has been started again since the last answer. It is told which keys are out of use and which
+        pools cool; what was granted just now, was granted without knowing."""
+        if self._run_of_server in (None, run):
+            self._run_of_server = run
+            return False
         now = self._restarted = self._steady()
+        try:
+            if self._on_restart is not None:
+                await self._on_restart()
+        except Exception as error:
+            log.warning(
+                "nothing starts: a Redis that came back could not be told what it must know (%s)", type(error).__name__
+            )
+            return True
         self._cooling = {pool: until for pool, until in self._cooling.items() if until > now}
         for pool, until in self._cooling.items():
             await _COOL.run(self._client, self._now(), pool, [], until - now, True, SEVERAL, SHARE, -1.0)
+        self._run_of_server = run
+        return True
 
     def _wait(self, want: Want, kind: int, seconds: float, state: int) -> Wait:
         """Turns the earliest start the script saw into the time to ask again, never after that start: what nobody asks for
@@ -336,7 +351,7 @@ class _Question:
             self.bucket_ids,
             self._bucket_units,
             self._bucket_limits,
-            [key.name for key in self.keys],
+            [key.lock for key in self.keys],
             [key.pool for key in self.keys],
             [key.rank for key in self.keys],
             self._members,

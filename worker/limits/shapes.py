@@ -12,6 +12,9 @@ from typing import Literal
 Unit = Literal["requests", "tokens", "input_tokens", "output_tokens"]
 UNITS: tuple[Unit, ...] = ("requests", "tokens", "input_tokens", "output_tokens")
 
+RestartFunction = Callable[[], Awaitable[None]]
+"""Tells a server that was started again what it has to know before a call may start."""
+
 SeedFunction = Callable[[Sequence[str]], Awaitable[Mapping[str, Sequence[tuple[float, int]]]]]
 """Bucket ids -> for each the (age in seconds, amount) of what the ledger saw start in the last 60 s."""
 
@@ -42,12 +45,18 @@ class Charge:
 @dataclass(frozen=True, slots=True)
 class LimitedKey:
     """A key a call may go out on: `name` is "provider/key_id", `pool` is what cools together, a lower `rank` is taken
-    first, and a key without buckets is free."""
+    first, and a key without buckets is free. `mark` tells its secret from an earlier one: a block is for one secret."""
 
     name: str
     pool: str
     buckets: tuple[Bucket, ...]
     rank: int = 0
+    mark: str = ""
+
+    @property
+    def lock(self) -> str:
+        """What `Limiter.block` is told to take it out of use."""
+        return f"{self.name}#{self.mark}" if self.mark else self.name
 
 
 @dataclass(frozen=True, slots=True)
