@@ -34,9 +34,9 @@ def rerun(
     Raises NotFoundError, UsageError (they can't go there; nothing was changed), ConflictError (the batch is in no state for it,
     or another works on the same file).
     """
-    place = _placed(config, provider, route, model)
     with database.read() as connection:
         row = batches.get(connection, batch_id)
+        place = _placed(config, provider, route, model, alone=bool(row["no_fallback"]))
         kinds = reruns.kinds(connection, batch_id, which)
     _refuse_unfinished(row)
     if not kinds:
@@ -48,9 +48,10 @@ def rerun(
 
 
 def _placed(
-    config: Config, provider: str | None, route: str | None, model: str | None
+    config: Config, provider: str | None, route: str | None, model: str | None, *, alone: bool
 ) -> Callable[[Kind], tuple[str, str]] | None:
-    """Where each kind of job goes instead; None when all stay where they are. It raises UsageError for one that can't go there."""
+    """Where each kind of job goes instead; None when all stay where they are. It raises UsageError for one that can't go there.
+    `alone`: of a route only its first candidate is asked."""
     if provider is None and route is None and model is None:
         return None
     if route is not None and model is not None:
@@ -59,7 +60,9 @@ def _placed(
 
     def place(kind: Kind) -> tuple[str, str]:
         try:
-            return lanes.resolve(model=model or kind.model, provider=provider, route=route, dialect=kind.dialect)
+            return lanes.resolve(
+                model=model or kind.model, provider=provider, route=route, dialect=kind.dialect, alone=alone
+            )
         except NoLane as refused:
             asked = f"model {kind.model}" if kind.model else "a model that its route names"
             raise UsageError(f"a job in lane {kind.lane} for {asked}: {refused}; nothing was changed") from None

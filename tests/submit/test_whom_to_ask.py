@@ -14,10 +14,14 @@ import typer
 from models.config_file import load_config_text
 from models.database import Database, open_database
 from models.errors import ConflictError, UsageError
+from models.store.reruns import Which
 from submit.batch_options import BatchOptions, Given
 from submit.cli.options import batch_options, takes_batch_options
 from submit.producer import Submitted, submit_batch
+from submit.rerunning import rerun
+from tests.conftest import SandboxProcess
 from tests.making import job_rows
+from tests.worker_by_hand import WorkerByHand
 
 CONFIG = load_config_text(
     """
@@ -152,6 +156,18 @@ def test_only_the_first_candidate_has_to_take_a_body_without_fallback(lanes: Lan
     assert lanes(line, no_fallback=True) == [("openai", "gpt-4o")]
 
 
+def test_a_rerun_of_a_batch_without_fallback_goes_to_one_candidate_too(
+    put: Callable[..., Submitted], sqlite: Database
+) -> None:
+    batch = put({"model": "own", "provider": "claude", "prompt": "x"}, no_fallback=True).batch_id
+    worker = WorkerByHand(sqlite, provider="claude")
+    (job,) = worker.claim()
+    assert job.no_fallback
+    worker.fail(job)
+    assert rerun(sqlite, CONFIG, batch, Which(), route="smart") == 1
+    assert [(row["lane"], row["model"]) for row in job_rows(sqlite, batch)] == [("openai", "gpt-4o")]
+
+
 # The command line
 
 
@@ -183,3 +199,28 @@ def test_estimate_counts_for_the_route_that_is_given(
     refused = cli("estimate", path, "--route", "smrt")
     assert refused.returncode == 2
     assert "truckllm: no route 'smrt'; did you mean smart?" in refused.stderr
+
+
+def test_a_models_bound_reaches_reasoning_models_under_their_name_from_every_form(
+    cli: Callable[..., Any],
+    sandbox: SandboxProcess,
+    write_config: Callable[..., Path],
+    write_lines: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    """The sandbox refuses max_tokens for gpt-5, as OpenAI does."""
+    write_config(sandbox.url)
+    responses = {"custom_id": "r", "method": "POST", "url": "/v1/responses", "body": {"input": "x"}}
+    own_bound = {**EACH_FORM["simple"], "id": "own", "max_tokens": 6}
+    write_lines([*EACH_FORM.values(), responses, own_bound])
+    done = cli("run", "prompts.jsonl", "--model", "gpt-5-mini", "--max-tokens", "9", "--format", "simple")
+    assert done.returncode == 0, done.stderr
+    assert "4 lines in a vendor's own form go as they are: max_tokens of the batch isn't filled in" in done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "prompts.results.jsonl").read_text().splitlines()]
+    assert {(row["provider"], row["requested_model"], row["served_model"]) for row in rows} == {
+        ("openai", "gpt-5-mini", "gpt-5-mini")
+    }
+    by_name = {row["id"]: row["output_tokens"] for row in rows}
+    assert by_name["line-1"] <= 9
+    assert by_name["c"] <= 5
+    assert by_name["own"] <= 6

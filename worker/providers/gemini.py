@@ -16,6 +16,7 @@ from worker.limits.shapes import Charge
 from worker.providers import gemini_embeddings
 from worker.providers.answers import Answer, Stream
 from worker.providers.base import Call, Reply, http_failure
+from worker.providers.bodies import own_body
 from worker.providers.chat import ChatProvider
 from worker.providers.events import Chunks
 from worker.providers.failures import (
@@ -89,7 +90,10 @@ class Gemini(ChatProvider):
         return f"/{kind}/{quote(model, safe='')}:{verb}"
 
     def own_body(self, request: Request) -> bytes:
-        """Always untouched: the model isn't in it."""
+        """Untouched: the model stands in the URL. One that stands in the body too must be the same, or the two contradict."""
+        told = request.input.get("model")
+        if isinstance(told, str) and _resource(told) != _resource(request.model):
+            return own_body(request, model=_resource(request.model))
         return encode(dict(request.input)) if request.body is None else request.body
 
     def translate(self, request: Request) -> dict[str, Any]:

@@ -9,7 +9,9 @@ import pytest
 
 from models.request import Request, Response
 from tests.worker.providers.test_sandbox import MODELS, ask, every
+from tests.worker.providers.test_translation import make
 from worker.providers.contract import KEY
+from worker.providers.gemini import Gemini
 from worker.sandbox.settings import ProviderName
 
 SCHEMA = {
@@ -77,3 +79,21 @@ def test_what_gemini_only_does_goes_out_untouched() -> None:
     response, row = ask("gemini", request)
     assert response.failure is None
     assert row["status"] == 200
+
+
+@pytest.mark.parametrize(
+    ("told", "asked_for", "sent"),
+    [
+        ("models/gemini-a", "gemini-a", "models/gemini-a"),
+        ("gemini-a", "gemini-a", "gemini-a"),
+        ("models/gemini-a", "gemini-b", "models/gemini-b"),
+        ("gemini-a", "tunedModels/b", "tunedModels/b"),
+    ],
+)
+def test_a_model_in_a_gemini_body_never_contradicts_the_one_in_the_url(told: str, asked_for: str, sent: str) -> None:
+    body = b'{"contents": [{"parts":[{"text":"x"}]}], "model":"%s", "n":1.50}' % told.encode()
+    call = make(Gemini).build(Request(asked_for, orjson.loads(body), KEY, dialect="gemini", body=body))
+    assert call.url.endswith(f"/{sent if '/' in sent else f'models/{sent}'}:generateContent")
+    assert orjson.loads(call.body)["model"] == sent
+    assert b"1.50" in call.body
+    assert (call.body == body) == (told == sent)
