@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import orjson
@@ -19,7 +19,7 @@ from models.config import Config
 from models.errors import StorageError, Untranslatable
 from models.formats.simple import simple_input
 from models.prices import Cost, price
-from models.request import SIMPLE, Failure, FailureKind, Request, Response, Usage
+from models.request import SIMPLE, Failure, FailureKind, Request, Response
 from models.states import JobStatus, Outcome
 from models.store import attempts as attempt_store
 from models.store.endings import Answer, AttemptEnd, Ending
@@ -96,6 +96,8 @@ class Engine:
         self._recorder = recorder
         self._rng = random.Random()
         self._compressor = zstandard.ZstdCompressor(level=3)
+        self.shut: Callable[[], bool] = lambda: False
+        """Whether the provider's breaker is open, as far as is known here."""
         self._experience = Experience()
         self._cooling = Cooling(self._rng)
         self.latency_ms: float | None = None
@@ -360,6 +362,7 @@ class Engine:
             another_model=bool(self._models(job, asked)),
             others_succeed=bool(mine)
             and self._experience.answers_others(kind, max(one.age for one in mine), len(mine) + 1),
+            outage=self.shut(),
             retry_for=self.config.worker.retry_for,
             max_attempts=self.config.worker.max_attempts,
         )

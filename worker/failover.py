@@ -18,6 +18,8 @@ FIRST_SNOOZE = 15.0
 """Trebled each time, and never cut below half: so five attempts last longer than a minute's outage."""
 RATE_LIMITS_IN_A_ROW = 10
 FAILURES_WHILE_OTHERS_SUCCEED = 3
+IN_AN_OUTAGE = 3
+"""So many times the attempts are allowed while a provider fails everybody: some job has to try whether that is over."""
 NEVER_LEFT = frozenset({"connect_error", "connect_timeout", "dns_error", "tls_error", "proxy_error"})
 """Codes of calls that never reached the provider: they are no real attempts."""
 
@@ -58,7 +60,8 @@ class Situation:
 
     `others` are the route's providers that it may still go to, `larger` those of them with a larger context than the one that
     failed. `another_key` and `another_model` say whether this provider has an untried key for the model, or a fallback for it.
-    `others_succeed`: the provider answered other jobs since this one's first failure. `past` is oldest first, without this call.
+    `others_succeed`: the provider answered nearly all other jobs since this one's first failure; `outage`: it fails them all at this
+    moment. `past` is oldest first, without this call.
     """
 
     provider: str
@@ -69,6 +72,7 @@ class Situation:
     another_key: bool = False
     another_model: bool = False
     others_succeed: bool = False
+    outage: bool = False
     retry_for: float = 3600.0
     max_attempts: int = 5
 
@@ -150,7 +154,9 @@ def provider_failed(failure: Failure, situation: Situation, rng: random.Random) 
         return Verdict(About.PROVIDER, max(failure.retry_after or 0.0, rng.uniform(0.2, 1.0)))
     if situation.others:
         return Verdict(About.PROVIDER, 0.0, exclude=(situation.provider,))
-    if len(real) + now_real >= situation.max_attempts or max(past.age for past in broken) >= situation.retry_for:
+    if max(past.age for past in broken) >= situation.retry_for:
+        return Verdict(About.PROVIDER, None)
+    if len(real) + now_real >= situation.max_attempts * (IN_AN_OUTAGE if situation.outage else 1):
         return Verdict(About.PROVIDER, None)
     if len(here) + 1 >= FAILURES_WHILE_OTHERS_SUCCEED and situation.others_succeed and not situation.routed:
         return Verdict(About.PROVIDER, None)

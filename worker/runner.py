@@ -93,13 +93,14 @@ class Runner:
         self._ended_without_call = 0
         self._stopping = False
         self._landed = asyncio.Event()
-        self._stopped = asyncio.Event()
+        self._news = asyncio.Event()
+        engine.shut = lambda: breaker.shut(engine.name)
         self._flights = Flights(
             engine,
             recorder,
             Tally(engine.name, limiter, breaker, recovered=self._recovered),
             may_send=may_send,
-            shut=lambda: breaker.shut(engine.name),
+            shut=engine.shut,
             attempt_id=attempt_id,
             landed=self._land,
             passed_on=passed_on,
@@ -179,9 +180,9 @@ class Runner:
         return True
 
     async def _pause(self, seconds: float, *, landing: bool = False) -> None:
-        """Waits; ends early when the runner stops, or (landing) when a call has come back."""
-        event = self._landed if landing else self._stopped
-        if landing and not self._stopping:
+        """Waits; ends early when the runner stops or its provider is back, or (landing) when a call has come back."""
+        event = self._landed if landing else self._news
+        if not self._stopping:
             event.clear()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -345,6 +346,7 @@ class Runner:
     def _recovered(self) -> None:
         """The provider is back: who waits because it had failed needn't wait any longer."""
         log.info("%s answers again", self.name)
+        self._news.set()
         asyncio.ensure_future(self._hasten())
 
     async def _hasten(self) -> None:
@@ -410,7 +412,7 @@ class Runner:
     def stop(self) -> None:
         """Starts nothing more."""
         self._stopping = True
-        self._stopped.set()
+        self._news.set()
         self._landed.set()
         self._flights.stop()
 

@@ -28,8 +28,8 @@ TOKENS = ("input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens"
 NEVER_LEFT = {"connect_error", "connect_timeout", "dns_error", "tls_error", "proxy_error"}
 UNREADABLE = {"rubbish", "empty"}
 """Faults whose reply is whole and makes no sense."""
-UNTOLD = {"wrong_usage"}
-"""Faults whose reply hides what was billed."""
+UNTOLD = {"wrong_usage", "error_in_200"}
+"""Faults whose reply hides what was billed, or tells some tokens in a stream before it comes to its error."""
 
 Row = dict[str, Any]
 

@@ -62,6 +62,7 @@ def situations(draw: st.DrawFn) -> Situation:
         another_key=draw(st.booleans()),
         another_model=draw(st.booleans()),
         others_succeed=draw(st.booleans()),
+        outage=draw(st.booleans()),
         retry_for=draw(st.sampled_from([0.0, 60.0, 3600.0])),
         max_attempts=draw(st.integers(1, 7)),
     )
@@ -88,7 +89,8 @@ def test_a_verdict_never_fails_a_job_for_what_is_not_its_own_fault_unless_everyt
     real = [past for past in broken if past.error_code not in NEVER_LEFT]
     in_time = max(past.age for past in broken) < situation.retry_for
     refused_alone = situation.others_succeed and len(broken) >= 2
-    assert not in_time or len(real) + 1 >= situation.max_attempts or refused_alone
+    used_up = len(real) + 1 >= situation.max_attempts * (3 if situation.outage else 1)
+    assert not in_time or used_up or refused_alone
 
 
 @given(failures, situations(), st.integers(0, 99))
@@ -130,6 +132,7 @@ def play(
     *,
     route: Sequence[str] = (),
     others_succeed: bool = False,
+    outage: bool = False,
     most: int = 300,
 ) -> tuple[list[tuple[str, Verdict]], float]:
     """What becomes of a job whose n-th call fails with `failure_at[n % len]`: calls as (provider, verdict), seconds in all.
@@ -151,6 +154,7 @@ def play(
             others=[name for name in names if name not in excluded and name != here] if route else [],
             routed=bool(route),
             others_succeed=others_succeed,
+            outage=outage,
         )
         verdict = decide(failure, situation, rng)
         calls.append((here, verdict))
@@ -216,6 +220,13 @@ def test_an_outage_of_a_minute_is_outlasted_and_one_of_the_network_by_an_hour() 
         calls, seconds = play([failed(FailureKind.NETWORK, "connect_error")], seed)
         assert 3600 <= seconds <= 3700
         assert calls[-1][1].fails
+
+
+def test_a_job_that_tries_whether_an_outage_is_over_has_three_times_the_attempts() -> None:
+    for seed in range(50):
+        calls, seconds = play([failed(FailureKind.SERVER)], seed, outage=True)
+        assert len(calls) == 15
+        assert 400 <= seconds <= 900
 
 
 def test_a_provider_that_answers_others_fails_a_job_the_third_time() -> None:

@@ -63,8 +63,8 @@ def judge_outage(ground: Ground, began: float, ended: float, tried: Sequence[flo
     ground.promise(first - ended <= BACK, f"the first good call came {first - ended:.1f} s after the provider was back")
     most = max(calls_a_job(ground))
     ground.promise(most <= MOST_ATTEMPTS, f"a job made {most} calls")
-    full = rate(calls, first, first + 5)
-    ground.promise(full >= 0.8 * RPM / 60, f"only {full:.1f} calls/s in the 5 s after that")
+    full = rate(calls, ended + BACK, ended + BACK + 4)
+    ground.promise(full >= 0.9 * RPM / 60, f"only {full:.1f} calls/s in the 4 s after these {BACK} s")
     ground.remarks.append(
         f"outage of {ended - began:.0f} s: {sum(began <= m < began + OPENING for m in tried)} calls until it was known, "
         f"{len(probes)} probes ({worst} in {WINDOW:.0f} s), first good call {first - ended:.1f} s after, then {full:.1f}/s; "
