@@ -367,9 +367,15 @@ class Process:
     async def _seed(self, _buckets: Sequence[str]) -> dict[str, list[tuple[float, int]]]:
         """The last minute of the ledger, for a Redis that doesn't know it."""
         now = self._recorder.now()
-        found = await self._recorder.call(lambda connection: attempt_store.started_since(connection, now - 61.0))
+        found = await self._recorder.call(lambda connection: attempt_store.started_since(connection, now - 62.0))
         rows = [
-            (r["provider"], r["key_id"], r["requested_model"], r["booked_tokens"], max(0.0, now - r["started_at"] - ANNOUNCED))
+            (
+                r["provider"],
+                r["key_id"],
+                r["requested_model"],
+                r["booked_tokens"],
+                max(0.0, now - r["started_at"] - ANNOUNCED),
+            )
             for r in found
         ]
         return seed_rows(self.config.providers, rows)
