@@ -5,6 +5,7 @@ It is the order of things only; wording is the dialect's, counting the log's and
 
 import asyncio
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 from worker.sandbox.dialect import Answer, Chat, Dialect, Listing, Refusal, unfinished
 from worker.sandbox.house import House
@@ -66,6 +67,8 @@ class Call:
         try:
             if secret is None or holder is None:
                 raise Refusal(dialect.stranger(secret))
+            if (misaddressed := dialect.misaddressed(request, holder)) is not None:
+                raise Refusal(misaddressed)
             if request.too_large:
                 raise Refusal(dialect.too_large())
             asked = dialect.read(request, self._house.settings)
@@ -85,7 +88,7 @@ class Call:
 
     def _list(self, asked: Listing, secret: str) -> None:
         dialect = self._dialect
-        named = _named(asked.model or "")
+        named = self._gone(asked.model or "")
         if named is not None:
             self._send(self._plain(dialect.failure(named, asked.model or "")))
             return
@@ -109,7 +112,7 @@ class Call:
     def _work(self, chat: Chat, secret: str, holder: Holder) -> None:
         request, dialect, row = self._request, self._dialect, self._row
         self._model = chat.model
-        named = _named(chat.model)
+        named = self._gone(chat.model)
         if named is not None:
             self._refuse(dialect.failure(named, chat.model))
             return
@@ -145,6 +148,13 @@ class Call:
         delivery, slow = self._faulty(chat, reply, fault)
         delay = fault.delay if fault.delay is not None and fault.kind not in _OWN_DELAY else 0.0
         self._later(delay + (self._house.latency() if slow else 0.0), delivery)
+
+    def _gone(self, model: str) -> Fault | None:
+        """Why a model never answers: by its name, or because its day of shutdown has come."""
+        retires = self._house.settings.retirements.get(model)
+        if retires is not None and retires <= datetime.now(UTC).isoformat():
+            return _BY_NAME["missing-"]
+        return _named(model)
 
     def _refuse(self, answer: Answer) -> None:
         """Turn the call down at once; where refusals count, that costs quota."""

@@ -25,7 +25,7 @@ from worker.sandbox.dialect import (
     spoil,
     without_output,
 )
-from worker.sandbox.quotas import Denial, Gauge, Standing
+from worker.sandbox.quotas import Denial, Gauge, Holder, Standing
 from worker.sandbox.replies import Finish, Reply, Usage
 from worker.sandbox.settings import Fault, ProviderName, SandboxSettings
 from worker.sandbox.wire import Request
@@ -99,6 +99,9 @@ class Claude:
 
     def stranger(self, secret: str | None) -> Answer:
         return error(401, "authentication_error", "x-api-key header is required" if secret is None else _ERRORS[401][1])
+
+    def misaddressed(self, request: Request, holder: Holder) -> Answer | None:
+        return None
 
     def too_large(self) -> Answer:
         return error(413, *_ERRORS[413])

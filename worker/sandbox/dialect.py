@@ -12,7 +12,7 @@ from typing import Protocol
 
 import orjson
 
-from worker.sandbox.quotas import Denial, Standing
+from worker.sandbox.quotas import Denial, Holder, Standing
 from worker.sandbox.replies import Reply, Usage, prompt_sha, prompt_text
 from worker.sandbox.samples import Shape
 from worker.sandbox.settings import Fault, ProviderName, SandboxSettings
@@ -102,6 +102,9 @@ class Dialect(Protocol):
 
     def stranger(self, secret: str | None) -> Answer:
         """To a request without a key, or with one that is not accepted."""
+
+    def misaddressed(self, request: Request, holder: Holder) -> Answer | None:
+        """To a request that names another account than its key's; None if it names none, or the key's."""
 
     def too_large(self) -> Answer:
         """To a body over the size limit."""

@@ -22,7 +22,7 @@ from worker.sandbox.dialect import (
 )
 from worker.sandbox.gemini_chat import read_chat
 from worker.sandbox.gemini_words import RPC, bad, error
-from worker.sandbox.quotas import Denial, Standing
+from worker.sandbox.quotas import Denial, Holder, Standing
 from worker.sandbox.replies import Finish, Reply, Usage
 from worker.sandbox.settings import Fault, ProviderName, SandboxSettings
 from worker.sandbox.wire import Request
@@ -125,6 +125,9 @@ class Gemini:
             message = "Method doesn't allow unregistered callers (callers without established identity). Please use API Key or other form of API consumer identity to call this API."  # noqa: E501
             return error(403, "PERMISSION_DENIED", message)
         return _key_invalid("API key not valid. Please pass a valid API key.")
+
+    def misaddressed(self, request: Request, holder: Holder) -> Answer | None:
+        return None
 
     def too_large(self) -> Answer:
         return error(413, *_ERRORS[413])

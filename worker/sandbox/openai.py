@@ -26,7 +26,7 @@ from worker.sandbox.dialect import (
 )
 from worker.sandbox.openai_chat import read_chat
 from worker.sandbox.openai_checks import INVALID, error
-from worker.sandbox.quotas import Denial, Gauge, Standing
+from worker.sandbox.quotas import Denial, Gauge, Holder, Standing
 from worker.sandbox.replies import Finish, Reply, Usage
 from worker.sandbox.settings import Fault, ProviderName, SandboxSettings
 from worker.sandbox.wire import Request
@@ -96,6 +96,14 @@ class OpenAI:
             return error(401, message)
         kind, code, message = _ERRORS[401]
         return error(401, message, kind, None, code)
+
+    def misaddressed(self, request: Request, holder: Holder) -> Answer | None:
+        for name, own in (("Organization", holder.organization), ("Project", holder.project)):
+            named = request.headers.get(f"openai-{name.lower()}".encode(), b"").decode("latin-1")
+            if own is not None and named not in ("", own):
+                message = f"OpenAI-{name} header should match {name.lower()} for API key"
+                return error(401, message, INVALID, None, f"mismatched_{name.lower()}")
+        return None
 
     def too_large(self) -> Answer:
         kind, code, message = _ERRORS[413]

@@ -9,12 +9,19 @@ from typing import Any
 
 from worker.sandbox.dialect import Chat, chat, names, stand_in
 from worker.sandbox.openai_checks import (
+    EFFORTS,
+    REASONING_MODEL,
+    VERBOSITIES,
     bad,
     load,
+    metadata_in,
     missing,
     mistyped,
     model_in,
+    one_of,
     positive,
+    sampled,
+    served_here,
     streamed,
     tier_in,
     within,
@@ -32,10 +39,9 @@ _FIELDS = names(
 _ROLES = ("system", "assistant", "user", "function", "tool", "developer")
 _PARTS = {"user": ("text", "image_url", "input_audio", "file"), "assistant": ("text", "refusal")}
 _TEXT = ("text",)
-_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 _IMAGE = re.compile(r"https?://[^\s/]+|data:image/[\w.+-]+;base64,", re.ASCII)
 _FILE = re.compile(r"data:[\w.+-]+/[\w.+-]+;base64,", re.ASCII)
-REASONING_MODEL = re.compile(r"(ft:)?(o\d|gpt-[5-9])")
+_SEARCHING = re.compile(r"-search-(preview|api)")
 
 
 def _base64(data: str) -> bool:
@@ -139,6 +145,11 @@ def read_chat(raw: bytes, strict_models: bool) -> Chat:
     check_calls(messages)
     shape = shape_of(body, texts)
     _settings(body)
+    if strict_models:
+        served_here(model, "chat")
+        sampled(body, model, body.get("reasoning_effort"))
+        if body.get("web_search_options") is not None and not _SEARCHING.search(model):
+            raise bad(f"Web search options not supported with this model. model={model}", "web_search_options")
     legacy, modern = positive(body, "max_tokens"), positive(body, "max_completion_tokens")
     if legacy is not None and strict_models and REASONING_MODEL.match(model):
         message = (
@@ -171,8 +182,10 @@ def _settings(body: dict[str, Any]) -> None:
         raise mistyped("seed", "an integer", body["seed"])
     if positive(body, "top_logprobs", 20, 0) is not None and body.get("logprobs") is not True:
         raise bad("The 'top_logprobs' parameter is only allowed when 'logprobs' is enabled.", "top_logprobs")
-    if body.get("reasoning_effort") is not None and body["reasoning_effort"] not in _EFFORTS:
-        raise wrong_value(body["reasoning_effort"], "reasoning_effort", _EFFORTS)
+    one_of(body.get("reasoning_effort"), "reasoning_effort", EFFORTS)
+    one_of(body.get("verbosity"), "verbosity", VERBOSITIES)
+    one_of(body.get("prompt_cache_retention"), "prompt_cache_retention", ("in_memory", "24h"))
+    metadata_in(body)
     stop = body.get("stop")
     if type(stop) is list and len(stop) > 4:
         message = f"Invalid 'stop': array too long. Expected an array with maximum length 4, but got an array with length {len(stop)} instead."  # noqa: E501

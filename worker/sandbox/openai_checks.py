@@ -4,6 +4,7 @@ It knows no endpoint's own fields.
 """
 
 import math
+import re
 from typing import Any
 
 import orjson
@@ -11,6 +12,16 @@ import orjson
 from worker.sandbox.dialect import Answer, Refusal
 
 INVALID = "invalid_request_error"
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+VERBOSITIES = ("low", "medium", "high")
+REASONING_MODEL = re.compile(r"(ft:)?(o\d|gpt-[5-9])")
+"""Models that take no `max_tokens`."""
+_WITHOUT_SAMPLING = re.compile(r"(ft:)?(o\d|gpt-5(-|$)|gpt-[6-9])")
+_SAMPLING = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
+_LOGPROBS = ("logprobs", "top_logprobs", "logit_bias")
+_CHAT_MODEL = re.compile(r"(ft:)?(o\d|gpt-[4-9]|gpt-3\.5-turbo(?!-instruct))")
+_COMPLETION_MODEL = re.compile(r"gpt-3\.5-turbo-instruct|davinci-002|babbage-002")
+_EMBEDDING_MODEL = re.compile(r"text-embedding-")
 TIERS = ("auto", "default", "flex", "scale", "priority", "fast")
 _KINDS = {
     str: "a string",
@@ -111,6 +122,59 @@ def model_in(body: dict[str, Any]) -> str:
     return model
 
 
+def served_here(model: str, endpoint: str) -> None:
+    """Refuse a model of another endpoint: `chat`, `completions` or `embeddings`."""
+    if endpoint == "completions" and _CHAT_MODEL.match(model):
+        message = "This is a chat model and not supported in the v1/completions endpoint. Did you mean to use v1/chat/completions?"  # noqa: E501
+    elif endpoint == "chat" and (_COMPLETION_MODEL.match(model) or _EMBEDDING_MODEL.match(model)):
+        message = "This is not a chat model and thus not supported in the v1/chat/completions endpoint. Did you mean to use v1/completions?"  # noqa: E501
+    elif endpoint == "embeddings" and (_CHAT_MODEL.match(model) or _COMPLETION_MODEL.match(model)):
+        raise Refusal(error(403, "You are not allowed to generate embeddings from this model", INVALID))
+    else:
+        return
+    raise Refusal(error(404, message, INVALID, "model"))
+
+
+def sampled(body: dict[str, Any], model: str, effort: object) -> None:
+    """Refuse sampling where a model reasons: all values but the default 1, and probabilities."""
+    if not _WITHOUT_SAMPLING.match(model) or effort == "none":
+        return
+    for name in (*_SAMPLING, *_LOGPROBS):
+        value = body.get(name)
+        usual = (1,) if name in ("temperature", "top_p") else (0, False)
+        if value is None or (type(value) in (int, float, bool) and value in usual):
+            continue
+        if name == "temperature":
+            message = f"Unsupported value: 'temperature' does not support {value} with this model. Only the default (1) value is supported."  # noqa: E501
+            raise bad(message, name, "unsupported_value")
+        raise bad(f"Unsupported parameter: '{name}' is not supported with this model.", name, "unsupported_parameter")
+
+
+def metadata_in(body: dict[str, Any]) -> None:
+    """Refuse metadata that isn't up to 16 short texts."""
+    pairs = body.get("metadata")
+    if pairs is None:
+        return
+    if type(pairs) is not dict:
+        raise mistyped("metadata", "an object", pairs)
+    if len(pairs) > 16:
+        message = f"Invalid 'metadata': object has too many properties. Expected an object with at most 16 properties, but got an object with {len(pairs)} properties instead."  # noqa: E501
+        raise bad(message, "metadata", "object_above_max_properties")
+    for name, value in pairs.items():
+        if type(value) is not str:
+            raise mistyped(f"metadata.{name}", "a string", value)
+        for text, spot, most in ((name, "metadata", 64), (value, f"metadata.{name}", 512)):
+            if len(text) > most:
+                message = f"Invalid '{spot}': string too long. Expected a string with maximum length {most}, but got a string with length {len(text)} instead."  # noqa: E501
+                raise bad(message, spot, "string_above_max_length")
+
+
+def one_of(value: object, spot: str, allowed: tuple[str, ...]) -> None:
+    """Refuse a value that is given and none of the allowed ones."""
+    if value is not None and value not in allowed:
+        raise wrong_value(value, spot, allowed)
+
+
 def streamed(body: dict[str, Any]) -> tuple[bool, dict[str, Any]]:
     """Whether a stream is asked for, and with which options."""
     stream, options = body.get("stream"), body.get("stream_options")
@@ -124,11 +188,10 @@ def streamed(body: dict[str, Any]) -> tuple[bool, dict[str, Any]]:
     return bool(stream), options or {}
 
 
-def tier_in(body: dict[str, Any]) -> str:
+def tier_in(body: dict[str, Any], allowed: tuple[str, ...] = TIERS) -> str:
     """The tier that serves the call: what `auto` and no wish come to is `default`."""
     tier = body.get("service_tier")
-    if tier is not None and tier not in TIERS:
-        raise wrong_value(tier, "service_tier", TIERS)
+    one_of(tier, "service_tier", allowed)
     return "default" if tier in (None, "auto") else str(tier)
 
 

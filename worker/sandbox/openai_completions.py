@@ -12,6 +12,7 @@ from worker.sandbox.openai_checks import (
     mistyped,
     model_in,
     positive,
+    served_here,
     streamed,
     texts_or_tokens,
     within,
@@ -32,6 +33,8 @@ def read(raw: bytes, strict_models: bool) -> Chat:
     """The call in a body; raises Refusal for what the API would refuse."""
     body = load(raw, _FIELDS)
     model = model_in(body)
+    if strict_models:
+        served_here(model, "completions")
     if body.get("prompt") is None:
         raise missing("prompt")
     texts = texts_or_tokens(body["prompt"], "prompt")

@@ -9,7 +9,16 @@ import struct
 import orjson
 
 from worker.sandbox.dialect import Chat, Vectors, embed, names
-from worker.sandbox.openai_checks import bad, load, missing, model_in, positive, texts_or_tokens, wrong_value
+from worker.sandbox.openai_checks import (
+    bad,
+    load,
+    missing,
+    model_in,
+    positive,
+    served_here,
+    texts_or_tokens,
+    wrong_value,
+)
 from worker.sandbox.replies import Reply, vector
 
 _FIELDS = names("model input dimensions encoding_format user")
@@ -23,6 +32,8 @@ def read(raw: bytes, strict_models: bool) -> Chat:
     """The call in a body; raises Refusal for what the API would refuse. `strict_models`: so does a model's own rule."""
     body = load(raw, _FIELDS)
     model = model_in(body)
+    if strict_models:
+        served_here(model, "embeddings")
     if body.get("input") is None:
         raise missing("input")
     texts = texts_or_tokens(body["input"], "input")

@@ -121,10 +121,12 @@ def _used(bucket: Bucket, now: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A key that is let in: its name in the log and its pool."""
+    """A key that is let in: its name in the log, its pool, and whom its calls must name if they name anybody."""
 
     key_id: str
     pool: Pool
+    organization: str | None = None
+    project: str | None = None
 
 
 class Register:
@@ -146,7 +148,9 @@ class Register:
                 pool = pools[account.pool]
             else:
                 pool = pools[account.pool] = Pool(stated.get(account.pool, Limits()), account.provider, now)
-            self._holders[account.provider, account.key] = Holder(key_name(account.key), pool)
+            self._holders[account.provider, account.key] = Holder(
+                key_name(account.key), pool, account.organization, account.project
+            )
 
     def find(self, provider: ProviderName, secret: str, now: float) -> Holder | None:
         """The holder of a key, or None if it is not accepted."""

@@ -81,6 +81,14 @@ class Account(Limits):
     provider: ProviderName
     key: str = Field(repr=False, min_length=1)
     pool: str | None = None
+    organization: str | None = None
+    project: str | None = None
+
+    @model_validator(mode="after")
+    def _belongs(self) -> Self:
+        if self.provider != "openai" and (self.organization or self.project):
+            raise ValueError("`organization` and `project` are OpenAI's: leave them out")
+        return self
 
     @property
     def stated(self) -> bool:
