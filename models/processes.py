@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-BACKOFF_SECONDS = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
+BACKOFF_SECONDS = (0.0, 1.0, 2.0, 5.0, 10.0)
 """How long a child that died is let lie, by how often in a row it died young."""
 
 STEADY_SECONDS = 60.0
