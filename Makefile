@@ -10,11 +10,12 @@ PYTHON ?= $(shell $(FIND))
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: help demo test lint format bench-limits bench-throughput clean
+.PHONY: help demo test chaos lint format bench-limits bench-throughput clean
 
 help:
 	@echo "make demo              run the main job against the sandbox: no keys, no cost"
 	@echo "make test              run all tests, with real Redis-protocol and PostgreSQL servers"
+	@echo "make chaos             kill, cut and starve everything, and count what is lost: about 25 minutes"
 	@echo "make lint              check style, format and types"
 	@echo "make format            put the format right"
 	@echo "make bench-limits      how much of the limits is used, and how many 429s that costs"
@@ -26,6 +27,9 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+
+chaos: $(READY)
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.chaos.figures import Figures
 from tests.chaos.performance import Postgres, perform, postgres
 from tests.chaos.registry import BOTH, Scenario, scenarios
-from tests.chaos.report import table, write
+from tests.chaos.report import table, write_catalogue, write_table
 
 
 def main() -> int:
@@ -27,7 +27,12 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", metavar="NAME", help=f"of: {', '.join(known)}")
     parser.add_argument("--database", choices=BOTH, help="only this one; both by default")
     parser.add_argument("--scale", type=float, default=1.0, help="of kills and rows; 1 is the full suite")
-    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table into this page, between its markers")
+    parser.add_argument(
+        "--write",
+        type=Path,
+        metavar="PAGE",
+        help="put table and list of scenarios into this page, between its markers; with --list only the list",
+    )
     parser.add_argument("--list", action="store_true", help="say what there is, and play nothing")
     options = parser.parse_args()
     if strangers := set(options.only or ()) - set(known):
@@ -36,6 +41,8 @@ def main() -> int:
     if options.list:
         for one in chosen:
             say(f"{one.name:<24} {one.promise}")
+        if options.write is not None:
+            write_catalogue(options.write, chosen)
         return 0
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
     say(f"seed {seed}")
@@ -51,8 +58,8 @@ def main() -> int:
     bad = [figures for figures in found if figures.promises()]
     say(f"\n{len(found)} runs in {time.monotonic() - began:.0f} s, {len(bad)} broke a promise")
     if options.write is not None:
-        scale = "" if options.scale == 1.0 else f" SCALE={options.scale:g}"
-        write(options.write, found, f"make chaos SEED={seed}{scale}")
+        write_catalogue(options.write, list(known.values()))
+        write_table(options.write, found, f"{COMMAND}{told(options, seed)}")
     return 1 if bad or not found else 0
 
 
@@ -72,12 +79,22 @@ def play(one: Scenario, kind: str, server: Postgres, seed: int, scale: float) ->
     return figures
 
 
+COMMAND = "make chaos ARGS="
+
+
+def told(options: argparse.Namespace, seed: int) -> str:
+    """The arguments of this very run, quoted for make."""
+    words = [f"--seed {seed}"]
+    words += [f"--only {' '.join(options.only)}"] if options.only else []
+    words += [f"--database {options.database}"] if options.database else []
+    words += [f"--scale {options.scale:g}"] if options.scale != 1.0 else []
+    return f'"{" ".join(words)}"'
+
+
 def repeat(figures: Figures, scale: float) -> str:
     """The command that plays one run again."""
-    return (
-        f"python -m tests.chaos --only {figures.scenario} --database {figures.database} "
-        f"--seed {figures.seed} --scale {scale:g}"
-    )
+    options = argparse.Namespace(only=[figures.scenario], database=figures.database, scale=scale)
+    return f"{COMMAND}{told(options, figures.seed)}"
 
 
 def say(line: str) -> None:

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.chaos.figures import Figures
+from tests.chaos.registry import Scenario
 
-BEGIN, END = "<!-- chaos: begin -->", "<!-- chaos: end -->"
 COLUMNS = {
     "scenario": "scenario",
     "database": "database",
@@ -61,13 +61,27 @@ def machine() -> str:
     return f"{os.cpu_count()} cores ({platform.machine()}), {python}, {platform.system()} {platform.release().split('-')[0]}"
 
 
-def write(path: Path, all_figures: Sequence[Figures], command: str) -> None:
-    """Replaces what stands between the markers of the page. Raises ValueError when it has none."""
-    text = path.read_text(encoding="utf-8")
-    before, found, rest = text.partition(BEGIN)
-    _, ended, after = rest.partition(END)
-    if not (found and ended):
-        raise ValueError(f"{path} has no {BEGIN} … {END}")
+def catalogue(all_scenarios: Sequence[Scenario]) -> str:
+    """A Markdown list of what is attacked."""
+    return "\n".join(f"* `{one.name}`: {one.promise}" for one in all_scenarios)
+
+
+def write_catalogue(page: Path, all_scenarios: Sequence[Scenario]) -> None:
+    """Puts the list into the page. Raises ValueError when it has no place for it."""
+    replace(page, "scenarios", catalogue(all_scenarios))
+
+
+def write_table(page: Path, all_figures: Sequence[Figures], command: str) -> None:
+    """Puts the table into the page, with the command, the day and the machine. Raises ValueError when it has no place for it."""
     day = datetime.datetime.now(datetime.UTC).date().isoformat()
-    told = f"`{command}` on {day}: {machine()}."
-    path.write_text(f"{before}{BEGIN}\n{told}\n\n{table(all_figures)}\n{END}{after}", encoding="utf-8")
+    replace(page, "chaos", f"`{command}` on {day}: {machine()}.\n\n{table(all_figures)}")
+
+
+def replace(page: Path, name: str, content: str) -> None:
+    """Replaces what stands between the two markers of that name."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, found, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, ended, after = rest.partition(end)
+    if not (found and ended):
+        raise ValueError(f"{page} has no {begin} … {end}")
+    page.write_text(f"{before}{begin}\n{content}\n{end}{after}", encoding="utf-8")
