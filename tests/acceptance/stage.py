@@ -70,6 +70,7 @@ PROVIDERS: dict[str, dict[str, Any]] = {
     "picky-claude": {"type": "claude", "keys": [key("pc-a")]},
     "picky-gemini": {"type": "gemini", "keys": [key("pg-a")]},
     "strict": {"keys": [key("strict-a")], "fallback_models": {"missing-four": ["gpt-4o"]}},
+    "frail": {"keys": [key("frail-a")], "models": {"gpt-4o": {"context_window": 1000}}},
     "narrow": {"keys": [key("narrow-a", limit_tokens_per_min=500)]},
 }
 ROUTES = {
@@ -78,6 +79,7 @@ ROUTES = {
     "dead-or-spare": {"candidates": ["dead/gpt-4o", "spare/gpt-4o"]},
     "picky-or-spare": {"candidates": ["picky/gpt-4o", "spare/gpt-4o"]},
     "strict-or-spare": {"candidates": ["strict/missing-five", "spare/gpt-4o"]},
+    "frail-or-large": {"candidates": ["frail/gpt-4o", "large/gpt-4o"]},
     "small-or-large": {"candidates": ["small/gpt-4o", "large/gpt-4o"]},
 }
 MODELS = {"openai": "gpt-4o", "gemini": "gemini-3.5-flash", "claude": "claude-sonnet-5-5"}

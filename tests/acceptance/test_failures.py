@@ -250,6 +250,23 @@ def test_without_fallback_neither_another_model_nor_another_provider_is_asked(
     assert (job["status"], job["calls"][-1]["requested_model"]) == ("succeeded", "gpt-4o"), "others may, as before"
 
 
+def test_without_fallback_a_job_waits_for_its_provider_and_no_larger_model_is_asked(
+    stage: Stage, faults: Callable[..., None]
+) -> None:
+    faults(
+        {"kind": "status", "status": 500, "key": "frail-a", "times": 1},
+        {"kind": "context_length", "key": "frail-a", "contains": "long"},
+    )
+    (job,) = stage.finish(stage.submit("frail-or-large", ["short"], no_fallback=True))
+    assert [(call["provider"], call["outcome"]) for call in job["calls"]] == [
+        ("frail", "failed"),
+        ("frail", "succeeded"),
+    ]
+    (job,) = stage.finish(stage.submit("frail-or-large", ["long"], no_fallback=True))
+    assert (job["status"], job["error_code"]) == ("failed", "context_length_exceeded")
+    assert [call["provider"] for call in job["calls"]] == ["frail"]
+
+
 # The provider in trouble
 
 
