@@ -52,12 +52,16 @@ def test_a_call_whose_connection_broke_at_another_time_was_not() -> None:
 
 def test_a_call_answered_just_before_a_kill_was_in_flight_only_if_the_ledger_does_not_know_the_answer() -> None:
     answered = call(end=99.9, whole=True)
-    assert in_flight([answered], KILL, {"a": 1}) == 1
-    assert in_flight([answered], KILL, {"a": 0}) == 0
+    assert in_flight([answered], KILL, {}) == 1
+    assert in_flight([answered], KILL, {"a": 1}) == 0
 
 
 def test_a_call_answered_long_before_a_kill_was_not_in_flight_whatever_the_ledger_says() -> None:
-    assert in_flight([call(at=99.0, end=99.4, whole=True)], KILL, {"a": 1}) == 0
+    assert in_flight([call(at=99.0, end=99.4, whole=True)], KILL, {}) == 0
+
+
+def test_a_killed_call_and_the_one_that_was_made_again_are_one_call_in_flight() -> None:
+    assert in_flight([call(), call(at=100.2, end=100.3, whole=True)], KILL, {"a": 1}) == 1
 
 
 def test_a_call_that_was_refused_or_spoilt_may_be_made_again() -> None:

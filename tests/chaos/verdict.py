@@ -51,6 +51,7 @@ def judge(ground: Ground) -> Figures:
             made[call["prompt_sha"]].append(call)
     extra = {sha: len(rows) - 1 for sha, rows in made.items() if len(rows) > 1}
     shown = {sha: sum(row["outcome"] in SETTLED for row in rows) for sha, rows in by_sha.items()}
+    recorded = {sha: sum(row["outcome"] != Outcome.UNKNOWN for row in rows) for sha, rows in by_sha.items()}
     different, told = difference(ground, Counter(row["outcome"] for row in ledger)[Outcome.UNKNOWN])
     ended = ground.rows(sa.select(jobs.c.status, sa.func.count().label("n")).group_by(jobs.c.status))
     states = {row["status"]: int(row["n"]) for row in ended}
@@ -71,7 +72,7 @@ def judge(ground: Ground) -> Figures:
         doubled=doubled(ground, ledger),
         extra=sum(extra.values()),
         allowed=ground.allowed,
-        in_flight=in_flight(calls, ground.kills, shown),
+        in_flight=in_flight(calls, ground.kills, recorded),
         unseen=sum(max(0, count - shown.get(sha, 0)) for sha, count in extra.items()),
         ledger_difference=different,
         limit_overshoot=overshoot(ground, calls),
@@ -111,21 +112,23 @@ def total(ground: Ground) -> int:
     return ground.number(sa.select(sa.func.count()).select_from(jobs))
 
 
-def in_flight(calls: Iterable[Row], kills: Iterable[Kill], shown: Mapping[str, int]) -> int:
-    """Calls of killed workers that weren't recorded yet: their connection broke at a kill; or the reply went out just before
-    one and the ledger still doesn't know it."""
+def in_flight(calls: Iterable[Row], kills: Iterable[Kill], recorded: Mapping[str, int]) -> int:
+    """Calls of killed workers that weren't recorded yet: their connection broke at a kill; or the whole reply went out around
+    one, and of this prompt more replies went out than the ledger has `recorded`."""
     moments = [kill.at for kill in kills]
     count = 0
+    whole: Counter[str] = Counter()
     answered: Counter[str] = Counter()
     for call in calls:
         if refused(call):
             continue
-        at, end = call["at"], call["finished_at"]
+        at, end, sha = call["at"], call["finished_at"], call["prompt_sha"]
         if not call["sent_whole"]:
             count += any(at <= k + NOTICED_SECONDS and k - 0.01 <= end <= k + NOTICED_SECONDS for k in moments)
-        elif any(at <= k and k - ANSWERED_SECONDS <= end <= k + NOTICED_SECONDS for k in moments):
-            answered[call["prompt_sha"]] += 1
-    return count + sum(min(number, shown.get(sha, 0)) for sha, number in answered.items())
+            continue
+        whole[sha] += 1
+        answered[sha] += any(at <= k and k - ANSWERED_SECONDS <= end <= k + ANSWERED_SECONDS for k in moments)
+    return count + sum(min(number, max(0, whole[sha] - recorded.get(sha, 0))) for sha, number in answered.items())
 
 
 def overshoot(ground: Ground, calls: Iterable[Row]) -> int:
