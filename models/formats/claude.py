@@ -19,7 +19,8 @@ from models.formats.replies import shaped
 
 DIALECT = "claude"
 
-_OWN = frozenset({"custom_id", "params"})
+OWN = frozenset({"custom_id", "params"})
+"""Fields of a line that are the dialect's; what stands beside them is the user's."""
 
 
 def recognises(row: Mapping[str, Any]) -> bool:
@@ -57,7 +58,7 @@ def read(row: Mapping[str, Any], line: bytes) -> Draft:
         raise Refused(f"params.system must be a string or a list of text blocks, not {show(system)}")
     model = fields.name(params, "model", "params.")
     provider, route = fields.name(row, "provider"), fields.name(row, "route")
-    return Draft("chat", model, provider, route, bytes(_line.decode(line).params), beside(row, line, _OWN))
+    return Draft("chat", model, provider, route, bytes(_line.decode(line).params), beside(row, line, OWN))
 
 
 class _Reason(msgspec.Struct, omit_defaults=True):

@@ -19,7 +19,8 @@ from models.formats.replies import shaped
 
 DIALECT = "gemini"
 
-_OWN = frozenset({"key", "request", "model"})
+OWN = frozenset({"key", "request", "model"})
+"""Fields of a line that are the dialect's; what stands beside them is the user's."""
 
 
 def recognises(row: Mapping[str, Any]) -> bool:
@@ -55,7 +56,7 @@ def read(row: Mapping[str, Any], line: bytes) -> Draft:
     model = fields.name(request, "model", "request.") or fields.name(row, "model")
     provider, route = fields.name(row, "provider"), fields.name(row, "route")
     short = None if model is None else model.removeprefix("models/")
-    return Draft("chat", short, provider, route, bytes(_line.decode(line).request), beside(row, line, _OWN))
+    return Draft("chat", short, provider, route, bytes(_line.decode(line).request), beside(row, line, OWN))
 
 
 def _check_contents(contents: object) -> None:

@@ -17,6 +17,7 @@ import orjson
 
 from models.errors import BadLine, InputError
 from models.formats import claude, gemini, openai, simple
+from models.formats.beside import beside
 from models.formats.defaults import Defaults
 from models.formats.fields import Refused, show
 from models.formats.ids import SeenIds
@@ -111,20 +112,26 @@ def read_lines(
             )
         except (Refused, NoLane) as refused:
             body = line if row is not None and dialect is simple else b""
-            return bad(number, str(refused), named, dialect.DIALECT, body)
+            metadata = None if row is None or dialect is simple else beside(row, line, dialect.OWN)
+            return bad(number, str(refused), named, dialect.DIALECT, body, metadata)
         fills = filler is not None and dialect is simple and draft.operation == "chat"
         body = filler.fill(row, draft.body) if filler and fills else draft.body
         return Line(number, custom_id, dialect.DIALECT, draft.operation, lane, asked, body, metadata=draft.metadata)
 
     def bad(
-        number: int, reason: str, named: str | None = None, dialect: str = simple.DIALECT, body: bytes = b""
+        number: int,
+        reason: str,
+        named: str | None = None,
+        dialect: str = simple.DIALECT,
+        body: bytes = b"",
+        metadata: bytes | None = None,
     ) -> Line | BadLine:
         if not keep_bad:
             return BadLine(number, reason)
         free = f"line-{number}"
         while named is None:
             named, free = (free if seen.first_line(free, number) is None else None), f"{free}-bad"
-        return Line(number, named, dialect, "chat", "", "", body, reason)
+        return Line(number, named, dialect, "chat", "", "", body, reason, metadata)
 
     number = taken = 0
     while limit is None or taken < limit:

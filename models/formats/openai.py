@@ -20,7 +20,8 @@ from models.formats.replies import shaped
 
 DIALECT = "openai"
 
-_OWN = frozenset({"custom_id", "method", "url", "body"})
+OWN = frozenset({"custom_id", "method", "url", "body"})
+"""Fields of a line that are the dialect's; what stands beside them is the user's."""
 
 _OPERATIONS = {
     "/v1/chat/completions": "chat",
@@ -73,7 +74,7 @@ def read(row: Mapping[str, Any], line: bytes) -> Draft:
     fields.parameters(body, "body.")
     model = fields.name(body, "model", "body.")
     provider, route = fields.name(row, "provider"), fields.name(row, "route")
-    return Draft(operation, model, provider, route, bytes(_line.decode(line).body), beside(row, line, _OWN))
+    return Draft(operation, model, provider, route, bytes(_line.decode(line).body), beside(row, line, OWN))
 
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])

@@ -41,6 +41,15 @@ def test_what_stands_beside_a_body_is_kept_as_metadata(
     assert b"row" not in line.body
 
 
+@pytest.mark.parametrize("form", BEFORE)
+def test_a_bad_line_keeps_it_too(read: Reader, form: str) -> None:
+    bad = BEFORE[form].replace(b"model", b"no") + b',"row":17}'
+    (line,) = read(bad, keep_bad=True)
+    assert isinstance(line, Line)
+    assert line.refused
+    assert b'"row":17' in (line.metadata or b"")
+
+
 def test_a_simple_line_holds_its_own(read: Reader) -> None:
     (line,) = read(b'{"model":"gpt-4o","prompt":"x","metadata":{"a":1}}')
     assert isinstance(line, Line)
