@@ -233,13 +233,21 @@ class Ground:
     # Processes
 
     def start_worker(
-        self, point: str = "", nth: int = 1, *, after: float = 0.0, config: Path | None = None, **env: str
+        self,
+        point: str = "",
+        nth: int = 1,
+        *,
+        after: float = 0.0,
+        config: Path | None = None,
+        command: Sequence[str] = (),
+        **env: str,
     ) -> Worker:
         """A worker process. With a `point` (of `tests.chaos.doomed`) it kills itself when it comes there the nth time, `after`
-        so many seconds."""
+        so many seconds. `command` is what to run in the place of `truckllm`."""
         name = f"worker{len(self.workers)}"
         output, marker = self.folder / f"{name}.output", self.folder / f"{name}.died"
-        command = [*self.doomed(point, nth, after, marker), "worker", "-c", str(config or self.config_path)]
+        start = command or self.doomed(point, nth, after, marker)
+        command = [*start, "worker", "-c", str(config or self.config_path)]
         with output.open("wb") as out:
             process = subprocess.Popen(
                 command, cwd=self.folder, env={**self.environment, **env}, stdout=out, stderr=subprocess.STDOUT
