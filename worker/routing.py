@@ -94,7 +94,12 @@ def may_take(config: Config, lane: str, provider: str, view: View) -> bool:
     route = config.routes[lane]
     if route.strategy == "round_robin":
         taken = view.taken.get(lane, {})
-        there = [name for name, _ in route.pairs() if name in view.standings and view.standings[name].room]
+        there = [name for name, _ in route.pairs() if _has_room(config, lane, name, view)]
         return taken.get(provider, 0) - min((taken.get(name, 0) for name in there), default=0) < ROUND
-    standings = view.standings
-    return not any(name in standings and standings[name].room for name in better(config, route, provider, view))
+    return not any(_has_room(config, lane, name, view) for name in better(config, route, provider, view))
+
+
+def _has_room(config: Config, lane: str, provider: str, view: View) -> bool:
+    """Whether a provider is there and could start a call for the model that it has in this route."""
+    standing = view.standings.get(provider)
+    return standing is not None and standing.has_room(model_for(config, lane, provider, ""))

@@ -306,11 +306,14 @@ class Runner:
             match answer:
                 case Grant():
                     granted.append((prepared, answer))
+                    self._turns.full_models.pop(prepared.request.model, None)
                 case TooLarge():
                     self._drop(prepared)
                     self._refuse(prepared, answer)
                 case Wait():
                     pauses.append(answer.seconds)
+                    if by_model:
+                        self._turns.full_models[prepared.request.model] = now + max(answer.seconds, LEAST_PAUSE)
                     if answer.held:
                         self._holding.add(prepared.job.id)
                     elif by_model:
@@ -323,7 +326,8 @@ class Runner:
         self._waiting = [
             prepared for prepared in self._waiting if prepared.job.id not in gone
         ]  # in the order of their claims
-        self._turns.room = not pauses
+        # with limits for single models, that one waits says nothing of the others
+        self._turns.room = by_model or not pauses
         self._ask = min(MOST_WANTS, self._ask * 2) if not pauses else max(1, len(granted) * 2)
         if granted:
             self._flights.board(granted)

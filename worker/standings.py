@@ -18,10 +18,16 @@ REMEMBER_SECONDS = 3600
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What a provider's drains last said: whether a call could start now, and the mean latency of its answers in ms."""
+    """What a provider's drains last said: whether a call could start now, and the mean latency of its answers in ms. `full` are the
+    models whose own limits let nothing start while others may."""
 
     room: bool
     latency_ms: float | None = None
+    full: frozenset[str] = frozenset()
+
+    def has_room(self, model: str) -> bool:
+        """Whether a call for this model could start now."""
+        return self.room and model not in self.full
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +47,11 @@ class Standings:
     async def tell(self, provider: str, standing: Standing) -> None:
         """Says how `provider` stands. Of several processes that serve it, the last word counts."""
         latency = "" if standing.latency_ms is None else f"{standing.latency_ms:.0f}"
-        await self._client.set(_name(provider), f"{int(standing.room)}:{latency}", px=GOOD_MILLISECONDS)
+        async with self._client.pipeline(transaction=False) as pipe:
+            pipe.set(_name(provider), f"{int(standing.room)}:{latency}", px=GOOD_MILLISECONDS)
+            # beside the other, whose form older workers know
+            pipe.set(_full(provider), "\n".join(sorted(standing.full)), px=GOOD_MILLISECONDS)
+            await pipe.execute()
 
     async def took(self, lane: str, provider: str, number: int) -> None:
         """Counts jobs that `provider` has taken from a lane."""
@@ -55,10 +65,11 @@ class Standings:
         names, counted = list(providers), list(lanes)
         async with self._client.pipeline(transaction=False) as pipe:
             pipe.mget([_name(name) for name in names])
+            pipe.mget([_full(name) for name in names])
             for lane in counted:
                 pipe.hgetall(_taken(lane))
-            told, *taken = await pipe.execute()
-        standings = {name: _read(word) for name, word in zip(names, told, strict=True) if word}
+            told, full, *taken = await pipe.execute()
+        standings = {name: _read(word, more) for name, word, more in zip(names, told, full, strict=True) if word}
         by_lane = {
             lane: {provider.decode(): int(number) for provider, number in row.items()}
             for lane, row in zip(counted, taken, strict=True)
@@ -70,10 +81,15 @@ def _name(provider: str) -> str:
     return f"{TAG}:standing:{provider}"
 
 
+def _full(provider: str) -> str:
+    return f"{TAG}:full:{provider}"
+
+
 def _taken(lane: str) -> str:
     return f"{TAG}:taken:{lane}"
 
 
-def _read(word: bytes) -> Standing:
+def _read(word: bytes, full: bytes | None) -> Standing:
     room, _, latency = word.decode().partition(":")
-    return Standing(room == "1", float(latency) if latency else None)
+    models = frozenset((full or b"").decode().split("\n")) - {""}
+    return Standing(room == "1", float(latency) if latency else None, models)

@@ -25,11 +25,13 @@ AWAY = (redis.exceptions.RedisError, OSError, TimeoutError)
 
 
 class Turns:
-    """The routes of one provider, seen from one process. `room` says whether a call of it could start now."""
+    """The routes of one provider, seen from one process. `room` says whether a call of it could start now, `full_models` until when
+    (time.monotonic) the limits of single models let none of theirs start."""
 
     def __init__(self, config: Config, provider: str, standings: Standings) -> None:
         self.lanes = routing.lanes(config, provider)
         self.room = True
+        self.full_models: dict[str, float] = {}
         self._config = config
         self._provider = provider
         self._standings = standings
@@ -46,7 +48,7 @@ class Turns:
             return self.lanes
         peers = {name for lane in routed for name, _ in routing.candidates(self._config, lane)}
         try:
-            await self._standings.tell(self._provider, Standing(self.room, latency_ms))
+            await self._standings.tell(self._provider, self._standing(latency_ms))
             view = await self._standings.view(peers, [lane for lane in routed if self.takes_turns(lane)])
         except AWAY:
             return [own]
@@ -54,6 +56,11 @@ class Turns:
             # the others have just been rung too: the better ones are to speak first
             view = replace(view, standings={name: Standing(True) for name in peers} | dict(view.standings))
         return [own, *(lane for lane in routed if routing.may_take(self._config, lane, self._provider, view))]
+
+    def _standing(self, latency_ms: float | None) -> Standing:
+        now = time.monotonic()
+        self.full_models = {model: until for model, until in self.full_models.items() if until > now}
+        return Standing(self.room, latency_ms, frozenset(self.full_models))
 
     def takes_turns(self, lane: str) -> bool:
         """Whether the lane's strategy is round_robin."""

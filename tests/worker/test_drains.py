@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import redis
 
+from models.config import RouteConfig
 from models.database import Database, upgrade
 from models.tables import jobs
 from tests.making import job_rows, make_batch, statuses
@@ -103,6 +104,31 @@ def test_of_many_limited_models_each_is_served(start_worker: Start, database: Da
     make_batch(database, [chat(n, model=names[n * 30 // 900]) for n in range(900)])  # one model after the other
     drain_until(worker, lambda: len(models(played.sent)) == 30)
     assert max(models(played.sent).values()) <= 10
+
+
+def test_one_model_that_waits_sends_no_job_of_a_route_to_a_worse_provider(
+    start_worker: Start, database: Database
+) -> None:
+    """A job a second of the slow model waits at all times; the route's model has no limit."""
+    slow_and_fast = config({"models": {"slow": {"limit_req_per_min": 60}}}, providers=("p", "q"))
+    route = RouteConfig.model_validate({"candidates": ["p/fast", "q/any"], "strategy": "priority"})
+    worker = start_worker(slow_and_fast.model_copy(update={"routes": {"r": route}}))
+    better, worse = play(worker), play(worker, provider="q")
+    make_batch(database, [chat(n, model="slow") for n in range(500)])
+
+    async def work() -> None:
+        drains = [asyncio.ensure_future(worker.runners["p"].drain(60))]
+        await until(lambda: ("p", "slow") in worker.runners["p"]._slow)
+        make_batch(database, [chat(n, lane="r", model="") for n in range(1000)])
+        drains.append(asyncio.ensure_future(worker.runners["q"].drain(60)))
+        await until(lambda: models(better.sent)["fast"] + len(worse.sent) >= 1000, 20)
+        for name in ("p", "q"):
+            worker.runners[name].stop()
+        await asyncio.gather(*drains)
+
+    worker.run(work())
+    assert models(better.sent)["slow"] >= 1
+    assert len(worse.sent) == 0
 
 
 # Absurd requests

@@ -117,6 +117,14 @@ def test_in_turn_nobody_gets_far_ahead_of_the_others_that_have_room() -> None:
     assert routing.may_take(settings, LANE, "alpha", alone)
 
 
+def test_a_model_whose_own_limit_is_used_up_makes_room_for_others_only_in_routes_that_ask_for_it() -> None:
+    others = view(absent=("alpha",)).standings
+    elsewhere = View({"alpha": Standing(True, full=frozenset({"another"})), **others})
+    here = View({"alpha": Standing(True, full=frozenset({"another", "m-alpha"})), **others})
+    assert takers(config(), elsewhere) == ["alpha"]
+    assert takers(config(), here) == ["alpha", "beta"]
+
+
 @pytest.mark.parametrize("strategy", ["priority", "cost_first", "latency_first", "round_robin"])
 @given(data=st.data())
 def test_somebody_may_always_take_and_nobody_waits_for_one_without_room(strategy: str, data: st.DataObject) -> None:
