@@ -43,9 +43,22 @@ def boot_id() -> str:
             :64
         ]
     except OSError:
-        import psutil
+        pass
+    if (session := _boot_session()) is not None:
+        return session
+    import psutil
 
-        return f"{psutil.boot_time():.0f}"
+    return f"{psutil.boot_time():.0f}"
+
+
+def _boot_session() -> str | None:
+    """macOS's own name of this boot. The time of the boot, which any system tells, moves when the clock is set."""
+    if sys.platform != "darwin":
+        return None
+    said, size = ctypes.create_string_buffer(64), ctypes.c_size_t(64)
+    if ctypes.CDLL(None).sysctlbyname(b"kern.bootsessionuuid", said, ctypes.byref(size), None, ctypes.c_size_t(0)) != 0:
+        return None
+    return said.value.decode() or None
 
 
 def started(pid: int) -> float | None:
