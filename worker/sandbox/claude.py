@@ -95,7 +95,7 @@ class Claude:
             raise bad(f'anthropic-version: "{version}" is not a valid version')
         if listing:
             return _listing(unquote(path.removeprefix("/models").removeprefix("/")), request.query, settings)
-        return read_chat(request.body, version)
+        return read_chat(request.body, version, settings.strict_models)
 
     def stranger(self, secret: str | None) -> Answer:
         return error(401, "authentication_error", "x-api-key header is required" if secret is None else _ERRORS[401][1])

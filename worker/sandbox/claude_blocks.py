@@ -169,6 +169,17 @@ def check_calls(messages: list[Any]) -> None:
     _check_answered(open_calls, [], len(turns))
 
 
+def check_newest_version(messages: list[Any]) -> None:
+    """Refuse what the newest version of the API no longer takes: documents of the assistant, citations of the user."""
+    for at, message in enumerate(messages):
+        for number, block in enumerate(_blocks(message["content"])):
+            spot = f"messages.{at}.content.{number}"
+            if message["role"] == "assistant" and block.get("type") == "document":
+                raise bad(f"{spot}: `document` blocks are not permitted in assistant content")
+            if message["role"] == "user" and block.get("type") == "text" and block.get("citations"):
+                raise bad(f"{spot}.text.citations: Extra inputs are not permitted")
+
+
 def _check_answered(calls: list[str], results: list[str], at: int) -> None:
     left = [identity for identity in calls if identity not in results]
     if left:

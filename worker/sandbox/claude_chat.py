@@ -4,11 +4,12 @@ It writes no replies and knows no limits.
 """
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
 
-from worker.sandbox.claude_blocks import check_calls, content_text, named
+from worker.sandbox.claude_blocks import check_calls, check_newest_version, content_text, named
 from worker.sandbox.claude_words import bad
 from worker.sandbox.dialect import Chat, chat, names
 from worker.sandbox.samples import Shape
@@ -22,6 +23,8 @@ _SAMPLING = ("temperature", "top_k", "top_p")
 _WITHOUT_SAMPLING = "2026-10-21"
 _TOOL = names("type name description input_schema strict cache_control input_examples defer_loading allowed_callers")
 _SERVER_TOOL = re.compile(r"[a-z_]+_20\d{6}", re.ASCII)
+_NEWEST = re.compile(r"claude-(opus-4-[7-9]|[a-z]+-[5-9])", re.ASCII)
+_MOST_MARKS = 4
 _EFFORTS = ("low", "medium", "high", "xhigh", "max")
 _LEAST_BUDGET = 1024
 
@@ -181,8 +184,8 @@ def _thinking(body: dict[str, Any], max_tokens: int, forced: bool) -> None:
         raise bad("Thinking may not be enabled when tool_choice forces tool use.")
 
 
-def read_chat(raw: bytes, version: str) -> Chat:
-    """The call in a body; raises Refusal for what the API would refuse under this version."""
+def read_chat(raw: bytes, version: str, strict_models: bool) -> Chat:
+    """The call in a body; raises Refusal for what the API would refuse under this version. `strict_models`: so does a model's rule."""
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -207,9 +210,15 @@ def read_chat(raw: bytes, version: str) -> Chat:
         raise bad("messages: Input should be a valid list")
     if not messages:
         raise bad("messages: at least one message is required")
+    if strict_models and _NEWEST.match(model):
+        _as_the_newest(body)
+    _check_cache_marks(body)
+    _metadata(body.get("metadata"))
     texts = [] if system is None else [content_text(system, "system", "system")]
     texts += [_message(message, at, at == len(messages) - 1) for at, message in enumerate(messages)]
     check_calls(messages)
+    if version == _WITHOUT_SAMPLING:
+        check_newest_version(messages)
     stream = body.get("stream")
     if stream is not None and type(stream) is not bool:
         raise bad("stream: Input should be a valid boolean")
@@ -222,6 +231,53 @@ def read_chat(raw: bytes, version: str) -> Chat:
     forced, form = _chosen(body, _tools(body)), _form(body)
     _thinking(body, max_tokens, forced is not None)
     return chat(model, texts, max_tokens, stream=bool(stream), shape=forced or form)
+
+
+def _as_the_newest(body: dict[str, Any]) -> None:
+    """Refuse what the newest models take under no version: sampling, and thinking by a budget."""
+    for name in _SAMPLING:
+        if body.get(name) is not None:
+            raise bad(f"`{name}` is not supported by this model.")
+    thinking = body.get("thinking")
+    if type(thinking) is dict and thinking.get("type") == "enabled":
+        raise bad('"thinking.type.enabled" is not supported for this model. Use "thinking.type.adaptive".')
+
+
+def _metadata(metadata: object) -> None:
+    if metadata is None:
+        return
+    for name in _object(metadata, "metadata").keys() - names("user_id"):
+        raise bad(f"metadata.{name}: Extra inputs are not permitted")
+    user = _object(metadata, "metadata").get("user_id")
+    if user is not None and type(user) is not str:
+        raise bad("metadata.user_id: Input should be a valid string")
+
+
+def _check_cache_marks(body: dict[str, Any]) -> None:
+    """Refuse marks of the cache of a wrong form, and more than there may be."""
+    marks = list(_marks({name: body.get(name) for name in ("system", "messages", "tools")}))
+    if body.get("cache_control") is not None:
+        marks.append(("cache_control", body["cache_control"]))
+    for where, mark in marks:
+        if _object(mark, where).get("type") != "ephemeral":
+            raise bad(f"{where}.type: Input should be 'ephemeral'")
+        if mark.get("ttl") not in (None, "5m", "1h"):
+            raise bad(f"{where}.ttl: Input should be '5m' or '1h'")
+    if len(marks) > _MOST_MARKS:
+        raise bad(f"A maximum of {_MOST_MARKS} blocks with cache_control may be provided. Found {len(marks)}.")
+
+
+def _marks(value: object, where: str = "") -> Iterator[tuple[str, Any]]:
+    """Every mark below a value, with its place. What lies in tools' arguments and schemas is the user's own."""
+    if isinstance(value, list):
+        for at, one in enumerate(value):
+            yield from _marks(one, f"{where}.{at}".lstrip("."))
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            if name == "cache_control" and inner is not None:
+                yield f"{where}.cache_control", inner
+            elif name in ("system", "messages", "tools", "content"):
+                yield from _marks(inner, f"{where}.{name}".lstrip("."))
 
 
 def _stop(stop: object) -> None:

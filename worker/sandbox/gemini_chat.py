@@ -33,6 +33,18 @@ _CALLING = names("mode allowedFunctionNames streamFunctionCallArguments")
 _MODES = ("MODE_UNSPECIFIED", "AUTO", "ANY", "NONE", "VALIDATED")
 _THINKING = names("includeThoughts thinkingBudget thinkingLevel")
 _LEVELS = ("THINKING_LEVEL_UNSPECIFIED", "MINIMAL", "LOW", "MEDIUM", "HIGH", "XHIGH")
+_SCHEMA = names(
+    "type format title description nullable enum items maxItems minItems properties required minProperties "
+    "maxProperties minimum maximum minLength maxLength pattern example anyOf propertyOrdering default"
+)
+_TYPES = names("TYPE_UNSPECIFIED STRING NUMBER INTEGER BOOLEAN ARRAY OBJECT NULL")
+_CATEGORIES = names(
+    "HARM_CATEGORY_HARASSMENT HARM_CATEGORY_HATE_SPEECH HARM_CATEGORY_SEXUALLY_EXPLICIT HARM_CATEGORY_DANGEROUS_CONTENT "
+    "HARM_CATEGORY_CIVIC_INTEGRITY"
+)
+_THRESHOLDS = names(
+    "HARM_BLOCK_THRESHOLD_UNSPECIFIED BLOCK_LOW_AND_ABOVE BLOCK_MEDIUM_AND_ABOVE BLOCK_ONLY_HIGH BLOCK_NONE OFF"
+)
 _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.:-]{0,63}", re.ASCII)
 _BUDGETS_ONLY = re.compile(r"gemini-[12]\b", re.ASCII)
 _ANYTHING = {"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]}
@@ -65,12 +77,14 @@ def _within(config: dict[str, Any], name: str, high: float, low: float = 0.0) ->
         raise bad(f"* GenerateContentRequest.{where}: {name} must be in the range [{low}, {high}].\n")
 
 
-def _functions(body: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _functions(body: dict[str, Any], model: str) -> dict[str, dict[str, Any]]:
     """The schema of each function's arguments, by its name."""
     found: dict[str, dict[str, Any]] = {}
     for at, tool in enumerate(repeated(body.get("tools"), "tools")):
         where = f"tools[{at}]"
         fields = camel(message(tool, where), _TOOLS, where)
+        if fields.get("googleSearchRetrieval") is not None and not model.startswith("gemini-1."):
+            raise bad("google_search_retrieval is not supported. Please use google_search tool instead.")
         declared = repeated(fields.get("functionDeclarations"), f"{where}.function_declarations")
         for number, one in enumerate(declared):
             spot = f"{where}.function_declarations[{number}]"
@@ -98,6 +112,7 @@ def _parameters(function: dict[str, Any], spot: str) -> dict[str, Any]:
     schema = function.get("parameters")
     if schema is None:
         return {}
+    _own_schema(schema, f"{spot}.parameters")
     if str(message(schema, f"{spot}.parameters").get("type", "")).upper() == "OBJECT" and not schema.get("properties"):
         raise bad(f"* GenerateContentRequest.{spot}.parameters.properties: should be non-empty for OBJECT type\n")
     return dict(schema)
@@ -149,7 +164,40 @@ def _form(config: dict[str, Any]) -> Shape | None:
         )
     if schema is not None:
         message(schema, "generation_config.response_schema")
+    if config.get("responseSchema") is not None:
+        _own_schema(config["responseSchema"], "generation_config.response_schema")
     return Shape(schema or _ANYTHING) if mime == "application/json" else None
+
+
+def _own_schema(schema: object, where: str) -> None:
+    """Refuse words that Google's own form of a schema doesn't know; JSON schema has a field of its own."""
+    if type(schema) is not dict:
+        raise mistyped(schema, where, "type.googleapis.com/google.ai.generativelanguage.Schema")
+    known = camel(schema, _SCHEMA, where)
+    kind = known.get("type")
+    if kind is not None and (type(kind) is not str or kind.upper() not in _TYPES):
+        raise mistyped(kind, f"{where}.type", "type.googleapis.com/google.ai.generativelanguage.Type")
+    properties = known.get("properties")
+    for name, one in (properties if type(properties) is dict else {}).items():
+        _own_schema(one, f"{where}.properties[{name}]")
+    if known.get("items") is not None:
+        _own_schema(known["items"], f"{where}.items")
+    for at, one in enumerate(repeated(known.get("anyOf"), f"{where}.any_of")):
+        _own_schema(one, f"{where}.any_of[{at}]")
+
+
+def _safety(body: dict[str, Any]) -> None:
+    seen = set()
+    for at, one in enumerate(repeated(body.get("safetySettings"), "safety_settings")):
+        where = f"safety_settings[{at}]"
+        fields = camel(message(one, where), names("category threshold method"), where)
+        for name, allowed in (("category", _CATEGORIES), ("threshold", _THRESHOLDS)):
+            if fields.get(name) not in allowed:
+                kind = f"type.googleapis.com/google.ai.generativelanguage.SafetySetting.{name.capitalize()}"
+                raise mistyped(fields.get(name), f"{where}.{name}", kind)
+        if fields["category"] in seen:
+            raise bad(f"* GenerateContentRequest.{where}: the category {fields['category']} is set twice.\n")
+        seen.add(fields["category"])
 
 
 def _thinking(config: dict[str, Any], model: str) -> None:
@@ -215,7 +263,8 @@ def read_chat(model: str, raw: bytes, stream: bool, framed: bool) -> Chat:
     config = {} if given is None else camel(message(given, where), _GENERATION, where)
     _settings(config)
     _thinking(config, model)
-    forced, form = _forced(body, _functions(body)), _form(config)
+    _safety(body)
+    forced, form = _forced(body, _functions(body, model)), _form(config)
     if body.get("serviceTier") not in (None, "flex", "standard", "priority"):
         raise mistyped(
             body["serviceTier"], "service_tier", "type.googleapis.com/google.ai.generativelanguage.ServiceTier"

@@ -7,19 +7,23 @@ from typing import Any
 
 import orjson
 
-from worker.sandbox.dialect import Chat, chat, names, pieces, spoil, stand_in
+from worker.sandbox.dialect import Chat, chat, names, pieces, spoil
 from worker.sandbox.openai_checks import (
+    EFFORTS,
+    TIERS,
     bad,
     load,
-    missing,
+    metadata_in,
     mistyped,
     model_in,
+    one_of,
     positive,
+    sampled,
     streamed,
     tier_in,
     within,
-    wrong_value,
 )
+from worker.sandbox.openai_items import shape_of, texts_in
 from worker.sandbox.replies import Finish, Reply, Usage
 
 CREATED = 1767225600
@@ -38,9 +42,17 @@ _MOVED = {
     "response_format": "text.format",
     "reasoning_effort": "reasoning.effort",
 }
-_ROLES = ("user", "assistant", "system", "developer")
-_PARTS = ("input_text", "input_image", "input_file", "input_audio", "output_text", "refusal")
 _LEAST_TOKENS = 16
+_INCLUDED = (
+    "file_search_call.results",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+    "message.input_image.image_url",
+    "computer_call_output.output.image_url",
+    "code_interpreter_call.outputs",
+    "reasoning.encrypted_content",
+    "message.output_text.logprobs",
+)
 _INCOMPLETE: dict[Finish, str] = {"length": "max_output_tokens", "filter": "content_filter"}
 
 
@@ -52,7 +64,7 @@ def read(raw: bytes, strict_models: bool) -> Chat:
             message = f"Unsupported parameter: '{name}'. In the Responses API, this parameter has moved to '{place}'."
             raise bad(message, name, "unsupported_parameter")
     model = model_in(body)
-    texts = _texts(body)
+    texts = texts_in(body)
     instructions = body.get("instructions")
     if instructions is not None:
         if type(instructions) is not str:
@@ -60,87 +72,59 @@ def read(raw: bytes, strict_models: bool) -> Chat:
         texts.insert(0, instructions)
     within(body, "temperature", 0, 2)
     within(body, "top_p", 0, 1)
-    _format(body)
-    _tools(body)
+    effort = _settings(body)
+    if strict_models:
+        sampled(body, model, effort)
+    shape = shape_of(body, texts)
     stream, _ = streamed(body)
+    _background(body, stream)
     return chat(
         model,
         texts,
         positive(body, "max_output_tokens", least=_LEAST_TOKENS),
         stream=stream,
         operation="background" if body.get("background") is True else "responses",
-        tier=tier_in(body),
+        tier=tier_in(body, (*TIERS, "ultrafast")),
+        shape=shape,
     )
 
 
-def _texts(body: dict[str, Any]) -> list[str]:
-    asked = body.get("input")
-    if asked is None:
-        if not any(body.get(name) for name in ("prompt", "previous_response_id", "conversation")):
-            message = "One of 'input', 'previous_response_id', 'prompt' or 'conversation' must be provided."
-            raise bad(message, "input", "missing_required_parameter")
-        return []
-    if type(asked) is str:
-        return [asked]
-    if type(asked) is not list:
-        raise mistyped("input", "one of a string or array of objects", asked)
-    return [_item(item, f"input[{at}]") for at, item in enumerate(asked)]
+def _settings(body: dict[str, Any]) -> object:
+    """The effort that is asked for; raises Refusal for settings of a wrong kind."""
+    reasoning = body.get("reasoning")
+    if reasoning is not None and type(reasoning) is not dict:
+        raise mistyped("reasoning", "an object", reasoning)
+    effort = (reasoning or {}).get("effort")
+    one_of(effort, "reasoning.effort", EFFORTS)
+    one_of((reasoning or {}).get("summary"), "reasoning.summary", ("auto", "concise", "detailed"))
+    one_of(body.get("truncation"), "truncation", ("auto", "disabled"))
+    one_of(body.get("prompt_cache_retention"), "prompt_cache_retention", ("in_memory", "24h"))
+    for name in ("store", "parallel_tool_calls", "background"):
+        if body.get(name) is not None and type(body[name]) is not bool:
+            raise mistyped(name, "a boolean", body[name])
+    included = body.get("include")
+    if included is not None and type(included) is not list:
+        raise mistyped("include", "an array of strings", included)
+    for at, one in enumerate(included or []):
+        one_of(one, f"include[{at}]", _INCLUDED)
+    positive(body, "max_tool_calls")
+    positive(body, "top_logprobs", 20, 0)
+    metadata_in(body)
+    return effort
 
 
-def _item(item: object, where: str) -> str:
-    if type(item) is not dict:
-        raise mistyped(where, "an object", item)
-    if item.get("type", "message") != "message":
-        return stand_in(item)
-    role, content = item.get("role"), item.get("content")
-    if role not in _ROLES:
-        raise missing(f"{where}.role") if role is None else wrong_value(role, f"{where}.role", _ROLES)
-    if type(content) is str:
-        return content
-    if type(content) is not list:
-        raise mistyped(f"{where}.content", "one of a string or array of objects", content)
-    texts = []
-    for at, part in enumerate(content):
-        spot = f"{where}.content[{at}]"
-        if type(part) is not dict:
-            raise mistyped(spot, "an object", part)
-        if part.get("type") not in _PARTS:
-            raise wrong_value(part.get("type"), f"{spot}.type", _PARTS)
-        if not part["type"].endswith("_text"):
-            texts.append(stand_in(part))
-        elif type(part.get("text")) is str:
-            texts.append(part["text"])
-        else:
-            raise missing(f"{spot}.text")
-    return "\n".join(texts)
-
-
-def _format(body: dict[str, Any]) -> None:
-    text = body.get("text")
-    form = text.get("format") if type(text) is dict else None
-    if form is None:
-        return
-    if type(form) is not dict:
-        raise mistyped("text.format", "an object", form)
-    if form.get("type") not in ("text", "json_object", "json_schema"):
-        raise wrong_value(form.get("type"), "text.format.type", ("text", "json_object", "json_schema"))
-    if form["type"] == "json_schema":
-        for name in ("name", "schema"):
-            if name not in form:
-                raise missing(f"text.format.{name}")
-
-
-def _tools(body: dict[str, Any]) -> None:
-    tools = body.get("tools")
-    if tools is None:
-        return
-    if type(tools) is not list:
-        raise mistyped("tools", "an array of objects", tools)
-    for at, tool in enumerate(tools):
-        if type(tool) is not dict or type(tool.get("type")) is not str:
-            raise missing(f"tools[{at}].type")
-        if tool["type"] == "function" and type(tool.get("name")) is not str:
-            raise missing(f"tools[{at}].name")
+def _background(body: dict[str, Any], stream: bool) -> None:
+    """Refuse a window for work in the background where there is none, or where it is streamed."""
+    options = body.get("background_options")
+    window = options.get("completion_window") if type(options) is dict else None
+    if options is not None and type(options) is not dict:
+        raise mistyped("background_options", "an object", options)
+    one_of(window, "background_options.completion_window", ("soonest", "2h", "8h"))
+    if options is not None and body.get("background") is not True:
+        raise bad("'background_options' is only allowed when 'background' is true.", "background_options")
+    if window in ("2h", "8h") and (stream or body.get("service_tier") not in (None, "auto", "default")):
+        message = f"A completion window of {window} takes no stream and no service tier but the default one."
+        raise bad(message, "background_options.completion_window")
 
 
 def _response(call: Chat, model: str, digest: str, status: str) -> dict[str, Any]:
@@ -177,6 +161,18 @@ def _message(digest: str, status: str, text: str | None) -> dict[str, Any]:
     return {"id": f"msg_{digest}", "type": "message", "role": "assistant", "status": status, "content": content}
 
 
+def _function_call(reply: Reply, status: str, arguments: str) -> dict[str, Any]:
+    assert reply.call is not None
+    return {
+        "id": f"fc_{reply.digest}",
+        "type": "function_call",
+        "status": status,
+        "call_id": f"call_{reply.digest}",
+        "name": reply.call[0],
+        "arguments": arguments,
+    }
+
+
 def _part(text: str) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
@@ -190,7 +186,9 @@ def _finished(call: Chat, reply: Reply, spoilt: str | None) -> dict[str, Any]:
         body["incomplete_details"] = {"reason": _INCOMPLETE[reply.finish]}
     if reply.usage.reasoning:
         body["output"].append({"id": f"rs_{reply.digest}", "type": "reasoning", "summary": []})
-    if reply.text:
+    if reply.call:
+        body["output"].append(_function_call(reply, status, orjson.dumps(reply.call[1]).decode()))
+    elif reply.text:
         body["output"].append(_message(reply.digest, status, reply.text))
     body["usage"] = spoil(_usage(reply.usage), spoilt)
     if spoilt == "missing":
@@ -212,7 +210,17 @@ def events(call: Chat, reply: Reply, spoilt: str | None = None) -> list[bytes]:
         ("response.in_progress", {"response": opening}),
     ]
     for at, item in enumerate(final["output"]):
-        if item["type"] != "message":
+        if item["type"] == "function_call":
+            place = {"item_id": item["id"], "output_index": at}
+            begun = _function_call(reply, "in_progress", "")
+            found.append(("response.output_item.added", {"output_index": at, "item": begun}))
+            found += [
+                ("response.function_call_arguments.delta", {**place, "delta": piece})
+                for piece in pieces(item["arguments"])
+            ]
+            done = {**place, "name": item["name"], "arguments": item["arguments"]}
+            found.append(("response.function_call_arguments.done", done))
+        elif item["type"] != "message":
             found.append(("response.output_item.added", {"output_index": at, "item": item}))
         else:
             place = {"item_id": item["id"], "output_index": at, "content_index": 0}

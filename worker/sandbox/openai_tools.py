@@ -15,7 +15,8 @@ _FUNCTION = ("name", "description", "parameters", "strict")
 _FORMS = ("json_object", "json_schema", "text")
 
 
-def _object(value: object, where: str) -> dict[str, Any]:
+def table(value: object, where: str) -> dict[str, Any]:
+    """The value, which must be an object."""
     if value is None:
         raise missing(where)
     if type(value) is not dict:
@@ -23,7 +24,8 @@ def _object(value: object, where: str) -> dict[str, Any]:
     return value
 
 
-def _name(value: object, where: str) -> str:
+def named(value: object, where: str) -> str:
+    """The name of a tool or a schema."""
     if value is None:
         raise missing(where)
     if type(value) is not str:
@@ -34,7 +36,7 @@ def _name(value: object, where: str) -> str:
     return value
 
 
-def _closed(schema: dict[str, Any], what: str, where: str) -> None:
+def closed(schema: dict[str, Any], what: str, where: str) -> None:
     """Refuse a schema that `strict` can't hold anything to."""
     if (path := open_object(schema)) is not None:
         message = f"Invalid schema for {what}: In context={path}, 'additionalProperties' is required to be supplied and to be false."  # noqa: E501
@@ -59,13 +61,13 @@ def _tools(body: dict[str, Any]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for at, tool in enumerate(tools):
         where = f"tools[{at}]"
-        kind = _object(tool, where).get("type")
+        kind = table(tool, where).get("type")
         if kind is None:
             raise missing(f"{where}.type")
         if kind not in ("function", "custom"):
             raise wrong_value(kind, f"{where}.type", ("function", "custom"))
-        inner = _object(tool.get(kind), f"{where}.{kind}")
-        name = _name(inner.get("name"), f"{where}.{kind}.name")
+        inner = table(tool.get(kind), f"{where}.{kind}")
+        name = named(inner.get("name"), f"{where}.{kind}.name")
         found[name] = {}
         if kind == "custom":
             continue
@@ -75,12 +77,12 @@ def _tools(body: dict[str, Any]) -> dict[str, dict[str, Any]]:
         schema = inner.get("parameters")
         if schema is not None:
             spot = f"{where}.function.parameters"
-            found[name] = _object(schema, spot)
+            found[name] = table(schema, spot)
             if schema.get("type") != "object":
                 message = f"Invalid schema for function '{name}': schema must be a JSON Schema of 'type: \"object\"', got 'type: \"{schema.get('type')}\"'."  # noqa: E501
                 raise bad(message, spot, "invalid_function_parameters")
             if inner.get("strict") is True:
-                _closed(schema, f"function '{name}'", spot)
+                closed(schema, f"function '{name}'", spot)
     return found
 
 
@@ -98,20 +100,20 @@ def _chosen(body: dict[str, Any], tools: dict[str, dict[str, Any]]) -> Shape | N
     if type(choice) is not dict:
         raise wrong_value(choice, "tool_choice", ("none", "auto", "required"))
     if choice.get("type") == "allowed_tools":
-        allowed = _object(choice.get("allowed_tools"), "tool_choice.allowed_tools")
-        names = [_named(tool, tools) for tool in allowed.get("tools") or []]
+        allowed = table(choice.get("allowed_tools"), "tool_choice.allowed_tools")
+        names = [_named_choice(tool, tools) for tool in allowed.get("tools") or []]
         if allowed.get("mode") not in ("auto", "required"):
             raise wrong_value(allowed.get("mode"), "tool_choice.allowed_tools.mode", ("auto", "required"))
         return Shape(tools[names[0]], names[0]) if names and allowed["mode"] == "required" else None
-    name = _named(choice, tools)
+    name = _named_choice(choice, tools)
     return Shape(tools[name], name)
 
 
-def _named(choice: object, tools: dict[str, dict[str, Any]]) -> str:
-    kind = _object(choice, "tool_choice").get("type")
+def _named_choice(choice: object, tools: dict[str, dict[str, Any]]) -> str:
+    kind = table(choice, "tool_choice").get("type")
     if kind not in ("function", "custom"):
         raise wrong_value(kind, "tool_choice.type", ("function", "custom", "allowed_tools"))
-    name = _name(_object(choice.get(kind), f"tool_choice.{kind}").get("name"), f"tool_choice.{kind}.name")  # type: ignore[attr-defined]
+    name = named(table(choice.get(kind), f"tool_choice.{kind}").get("name"), f"tool_choice.{kind}.name")  # type: ignore[attr-defined]
     if name not in tools:
         raise bad(f"Tool choice '{name}' not found in 'tools' parameter.", "tool_choice")
     return name
@@ -121,7 +123,7 @@ def _form(body: dict[str, Any], texts: list[str]) -> Shape | None:
     form = body.get("response_format")
     if form is None:
         return None
-    kind = _object(form, "response_format").get("type")
+    kind = table(form, "response_format").get("type")
     if kind is None:
         raise missing("response_format.type")
     if kind not in _FORMS:
@@ -135,11 +137,11 @@ def _form(body: dict[str, Any], texts: list[str]) -> Shape | None:
             )
             raise bad(message, "messages")
         return Shape({"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]})
-    inner = _object(form.get("json_schema"), "response_format.json_schema")
-    name = _name(inner.get("name"), "response_format.json_schema.name")
-    schema = _object(inner.get("schema", {}), "response_format.json_schema.schema")
+    inner = table(form.get("json_schema"), "response_format.json_schema")
+    name = named(inner.get("name"), "response_format.json_schema.name")
+    schema = table(inner.get("schema", {}), "response_format.json_schema.schema")
     if inner.get("strict") is True:
-        _closed(schema, f"response_format '{name}'", "response_format")
+        closed(schema, f"response_format '{name}'", "response_format")
     return Shape(schema)
 
 
@@ -185,7 +187,7 @@ def _calls(calls: object, where: str) -> list[str]:
     ids = []
     for at, call in enumerate(calls):
         spot = f"{where}[{at}]"
-        kind = _object(call, spot).get("type")
+        kind = table(call, spot).get("type")
         for field in ("id", "type"):
             if type(call.get(field)) is not str:
                 raise missing(f"{spot}.{field}")
@@ -194,8 +196,8 @@ def _calls(calls: object, where: str) -> list[str]:
             raise bad(message, f"{spot}.id", "string_above_max_length")
         if kind not in ("function", "custom"):
             raise wrong_value(kind, f"{spot}.type", ("function", "custom"))
-        inner = _object(call.get(kind), f"{spot}.{kind}")
-        _name(inner.get("name"), f"{spot}.{kind}.name")
+        inner = table(call.get(kind), f"{spot}.{kind}")
+        named(inner.get("name"), f"{spot}.{kind}.name")
         said = "arguments" if kind == "function" else "input"
         if type(inner.get(said)) is not str:
             raise missing(f"{spot}.{kind}.{said}")
