@@ -116,6 +116,7 @@ _COMMANDS = {
     "jobs": ("submit.cli.jobs:jobs", "List a batch's jobs."),
     "results": ("submit.cli.results:results", "Write a batch's results, so far or final."),
     "rerun": ("submit.cli.rerun:rerun", "Put a batch's failed jobs back into the queue."),
+    "verify": ("submit.cli.verify:verify", "Check that a batch's lines, jobs, results and ledger say the same."),
     "pause": ("submit.cli.steering:pause", "Stop a batch for now."),
     "resume": ("submit.cli.steering:resume", "Go on with a paused batch."),
     "priority": ("submit.cli.steering:priority", "Put a batch before others, or behind them."),

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from models.money import format_money
+from models.states import BatchStatus
 from models.wording import counted
 from submit.progress import Part, Snapshot
 
@@ -68,7 +69,7 @@ def line(seen: Snapshot, width: int | None = None) -> str:
         parts.append(f"{seen.failed:,} failed")
     if seen.cancelled:
         parts.append(f"{seen.cancelled:,} cancelled")
-    if not seen.finished:
+    if not seen.finished and seen.status != BatchStatus.FINALIZING:
         parts += [f"{seen.running:,} in flight", f"{_rate(seen.rate)}", f"ETA {duration(seen.eta_seconds)}"]
     parts.append(money(seen.costs, seen.unpriced_tokens))
     return ", ".join([*parts, *(fitted(remark, width) for remark in seen.remarks)])

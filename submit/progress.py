@@ -51,7 +51,7 @@ class Part:
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """A batch at one moment. `status` is models.states.BatchStatus, or "blocked" with its reason in `blocked`; `paused` is why it is
-    paused.
+    paused, `problem` what doesn't add up in a batch that is finalizing for that reason.
 
     `rate` is jobs a second of late, `eta_seconds` what is left at that rate; None: not known. `blocked_seconds` counts only
     while somebody watches. `unserved` says which providers no live worker serves, `troubles` which of them fail just now.
@@ -76,6 +76,7 @@ class Snapshot:
     blocked: str | None = None
     blocked_seconds: float = 0.0
     paused: str | None = None
+    problem: str | None = None
     unserved: str | None = None
     troubles: tuple[Trouble, ...] = ()
 
@@ -89,19 +90,29 @@ class Snapshot:
 
     @property
     def finished(self) -> bool:
-        """Whether every job has ended and been counted."""
+        """Whether every job has ended and been counted, and it all adds up."""
         return self.finished_at is not None
 
     @property
     def stuck(self) -> bool:
         """Whether work is left that nobody does until a person acts."""
-        return self.status in (BLOCKED, BatchStatus.PAUSED)
+        return self.status in (BLOCKED, BatchStatus.PAUSED) or self.problem is not None
 
     @property
     def remarks(self) -> tuple[str, ...]:
         """Sentences on what keeps the batch from going on, or slows it."""
         return tuple(
-            filter(None, (self.blocked, self.paused, self.unserved, *(trouble.sentence for trouble in self.troubles)))
+            filter(
+                None,
+                (
+                    self.blocked,
+                    self.paused,
+                    self.problem
+                    and f"its books don't add up, `truckllm verify {self.batch_id}` tells more: {self.problem}",
+                    self.unserved,
+                    *(trouble.sentence for trouble in self.troubles),
+                ),
+            )
         )
 
     @property
@@ -119,7 +130,9 @@ class Snapshot:
 
     @property
     def exit_code(self) -> int:
-        """0 all succeeded, 1 some did not, 3 blocked or paused."""
+        """0 all succeeded, 1 some did not, 3 blocked or paused, 4 its books don't add up."""
+        if self.problem is not None:
+            return StorageError.exit_code
         if self.stuck:
             return 3
         return 0 if self.finished and self.succeeded == self.total else 1
@@ -164,6 +177,7 @@ def snapshot(connection: Connection, batch_id: int, config: Config | None, now: 
         eta_seconds=None if unserved else _eta(counts.left, rate),
         blocked=blocked,
         paused=(row["paused_reason"] or "paused") if status == BatchStatus.PAUSED else None,
+        problem=row["problem"] if status == BatchStatus.FINALIZING else None,
         unserved=unserved,
         troubles=troubles(connection, batch_id, config, now) if row["status"] in RUNNABLE else (),
     )
@@ -204,8 +218,10 @@ def watch(
 
 
 def done(seen: Snapshot) -> bool:
-    """Whether there is nothing to wait for: finished, paused with nothing in flight, or blocked for some seconds."""
-    return seen.finished or (seen.paused is not None and not seen.running) or seen.blocked_seconds >= BLOCKED_SECONDS
+    """Whether there is nothing to wait for: finished, paused with nothing in flight, blocked for some seconds, or with a problem."""
+    if seen.finished or seen.problem is not None or seen.blocked_seconds >= BLOCKED_SECONDS:
+        return True
+    return seen.paused is not None and not seen.running
 
 
 class Pace:

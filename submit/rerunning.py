@@ -1,6 +1,6 @@
-"""Rerunning a batch's failed or cancelled jobs, where they were or elsewhere. The command and the HTTP API share it.
+"""Rerunning a batch's jobs that have ended, where they were or elsewhere. The command and the HTTP API share it.
 
-It prints nothing, and never touches what succeeded.
+It prints nothing, and touches what succeeded only by force.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from models.config import Config
 from models.database import Database
 from models.errors import ConflictError, UsageError
 from models.lanes import Lanes, NoLane
-from models.states import BatchStatus
+from models.states import BatchStatus, JobStatus
 from models.store import batches, reruns
 from models.store.reruns import Kind, Which
 
@@ -28,12 +28,18 @@ def rerun(
     provider: str | None = None,
     route: str | None = None,
     model: str | None = None,
+    force: bool = False,
 ) -> int:
     """Queues these jobs again, for another provider, route or model if one is named; how many there were.
 
-    Raises NotFoundError, UsageError (they can't go there; nothing was changed), ConflictError (the batch is in no state for it,
+    Jobs that have succeeded lose their answers and are paid for again, so that needs `force`. Raises NotFoundError, UsageError (they can't go there; nothing was changed), ConflictError (the batch is in no state for it,
     or another works on the same file).
     """
+    if which.status is JobStatus.SUCCEEDED and not force:
+        raise ConflictError(
+            "jobs that have succeeded keep their answers: asked again they are paid for again, and may mean something else; "
+            "--force gives the answers up (what they cost stays in the ledger). Nothing was changed"
+        )
     with database.read() as connection:
         row = batches.get(connection, batch_id)
         place = _placed(config, provider, route, model, alone=bool(row["no_fallback"]))
@@ -83,10 +89,12 @@ def _queue(database: Database, row: RowMapping, which: Which, place: Callable[[K
     number, chunk = 0, -1
     # only the first chunk wakes a cancelled batch: one that is cancelled in between stays so
     revive = row["status"] == BatchStatus.CANCELLED
+    with database.read() as connection:
+        began = database.now(connection)
     while chunk:
         try:
             with database.write() as connection:
-                chunk = reruns.rerun(connection, row["id"], which, place=place, revive=revive)
+                chunk = reruns.rerun(connection, row["id"], which, place=place, revive=revive, before=began)
         except IntegrityError:
             raise ConflictError(
                 f"another batch works on the same file with the same options: wait until it has finished "

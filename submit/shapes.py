@@ -41,6 +41,7 @@ def batch(seen: Snapshot) -> dict[str, Any]:
         "eta_seconds": None if seen.eta_seconds is None else round(seen.eta_seconds, 1),
         "blocked": seen.blocked,
         "paused": seen.paused,
+        "problem": seen.problem,
         "unserved": seen.unserved,
         "troubles": [trouble.sentence for trouble in seen.troubles],
         "created_at": iso(seen.created_at),

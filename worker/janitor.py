@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection, RowMapping
 from models import processes
 from models.states import BatchStatus
 from models.store import batches as batch_store
+from models.store import finals, loads, removals
 from models.store import jobs as job_store
 from models.store import workers as worker_store
 from worker import routing
@@ -97,6 +98,7 @@ class Janitor:
         self._ticks = 0
         self._lost: dict[tuple[int, int], float] = {}
         self._waiting: set[str] = set()
+        self._unfinalized: list[int] = []
         self._looked = asyncio.Event()
 
     async def run(self) -> None:
@@ -123,6 +125,9 @@ class Janitor:
         self._waiting, suspects = await self._recorder.call(lambda connection: self._look(connection, slow, held))
         if suspects and self._warden is not None:
             self._warden.start()
+        for batch_id in self._unfinalized:
+            self._recorder.finalizer.take(batch_id)
+        self._unfinalized = []
         self._looked.set()
 
     async def call_out(self) -> None:
@@ -169,11 +174,15 @@ class Janitor:
             job_store.give_back(connection, old)
 
     def _finish(self, connection: Connection, now: float) -> None:
-        """Backstops: batches whose last job's committer died before it looked, and cancels cut short."""
-        for batch in batch_store.newest_first(connection, 1000):
-            if batch["finished_at"] is not None or batch["status"] == BatchStatus.LOADING:
+        """Backstops: batches whose last job's committer died before it looked, cancels and removals cut short, loads that nobody
+        resumes, and batches whose finalizer died."""
+        loads.give_up(connection, now)
+        for batch in batch_store.unended(connection):
+            if batch["status"] == BatchStatus.DELETING:
+                removals.remove(connection, batch["id"])
                 continue
             if batch["status"] == BatchStatus.CANCELLED:
                 job_store.cancel_queued(connection, batch["id"], now)
             if batch_store.counts(connection, batch["id"]).left <= 0:
                 batch_store.finish_if_done(connection, batch["id"], now)
+        self._unfinalized = finals.waiting(connection, now)

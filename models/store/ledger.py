@@ -16,8 +16,11 @@ from sqlalchemy.engine import Connection
 from models.states import JobStatus, Outcome
 from models.tables import attempts, jobs
 
-DIMENSIONS = ("provider", "model", "key", "batch", "day")
-"""What can be summed by: `model` is the requested one, `day` the day in UTC on which the call left."""
+DIMENSIONS = ("provider", "model", "key", "batch", "day", "rerun")
+"""What can be summed by: `model` is the requested one, `day` the day in UTC on which the call left, `rerun` one of RERUNS."""
+
+RERUNS = ("never rerun", "before rerun", "since rerun")
+"""A call's job was never rerun, or this call was made before it was last rerun, or since."""
 
 JOB = "job"
 """A dimension for programs: the job's number, to be joined with what is known of the job."""
@@ -151,12 +154,19 @@ def _dimension(connection: Connection, name: str) -> sa.ColumnElement[Any]:
             "key": attempts.c.key_id,
             "batch": attempts.c.batch_id,
             JOB: attempts.c.job_id,
+            "rerun": _rerun(),
         }[name]
     days = attempts.c.started_at / sa.literal_column("86400")
     # SQLite may lack floor(), and its cast cuts; PostgreSQL's cast rounds
     return (
         sa.cast(days, sa.Integer) if connection.dialect.name == "sqlite" else sa.cast(sa.func.floor(days), sa.Integer)
     )
+
+
+def _rerun() -> sa.ColumnElement[Any]:
+    at = sa.select(jobs.c.rerun_epoch).where(jobs.c.id == attempts.c.job_id).correlate(attempts).scalar_subquery()
+    never, before, since = map(sa.literal, RERUNS)
+    return sa.case((sa.func.coalesce(at, 0) == 0, never), (attempts.c.epoch <= at, before), else_=since)
 
 
 def _shown(name: str, value: Any) -> str:

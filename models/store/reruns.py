@@ -1,11 +1,11 @@
-"""Reruns: failed and cancelled jobs go back into the queue, in their own lane or in another; what they have cost so far stays.
+"""Reruns: jobs that have ended go back into the queue, in their own lane or in another; what they have cost so far stays.
 
 It judges no lane: whoever asks says where each kind of job goes (`models.lanes` knows).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -13,18 +13,26 @@ from sqlalchemy.engine import Connection
 
 from models.states import RUNNABLE, BatchStatus, JobStatus
 from models.store.suspects import POISON
-from models.tables import batch_counts, batches, job_inputs, jobs
+from models.tables import attempts, batch_counts, batch_spend, batches, job_inputs, jobs, results
 
 MAY_RERUN = (*RUNNABLE, BatchStatus.PAUSED, BatchStatus.FINALIZING, BatchStatus.COMPLETED)
 
 
 @dataclass(frozen=True, slots=True)
 class Which:
-    """The jobs to take: those in `status` (failed or cancelled), and of them those with this error, or last sent to this provider."""
+    """The jobs to take: those in `status` (one that jobs end in), and of them those with this error, those last sent to this provider,
+    those that asked for this model (by their line, or in their last call), and those of these ids."""
 
     status: JobStatus = JobStatus.FAILED
     error_code: str | None = None
     provider: str | None = None
+    model: str | None = None
+    custom_ids: tuple[str, ...] = ()
+
+    @property
+    def all(self) -> bool:
+        """Whether nothing but the state is asked for."""
+        return (self.error_code, self.provider, self.model, self.custom_ids) == (None, None, None, ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +62,15 @@ def rerun(
     *,
     place: Callable[[Kind], tuple[str, str]] | None = None,
     revive: bool = False,
+    before: float | None = None,
     most: int = 2000,
 ) -> int:
-    """Queues a chunk of a batch's failed or cancelled jobs again, their attempts kept. How many; call it until it says 0.
+    """Queues a chunk of a batch's jobs that have ended again, their attempts kept. How many; call it until it says 0.
 
-    `place` says the lane and model for a kind of job; without it they stay where they are. Nothing of a cancelled batch, unless
-    `revive` says so and its last job has ended: then the batch runs again. What `place` raises goes on to the caller.
+    `place` says the lane and model for a kind of job; without it they stay where they are. Only jobs that ended `before` this moment
+    (unix seconds), so that what fails again at once isn't taken twice by one caller. Nothing of a cancelled batch, unless `revive`
+    says so and its last job has ended: then the batch runs again. Succeeded jobs lose their results, and the money for these stays
+    in the ledger. What `place` raises goes on to the caller.
     """
     may: sa.ColumnElement[bool] = batches.c.status.in_(MAY_RERUN)
     if revive:
@@ -75,7 +86,7 @@ def rerun(
         sa.select(jobs.c.id, jobs.c.lane, jobs.c.model, job_inputs.c.dialect)
         .join(batches, batches.c.id == jobs.c.batch_id)
         .join(job_inputs, job_inputs.c.job_id == jobs.c.id)
-        .where(*_these(batch_id, which), may)
+        .where(*_these(batch_id, which), *_ended(before), may)
         .order_by(jobs.c.position)
         .limit(most)
         .with_for_update(skip_locked=True, of=jobs)
@@ -87,6 +98,8 @@ def rerun(
     number = sum(len(ids) for ids in groups.values())
     if not number:
         return 0
+    if which.status == JobStatus.SUCCEEDED:
+        _give_answers_up(connection, batch_id, [job_id for ids in groups.values() for job_id in ids])
     for (lane, model), ids in groups.items():
         connection.execute(
             jobs.update()
@@ -116,9 +129,60 @@ def rerun(
     connection.execute(
         batches.update()
         .where(batches.c.id == batch_id, batches.c.status != BatchStatus.PAUSED)
-        .values(status=BatchStatus.RUNNING, finished_at=None)
+        .values(status=BatchStatus.RUNNING, finished_at=None, finalizer=None, checked_at=None, problem=None)
     )
     return number
+
+
+def _give_answers_up(connection: Connection, batch_id: int, job_ids: Sequence[int]) -> None:
+    """Deletes results. Their calls stay as they are; they only count as no answer of their provider's any more."""
+    query = (
+        sa.select(attempts.c.provider, sa.func.coalesce(attempts.c.currency, "").label("currency"), sa.func.count())
+        .join(results, results.c.attempt_id == attempts.c.id)
+        .where(results.c.job_id.in_(job_ids))
+        .group_by(attempts.c.provider, attempts.c.currency)
+        .order_by(attempts.c.provider, attempts.c.currency)
+    )
+    for provider, currency, number in connection.execute(query).all():
+        of_one = (
+            sa.select(sa.func.min(batch_spend.c.shard))
+            .where(
+                batch_spend.c.batch_id == batch_id,
+                batch_spend.c.provider == provider,
+                batch_spend.c.currency == currency,
+            )
+            .scalar_subquery()
+        )
+        connection.execute(
+            batch_spend.update()
+            .where(
+                batch_spend.c.batch_id == batch_id,
+                batch_spend.c.provider == provider,
+                batch_spend.c.currency == currency,
+                batch_spend.c.shard == of_one,
+            )
+            .values(succeeded=batch_spend.c.succeeded - number)
+        )
+    connection.execute(results.delete().where(results.c.job_id.in_(job_ids)))
+
+
+def spent(connection: Connection, batch_id: int, which: Which) -> list[tuple[str, int, int]]:
+    """What these jobs have cost so far, by currency ("" where no cost is known): currency, calls, nano-units."""
+    currency = sa.func.coalesce(attempts.c.currency, "")
+    query = (
+        sa.select(currency, sa.func.count(), sa.func.coalesce(sa.func.sum(attempts.c.cost_nanos), 0))
+        .join(jobs, jobs.c.id == attempts.c.job_id)
+        .where(*_these(batch_id, which))
+        .group_by(currency)
+        .order_by(currency)
+    )
+    return [(money, int(calls), int(nanos)) for money, calls, nanos in connection.execute(query)]
+
+
+def _ended(before: float | None) -> tuple[sa.ColumnElement[bool], ...]:
+    if before is None:
+        return ()
+    return (sa.or_(jobs.c.finished_at.is_(None), jobs.c.finished_at <= before),)
 
 
 def _these(batch_id: int, which: Which) -> list[sa.ColumnElement[bool]]:
@@ -130,4 +194,16 @@ def _these(batch_id: int, which: Which) -> list[sa.ColumnElement[bool]]:
         found.append(jobs.c.error_code == which.error_code)
     if which.provider is not None:
         found.append(jobs.c.provider == which.provider)
+    if which.model is not None:
+        last = (
+            sa.select(attempts.c.requested_model)
+            .where(attempts.c.job_id == jobs.c.id)
+            .order_by(attempts.c.epoch.desc())
+            .limit(1)
+            .correlate(jobs)
+            .scalar_subquery()
+        )
+        found.append(sa.or_(jobs.c.model == which.model, last == which.model))
+    if which.custom_ids:
+        found.append(jobs.c.custom_id.in_(which.custom_ids))
     return found

@@ -29,7 +29,8 @@ def costs(
     by: Annotated[
         str,
         typer.Option(
-            help="Any of provider, model, key, batch, day (UTC) and metadata.FIELD, with commas between.", metavar="BY"
+            help="Any of provider, model, key, batch, day (UTC), rerun (before or since it) and metadata.FIELD, with commas between.",
+            metavar="BY",
         ),
     ] = ",".join(DEFAULT_BY),
     form: Annotated[Format, typer.Option("--format", help="How to write it.")] = Format.TABLE,

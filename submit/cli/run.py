@@ -95,8 +95,8 @@ def run(
 
     Without a Redis URL in the configuration it starts what it needs and ends it again; with one, workers elsewhere do the
     work. The same command goes on with a batch that was interrupted. Exit codes: 0 all succeeded, 1 some jobs failed, 2 bad
-    usage or input, 3 blocked (no usable key) or paused, 4 disk or database, 130 interrupted. --json: the fields of `status BATCH --json`,
-    and {seconds, results: {path, lines, succeeded, failed, cancelled} or null when blocked or paused, calls, unknown_calls (maybe
+    usage or input, 3 blocked (no usable key) or paused, 4 disk or database, or the books don't add up, 130 interrupted. --json: the fields of `status BATCH --json`,
+    and {seconds, results: {path, lines, succeeded, failed, cancelled} or null when exit code 3 or 4, calls, unknown_calls (maybe
     billed), unpriced_calls}.
     """
     if json and out == STDOUT:
@@ -296,6 +296,12 @@ def _summary(end: Snapshot, exported: Exported | None, seconds: float) -> str:
         )
     if end.cancelled:
         lines.append(f"`truckllm rerun {end.batch_id} --status cancelled` puts the cancelled jobs back into the queue")
+    if end.problem:
+        lines.append(f"not completed, because its books don't add up: {end.problem}")
+        lines.append(
+            f"`truckllm verify {end.batch_id}` names the jobs, and completes the batch once it is mended; "
+            f"`truckllm results {end.batch_id}` writes what is there"
+        )
     if end.paused:
         lines.append(f"paused: {end.paused}")
         lines.append(

@@ -22,6 +22,7 @@ from models.store import jobs as job_store
 from models.store import workers as worker_store
 from models.store.endings import record
 from models.tables import jobs, workers
+from tests.conftest import wait_for
 from tests.making import NOW, announce, batch_status, claim, ending, job_rows, make_batch, make_worker, statuses
 from tests.worker.bench import Bench, bench
 from worker import janitor as janitor_module
@@ -250,7 +251,7 @@ def test_a_batch_whose_last_committer_died_before_it_looked_is_completed(worker:
     worker.tick()
     worker.janitor._ticks = 0
     worker.tick()
-    assert batch_status(database, done) == BatchStatus.COMPLETED
+    wait_for(lambda: batch_status(database, done) == BatchStatus.COMPLETED, "the batch to be completed")
     assert statuses(database, cancelled) == [JobStatus.CANCELLED] * 3
     with database.read() as connection:
         assert batch_store.get(connection, cancelled)["finished_at"] is not None

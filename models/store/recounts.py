@@ -1,0 +1,86 @@
+"""Counting anew, from jobs and ledger, what is only counted along: a batch's counters and running sums.
+
+Nothing else of a batch is ever mended by a program; what differs otherwise is for a person to judge.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from models.states import TERMINAL, BatchStatus, JobStatus, Outcome
+from models.store.batches import SHARDS
+from models.tables import attempts, batch_counts, batch_spend, batches, jobs, results
+
+
+def recount(connection: Connection, batch_id: int) -> None:
+    """Sets a batch's counters and sums to what its rows say. A batch that was finalizing with jobs that haven't ended runs again."""
+    # whoever ends a job in between waits here, and counts after us
+    for table in (batch_counts, batch_spend):
+        query = sa.select(table.c.shard).where(table.c.batch_id == batch_id).order_by(*table.primary_key)
+        connection.execute(query.with_for_update()).all()
+    counted: dict[str, int] = {
+        status: int(number)
+        for status, number in connection.execute(
+            sa.select(jobs.c.status, sa.func.count()).where(jobs.c.batch_id == batch_id).group_by(jobs.c.status)
+        )
+    }
+    # updated, not replaced: who waits for these rows must find them again
+    for shard, numbers in ((0, counted), *((shard, {}) for shard in range(1, SHARDS))):
+        connection.execute(
+            batch_counts.update()
+            .where(batch_counts.c.batch_id == batch_id, batch_counts.c.shard == shard)
+            .values(
+                succeeded=numbers.get(JobStatus.SUCCEEDED, 0),
+                failed=numbers.get(JobStatus.FAILED, 0),
+                cancelled=numbers.get(JobStatus.CANCELLED, 0),
+            )
+        )
+    connection.execute(batch_spend.delete().where(batch_spend.c.batch_id == batch_id))
+    connection.execute(
+        batch_spend.insert().from_select(
+            [
+                "batch_id",
+                "shard",
+                "provider",
+                "currency",
+                "succeeded",
+                "calls",
+                "input_tokens",
+                "output_tokens",
+                "cost_nanos",
+            ],
+            _ledger(batch_id),
+        )
+    )
+    if sum(number for status, number in counted.items() if status not in TERMINAL):
+        connection.execute(
+            batches.update()
+            .where(batches.c.id == batch_id, batches.c.status == BatchStatus.FINALIZING)
+            .values(status=BatchStatus.RUNNING, finalizer=None, checked_at=None, problem=None)
+        )
+
+
+def _ledger(batch_id: int) -> sa.Select[tuple[int, int, str, str, int, int, int, int, int]]:
+    currency = sa.func.coalesce(attempts.c.currency, "")
+    return (
+        sa.select(
+            sa.literal(batch_id, sa.BigInteger),
+            sa.literal(0, sa.Integer),
+            attempts.c.provider,
+            currency,
+            sa.func.count(results.c.job_id),
+            sa.func.count(),
+            *(
+                sa.cast(sa.func.coalesce(sa.func.sum(attempts.c[name]), 0), sa.BigInteger)
+                for name in ("input_tokens", "output_tokens", "cost_nanos")
+            ),
+        )
+        .select_from(
+            attempts.outerjoin(
+                results, sa.and_(results.c.job_id == attempts.c.job_id, results.c.attempt_id == attempts.c.id)
+            )
+        )
+        .where(attempts.c.batch_id == batch_id, attempts.c.outcome != Outcome.UNKNOWN)
+        .group_by(attempts.c.provider, currency)
+    )

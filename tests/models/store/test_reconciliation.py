@@ -1,0 +1,214 @@
+"""What a reconciliation finds on both databases: nothing in a batch that really ran, and every way in which rows can contradict."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from models.database import Database
+from models.finalizing import reconcile
+from models.states import JobStatus, Outcome
+from models.store import attempts as attempt_store
+from models.store import batches as batch_store
+from models.store import jobs as job_store
+from models.store import reconciliation, reruns
+from models.store.budgets import cap
+from models.store.endings import UNSTORABLE, record
+from models.store.reconciliation import Books
+from models.tables import attempts, batch_counts, batch_spend, batches, budgets, job_inputs, jobs, results
+from tests.making import NOW, announce, announcement, claim, ending, make_batch, without_call
+
+
+def books(database: Database, batch: int, named: int | None = None) -> Books:
+    found = reconcile(database, batch, named=named)
+    assert found is not None
+    return found
+
+
+def checks(database: Database, batch: int) -> list[str]:
+    return [difference.check for difference in books(database, batch).differences]
+
+
+def worked(database: Database) -> int:
+    """A batch with jobs in every state and calls of every kind: answered, failed, refused, lost, fenced, rerun, rescued."""
+    batch = make_batch(database, 12)
+    with database.write() as connection:
+        cap(connection, batch, 10**12, "USD")
+    first = claim(database, most=9)
+    calls = [announcement(job) for job in first]
+    with database.write() as connection:
+        attempt_store.announce(connection, [], NOW)
+        assert attempt_store.announce(connection, priced(calls), NOW) == {call.attempt_id for call in calls}
+    won, also, failed, refused, lost, late, again, stored, out = calls
+    with database.write() as connection:
+        record(
+            connection,
+            [
+                ending(won),
+                ending(also, usage=None),
+                ending(failed, JobStatus.FAILED, cost_nanos=300),
+                ending(refused, JobStatus.QUEUED, outcome=Outcome.RATE_LIMITED, usage=None, not_before=NOW + 5),
+                ending(lost, JobStatus.FAILED, outcome=Outcome.UNKNOWN, usage=None),
+                ending(again),
+                ending(stored, JobStatus.FAILED, outcome=Outcome.SUCCEEDED, error_code=UNSTORABLE),
+            ],
+            3,
+            NOW,
+        )
+        job_store.rescue(connection, [1], most=1)
+    with database.write() as connection:
+        record(connection, [ending(late), ending(out, JobStatus.QUEUED)], 5, NOW)
+        assert reruns.rerun(connection, batch, reruns.Which(JobStatus.SUCCEEDED, custom_ids=("line-7",))) == 1
+        assert reruns.rerun(connection, batch, reruns.Which(error_code=UNSTORABLE)) == 1
+        record(connection, [without_call(job) for job in claim_in(connection, 1)], 1, NOW)
+    claim(database, most=1)
+    return batch
+
+
+def priced(calls: list[Any]) -> list[Any]:
+    return [replace(call, cost_nanos=1500, currency="USD") for call in calls]
+
+
+def claim_in(connection: sa.Connection, most: int) -> list[job_store.Claimed]:
+    return job_store.claim(
+        connection, provider="openai", lanes=["openai"], worker_id=1, most=most, most_bytes=1 << 30, now=NOW
+    )
+
+
+def test_a_batch_at_work_adds_up_whatever_happened_to_its_jobs(database: Database) -> None:
+    batch = worked(database)
+    found = books(database, batch)
+    assert found.sentence == ""
+    assert sum(found.jobs.values()) == found.total == 12
+    assert found.open > 0
+    outcomes = {calls.outcome for calls in found.calls}
+    assert outcomes == {"succeeded", "failed", "rate_limited", "unknown", "fenced"}
+    assert sum(calls.cost_nanos for calls in found.calls) > 0
+
+
+def test_a_batch_of_several_chunks_is_read_whole(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconciliation, "CHUNK", 5)
+    batch = worked(database)
+    found = books(database, batch)
+    assert found.sentence == ""
+    assert sum(found.jobs.values()) == 12
+
+
+def test_a_load_and_an_empty_batch_add_up(database: Database) -> None:
+    assert checks(database, make_batch(database, 3, publish=False)) == []
+    assert checks(database, make_batch(database, 0)) == []
+
+
+def test_a_batch_that_ended_without_a_call_adds_up(database: Database) -> None:
+    batch = make_batch(database, 3)
+    claim(database, most=1)
+    with database.write() as connection:
+        batch_store.cancel(connection, batch)
+        job_store.cancel_queued(connection, batch, NOW)
+        job_store.give_back(connection, job_store.orphans(connection, 1))
+    assert checks(database, batch) == []
+
+
+def _job(**values: Any) -> Any:
+    return lambda first: jobs.update().where(jobs.c.id == first.job_id).values(**values)
+
+
+def _result(**values: Any) -> Any:
+    return lambda first: results.update().where(results.c.job_id == first.job_id).values(**values)
+
+
+def _call(**values: Any) -> Any:
+    return lambda first: attempts.update().where(attempts.c.id == first.attempt_id).values(**values)
+
+
+BROKEN: dict[str, tuple[Any, list[str]]] = {
+    "an input is gone": (lambda one: job_inputs.delete().where(job_inputs.c.job_id == one.job_id), ["no_input"]),
+    "no time of an end": (_job(finished_at=None), ["no_end"]),
+    "the result is gone": (
+        lambda one: results.delete().where(results.c.job_id == one.job_id),
+        ["no_result", "lost_answer", "sums"],
+    ),
+    "a failed job has a result": (_job(status="failed", error_code="x"), ["odd_result", "counters"]),
+    "a failed job says nothing": (_job(status="failed"), ["no_reason", "odd_result", "counters"]),
+    "an open job has ended": (_job(status="queued"), ["early_end", "odd_result", "counters"]),
+    "the result is of another job's call": (_result(attempt_id=2), ["wrong_call", "lost_answer", "sums"]),
+    "the result is of no call": (_result(attempt_id=0), ["wrong_call", "lost_answer", "sums"]),
+    "the call failed": (_call(outcome="failed"), ["wrong_call"]),
+    "other tokens": (_result(output_tokens=8), ["other_cost"]),
+    "another cost": (_result(cost_nanos=None), ["other_cost"]),
+    "the ledger changed": (_call(cost_nanos=2000), ["other_cost", "sums", "budget_spent"]),
+    "a call of the future": (_call(epoch=99), ["future_call"]),
+    "a call without an end": (_call(finished_at=None), ["endless_call"]),
+    "a call of another batch": (_call(batch_id=77), ["wrong_call", "strange_call"]),
+    "a call of no job": (_call(job_id=10**9), ["wrong_call", "sums", "orphan_call", "budget_spent"]),
+    "a job is gone": (
+        lambda one: jobs.delete().where(jobs.c.id == one.job_id),
+        ["total", "positions", "counters", "sums", "orphan_call", "budget_spent"],
+    ),
+    "a job too few was counted": (
+        lambda one: batch_counts.update().where(batch_counts.c.shard == 0).values(succeeded=1),
+        ["counters"],
+    ),
+    "other sums": (lambda one: batch_spend.update().values(calls=batch_spend.c.calls + 1), ["sums"]),
+    "a line too many": (lambda one: batches.update().values(total=3), ["total"]),
+    "a gap": (_job(position=5), ["positions"]),
+    "the cap forgot a call": (lambda one: budgets.update().values(spent_nanos=1000), ["budget_spent"]),
+    "the cap reserves for nobody": (lambda one: budgets.update().values(reserved_nanos=7), ["budget_reserved"]),
+    "completed without a time": (
+        lambda one: batches.update().values(status="completed"),
+        ["batch_end"],
+    ),
+}
+"""What may be wrong with the first of two jobs that have succeeded, and by which checks it is found."""
+
+
+@pytest.mark.parametrize("wrong", BROKEN)
+def test_whatever_contradicts_is_found(database: Database, wrong: str) -> None:
+    change, expected = BROKEN[wrong]
+    batch = make_batch(database, 2)
+    with database.write() as connection:
+        cap(connection, batch, 10**12, "USD")
+    calls = priced([announcement(job) for job in claim(database)])
+    with database.write() as connection:
+        attempt_store.announce(connection, calls, NOW)
+        record(connection, [ending(call) for call in calls], 0, NOW)
+    assert checks(database, batch) == []
+    with database.write() as connection:
+        connection.execute(change(calls[0]))
+    found = books(database, batch)
+    assert list(dict.fromkeys(difference.check for difference in found.differences)) == expected
+    of_a_job = {
+        "no_input",
+        "no_end",
+        "no_result",
+        "odd_result",
+        "other_cost",
+        "wrong_call",
+        "future_call",
+        "lost_answer",
+    }
+    for difference in found.differences:
+        if difference.check in of_a_job:
+            assert (difference.number, difference.custom_ids) == (1, ("line-1",))
+
+
+@pytest.mark.parametrize("status", ["completed", "finalizing"])
+def test_a_batch_that_has_ended_has_no_open_jobs(database: Database, status: str) -> None:
+    batch = make_batch(database, 2)
+    with database.write() as connection:
+        connection.execute(batches.update().values(status=status, finished_at=NOW))
+    assert checks(database, batch) == ["open_jobs"]
+
+
+def test_only_so_many_jobs_are_named(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconciliation, "CHUNK", 4)
+    batch = make_batch(database, 10)
+    calls = announce(database, *claim(database))
+    with database.write() as connection:
+        record(connection, [ending(call) for call in calls], 0, NOW)
+        connection.execute(jobs.update().values(finished_at=None))
+    (found,) = books(database, batch, named=6).differences
+    assert (found.number, found.custom_ids) == (10, tuple(f"line-{n}" for n in range(1, 7)))
