@@ -277,13 +277,16 @@ async def _of_keys(config: Config) -> list[Finding]:
 
 
 async def _of_key(sender: HttpSender, provider: ProviderConfig, key: KeyConfig) -> tuple[Finding, ModelList | None]:
-    from worker.providers.base import ProviderRefused, SendError
+    from worker.providers.base import KEY_KINDS, ProviderRefused, SendError
     from worker.providers.registry import make_provider
 
     name = f"key {provider.id}/{key.id}"
     try:
         models = await make_provider(provider, sender).list_models(key.secret.reveal())
     except ProviderRefused as error:
+        if error.failure.kind not in KEY_KINDS:
+            said = f"not asked: {provider.id} tells no list of models ({error.failure.message})"
+            return Finding(name, "warning", said, "see at the first call whether the key is good"), None
         todo = "replace the key where its secret comes from"
         return Finding(name, "error", f"refused: {error.failure.message}", todo), None
     except SendError as error:

@@ -85,7 +85,7 @@ async def _ask(providers: Sequence[ProviderConfig]) -> list[ModelList | Unlisted
 
 async def _ask_one(sender: HttpSender, provider: ProviderConfig) -> ModelList | Unlisted:
     """By the first key that is accepted; keys of one provider may see different models, but mostly don't."""
-    from worker.providers.base import ProviderRefused, SendError
+    from worker.providers.base import KEY_KINDS, ProviderRefused, SendError
     from worker.providers.registry import make_provider
 
     why = ""
@@ -94,6 +94,8 @@ async def _ask_one(sender: HttpSender, provider: ProviderConfig) -> ModelList | 
             found = await make_provider(provider, sender).list_models(key.secret.reveal())
             return ModelList(provider.id, provider.base_url, time.time(), tuple(found))
         except ProviderRefused as error:
+            if error.failure.kind not in KEY_KINDS:
+                return Unlisted(provider.id, f"tells no list of models: {error.failure.message}")
             why = f"key {key.id} is refused: {error.failure.message}"
         except SendError as error:
             return Unlisted(provider.id, f"no answer from {provider.base_url}: {error}")

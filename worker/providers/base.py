@@ -167,6 +167,10 @@ class Provider(abc.ABC):
         return list(found.values())
 
 
+KEY_KINDS = frozenset({FailureKind.AUTH, FailureKind.QUOTA, FailureKind.KEY_MODEL, FailureKind.RATE_LIMIT})
+"""What a refused list of models may say of the key; any other refusal is about the list itself."""
+
+
 class ProviderRefused(Exception):
     """A provider refused a call that isn't a job's; `failure` tells why."""
 

@@ -318,7 +318,9 @@ def read_usage(usage: Any) -> Usage | None:
     return Usage(
         input_tokens=given,
         output_tokens=made,
-        cached_tokens=count(at(usage, "prompt_tokens_details", "cached_tokens")),
+        cached_tokens=count(
+            at(usage, "prompt_tokens_details", "cached_tokens") or usage.get("prompt_cache_hit_tokens")
+        ),
         cache_write_tokens=count(at(usage, "prompt_tokens_details", "cache_write_tokens")),
         reasoning_tokens=reasoning,
         modalities=_modalities(usage),
