@@ -12,6 +12,6 @@ from models.queues import DRAIN
 def register(app: Celery, drain: Callable[[str, int], None]) -> None:
     """Makes `drain(provider, hops)` the task of this app."""
 
-    @app.task(name=DRAIN)  # type: ignore[untyped-decorator]
+    @app.task(name=DRAIN, shared=False)  # type: ignore[untyped-decorator]
     def ticket(provider: str, hops: int = 0) -> None:
         drain(provider, hops)

@@ -1,15 +1,18 @@
 """Celery's way to Redis, without what kombu does for messages that must not be lost: a ticket may be.
 
-It changes nothing else. kombu gives unacknowledged messages back while it closes a connection; with Redis away that fails half way,
+What is no ticket is dropped. It changes nothing else. kombu gives unacknowledged messages back while it closes a connection; with Redis away that fails half way,
 and ended the consumer. The janitor rings anyway.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as kombu_redis
+
+log = logging.getLogger("truckllm.transport")
 
 
 class QoS(kombu_redis.QoS):
@@ -19,12 +22,24 @@ class QoS(kombu_redis.QoS):
 
     def ack(self, delivery_tag: Any) -> None:
         """A ticket is done; one that came by a connection that was given up needs no word any more."""
-        if self.channel.connection.client is not None:
+        connection = self.channel.connection
+        if connection is not None and connection.client is not None:
             super().ack(delivery_tag)  # type: ignore[no-untyped-call]
 
 
 class Channel(kombu_redis.Channel):
     QoS = QoS
+
+    def _brpop_read(self, **options: Any) -> Any:
+        try:
+            return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
+        except (
+            ValueError,
+            TypeError,
+            AttributeError,
+        ) as error:  # kombu takes what it can't read for the end of the consumer
+            log.warning("something in a queue was no ticket, and is dropped: %s", type(error).__name__)
+            return True
 
 
 class Transport(kombu_redis.Transport):
