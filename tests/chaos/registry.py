@@ -24,6 +24,8 @@ class Scenario:
     databases: tuple[str, ...]
     short: float | None
     """Its scale in `make test`; None: only in the full suite."""
+    short_on: str
+    """The database it stands on in `make test`."""
 
     @property
     def promise(self) -> str:
@@ -35,14 +37,14 @@ _SCENARIOS: dict[str, Scenario] = {}
 
 
 def scenario(
-    name: str, *, databases: tuple[str, ...] = BOTH, short: float | None = None
+    name: str, *, databases: tuple[str, ...] = BOTH, short: float | None = None, short_on: str | None = None
 ) -> Callable[[Callable[[Ground], None]], Callable[[Ground], None]]:
     """Adds a function to the suite. Names are kebab-case nouns."""
 
     def add(play: Callable[[Ground], None]) -> Callable[[Ground], None]:
         assert name not in _SCENARIOS, f"two scenarios are called {name}"
         assert play.__doc__, f"scenario {name} doesn't say what it shows"
-        _SCENARIOS[name] = Scenario(name, play, databases, short)
+        _SCENARIOS[name] = Scenario(name, play, databases, short, short_on or databases[0])
         return play
 
     return add

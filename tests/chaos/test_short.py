@@ -6,21 +6,16 @@ import pytest
 
 from tests.chaos.__main__ import repeat
 from tests.chaos.performance import perform
-from tests.chaos.registry import scenarios
+from tests.chaos.registry import Scenario, scenarios
 
 SEED = 20_261_122
-SHORT = [
-    pytest.param(one, kind, id=f"{one.name}-{kind}")
-    for one in scenarios().values()
-    if one.short is not None
-    for kind in one.databases[:1]
-]
+SHORT = [one for one in scenarios().values() if one.short is not None]
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize(("one", "kind"), SHORT)
-def test_a_scenario_in_short_breaks_no_promise(one, kind, request: pytest.FixtureRequest) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("one", SHORT, ids=lambda one: f"{one.name}-{one.short_on}")
+def test_a_scenario_in_short_breaks_no_promise(one: Scenario, request: pytest.FixtureRequest) -> None:
     assert one.short is not None
-    url = "sqlite:" if kind == "sqlite" else str(request.getfixturevalue("postgres_url"))
+    url = "sqlite:" if one.short_on == "sqlite" else str(request.getfixturevalue("postgres_url"))
     figures = perform(one, url, seed=SEED, scale=one.short)
     assert not figures.promises(), f"{figures.promises()} {figures.remarks}; again: {repeat(figures, one.short)}"

@@ -136,13 +136,13 @@ def start_run(ground: Ground, path: Path, number: int) -> Started:
     return ground.begin("run", path, "-c", ground.config_path, name=f"run{number}")
 
 
-@scenario("run-kills", short=None)
+@scenario("run-kills")
 def run_kills(ground: Ground) -> None:
     """`kill -9` of `run`: no process stays behind, and `run` again goes on where it was."""
     run_again_and_again(ground, ground.some(6), everything=False)
 
 
-@scenario("everything-kills", short=0.15)
+@scenario("everything-kills")
 def everything_kills(ground: Ground) -> None:
     """`kill -9` of everything at once, workers, Valkey and `run`; then `run` again."""
     run_again_and_again(ground, ground.some(7), everything=True)

@@ -33,10 +33,10 @@ MOST_MEETINGS = {"before-ack": 1, "after-claim": 4, "after-reserve": 6, "in-reco
 """Up to which time a worker that comes by a point is killed there; 40 where nothing else is said."""
 
 
-def keep_busy(ground: Ground, least: int = 150, more: int = 300) -> None:
+def keep_busy(ground: Ground) -> None:
     """Submits another batch when the work is about to run out, so that every kill hits some."""
-    if ground.left() < least:
-        ground.submit(more)
+    if ground.left() < ground.some(150, least=40):
+        ground.submit(ground.some(300, least=80))
 
 
 def at_work(ground: Ground, worker: Worker) -> bool:
@@ -45,11 +45,11 @@ def at_work(ground: Ground, worker: Worker) -> bool:
     return ground.calling(worker) > 0
 
 
-@scenario("random-kills", short=0.16)
+@scenario("random-kills", short=0.08)
 def random_kills(ground: Ground) -> None:
     """`kill -9` of a worker at random moments, one of three at work, started again at once."""
     ground.start(latency=LATENCY, rpm=RPM)
-    ground.submit(200)
+    ground.submit(ground.some(200, least=80))
     crew = [ground.start_worker() for _ in range(ground.some(3, least=2))]
     for _ in range(ground.some(25, least=2)):
         victim = ground.rng.randrange(len(crew))
@@ -60,15 +60,14 @@ def random_kills(ground: Ground) -> None:
     ground.finish()
 
 
-@scenario("named-kills", short=0.25)
+@scenario("named-kills", short=0.125, short_on="postgresql")
 def named_kills(ground: Ground) -> None:
     """Workers that kill themselves right after claim, reserve, announcement, send, reply, record, before and after its commit, and before the ticket's ack."""
     ground.start(latency=LATENCY, rpm=RPM, worker={"concurrency": 64, "grace_seconds": 10, "budget_seconds": 3})
-    ground.submit(200)
-    points = [point for point in POINTS for _ in range(ground.some(3))]
+    ground.submit(ground.some(200, least=80))
+    points = list(POINTS) * 3
     ground.rng.shuffle(points)
-    if ground.scale < 1:
-        points = points[: ground.some(len(POINTS) * 3, least=2)]
+    points = points[: ground.some(len(points))]
     steady = ground.start_worker()
     doomed: list[Worker] = []
     while points or doomed:
@@ -90,7 +89,7 @@ def named_kills(ground: Ground) -> None:
     ground.finish()
 
 
-@scenario("poison-among-kills", short=0.2)
+@scenario("poison-among-kills")
 def poison_among_kills(ground: Ground) -> None:
     """A row that crashes whatever worker is about to send it, among random kills: it alone fails, as `poison`."""
     ground.start(latency=LATENCY, rpm=RPM)
@@ -119,7 +118,7 @@ def poison_among_kills(ground: Ground) -> None:
                 ground.kill(worker)
                 crew[place] = another()
         if left:
-            keep_busy(ground, 100, 200)
+            keep_busy(ground)
         return not left and ground.left() <= 0
 
     ground.until(over, "the poison to be found and all else to be done", 240)
@@ -131,11 +130,11 @@ def poison_among_kills(ground: Ground) -> None:
     )
 
 
-@scenario("rolling-restart", short=0.34)
+@scenario("rolling-restart")
 def rolling_restart(ground: Ground) -> None:
     """SIGTERM to every worker in turn under load, each replaced at once: no call is lost, no call made twice, exit code 0."""
     ground.start(latency=LATENCY, rpm=RPM)
-    ground.submit(200)
+    ground.submit(ground.some(200, least=80))
     crew = [ground.start_worker() for _ in range(ground.some(3, least=2))]
     for turn in range(ground.some(9, least=2)):
         place = turn % len(crew)
