@@ -12,6 +12,16 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
+from models.config_addresses import (
+    DatabaseUrl,
+    HeaderName,
+    Headers,
+    HeaderText,
+    ModelPath,
+    Query,
+    RedisUrl,
+    checked_base_url,
+)
 from models.config_agreement import Problem, disagreements, several, unlimited_keys, unpriced_candidates
 from models.config_fields import (
     LIMIT_FIELDS,
@@ -19,19 +29,12 @@ from models.config_fields import (
     Candidate,
     ClassPath,
     Count,
-    DatabaseUrl,
     Flag,
-    HeaderName,
-    Headers,
-    HeaderText,
     Id,
     Limit,
-    ModelPath,
     Names,
     Options,
     PriceListName,
-    Query,
-    RedisUrl,
     Seconds,
     SecondsOrNone,
     Secret,
@@ -40,7 +43,6 @@ from models.config_fields import (
     Strategy,
     StrategyName,
     Text,
-    checked_base_url,
     is_true,
     models_by_name,
     nearest,

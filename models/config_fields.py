@@ -1,6 +1,6 @@
-"""The kinds of values that truckllm.yaml holds (ids, counts, seconds, prices, secrets, URLs) and how each is checked.
+"""The kinds of values that truckllm.yaml holds (ids, counts, seconds, prices, secrets) and how each is checked.
 
-It does not know which field holds which kind; `models.config` does.
+It does not know which field holds which kind; `models.config` does. URLs and headers are in `models.config_addresses`.
 """
 
 from __future__ import annotations
@@ -8,12 +8,10 @@ from __future__ import annotations
 import difflib
 import hmac
 import importlib.util
-import ipaddress
 import re
 from collections.abc import Callable, Iterable
 from decimal import Decimal
 from typing import Annotated, Any, Literal, get_args
-from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BeforeValidator, PlainSerializer, PlainValidator
 from pydantic_core import PydanticCustomError
@@ -45,7 +43,6 @@ LIMIT_FIELDS = (
 )
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 _LARGEST_COUNT = 10**12
 
@@ -113,54 +110,8 @@ class Secret:
         return hash((self._text, self._missing))
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address means this machine."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def public_url(url: str) -> str:
-    """The URL as it may be shown: without user, password and query."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return MASK
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}"
-
-
-def checked_base_url(url: object, *, allow_http: bool) -> str:
-    """A provider's base URL without its trailing slash. Messages don't hold the URL: it might hold a password."""
-    text = _text(url)
-    parts = _split(text, ("https", "http"), 'should be like "https://api.example.com/v1"')
-    if not parts.hostname:
-        raise wrong('has no host; should be like "https://api.example.com/v1"', WRONG_UNSEEN)
-    if "@" in parts.netloc or "?" in text or "#" in text:
-        raise wrong("should hold no user, password, ?query or #fragment; the key goes into secret", WRONG_UNSEEN)
-    if parts.scheme == "http" and not allow_http and not is_loopback(parts.hostname):
-        raise wrong(
-            "begins with http://, which would send the key unencrypted: use https://, or set allow_http: true on this provider",
-            WRONG_UNSEEN,
-        )
-    return text.rstrip("/")
-
-
-def _split(text: str, schemes: tuple[str, ...], right: str) -> SplitResult:
-    try:
-        parts = urlsplit(text)
-        parts.port  # noqa: B018 - reading it is what checks it
-    except ValueError:
-        raise wrong(f"is no URL; {right}", WRONG_UNSEEN) from None
-    if parts.scheme not in schemes or any(c.isspace() or not c.isprintable() for c in text):
-        raise wrong(f"is no URL of a known kind; {right}", WRONG_UNSEEN)
-    return parts
-
-
-def _text(value: object) -> str:
+def text_of(value: object) -> str:
+    """The value, which must be a text with something in it that every database takes."""
     if not isinstance(value, str):
         raise wrong("should be text; put it in quotes", WRONG_UNSEEN)
     if not value.strip():
@@ -171,7 +122,7 @@ def _text(value: object) -> str:
 
 
 def _id(value: object) -> str:
-    text = _text(value)
+    text = text_of(value)
     if not _ID.fullmatch(text):
         raise wrong("should be 1 to 64 letters, digits and . _ : -, beginning with a letter or digit", WRONG_UNSEEN)
     return text
@@ -195,30 +146,10 @@ def is_true(value: object) -> bool:
 
 
 def _class_path(value: object) -> str:
-    text = _text(value)
+    text = text_of(value)
     if not _CLASS_PATH.fullmatch(text):
         right = "should be package.module:Class, like my_vendor:MyVendor for the class MyVendor in my_vendor.py beside this file"
         raise wrong(right)
-    return text
-
-
-def _model_path(value: object) -> str:
-    text = _text(value)
-    if (
-        not re.fullmatch(r"/[A-Za-z0-9._~/{}-]*", text)
-        or text.count("{model}") != 1
-        or re.search(r"[{}]", text.replace("{model}", ""))
-    ):
-        raise wrong('should be a path that holds {model} once, like "/deployments/{model}"')
-    return text.rstrip("/")
-
-
-def _query_value(value: object) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise wrong("should be text; put it in quotes", WRONG_UNSEEN)
-    text = str(value)
-    if not re.fullmatch(r"[\x20-\x7e]*", text):
-        raise wrong("should hold no line breaks, control characters or letters beyond ASCII", WRONG_UNSEEN)
     return text
 
 
@@ -311,7 +242,7 @@ def _price_list(value: object) -> str | None:
 
 
 def _candidate(value: object) -> str:
-    text = _text(value)
+    text = text_of(value)
     provider, slash, model = text.partition("/")
     if not slash or not _ID.fullmatch(provider) or not model.strip():
         raise wrong('should be "provider/model", like "openai/gpt-4o"')
@@ -334,45 +265,6 @@ def _secret(value: object) -> Secret:
             "should hold no spaces, control characters or letters beyond ASCII: it is sent as a header", WRONG_UNSEEN
         )
     return Secret(text)
-
-
-def _header_name(value: object) -> str:
-    text = _text(value)
-    if not _HEADER_NAME.fullmatch(text):
-        raise wrong("is no name of an HTTP header", WRONG_UNSEEN)
-    return text
-
-
-def _header_value(value: object) -> str:
-    if not isinstance(value, str):
-        raise wrong("should be text; put it in quotes", WRONG_UNSEEN)
-    if not re.fullmatch(r"[\x20-\x7e]*", value):
-        raise wrong("should hold no line breaks, control characters or letters beyond ASCII", WRONG_UNSEEN)
-    return str(value)
-
-
-def _header_text(value: object) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"[\x21-\x7e]{1,200}", value):
-        raise wrong("should be an id as text, without blanks")
-    return str(value)
-
-
-def _redis_url(value: object) -> str:
-    text = _text(value)
-    right = "should be like redis://host:6379/0, rediss://user:password@host:6379/0 (TLS) or unix:///path/to.sock"
-    parts = _split(text, ("redis", "rediss", "unix"), right)
-    if not (parts.path if parts.scheme == "unix" else parts.hostname):
-        raise wrong(f"is incomplete; {right}", WRONG_UNSEEN)
-    return text
-
-
-def _database_url(value: object) -> str:
-    text = _text(value)
-    right = "should be like postgresql://user:password@host:5432/truckllm?sslmode=require or sqlite:////path/to.db"
-    parts = _split(text, ("postgresql", "postgres", "postgresql+psycopg", "sqlite"), right)
-    if not parts.path.strip("/") and "dbname=" not in parts.query:
-        raise wrong(f"names no database; {right}", WRONG_UNSEEN)
-    return text
 
 
 def _one_or_many(value: object) -> object:
@@ -404,11 +296,12 @@ def _options(value: object) -> object:
     return value
 
 
-def _masked(values: dict[str, Any]) -> dict[str, str]:
+def masked(values: dict[str, Any]) -> dict[str, str]:
+    """The names, with masks for values."""
     return dict.fromkeys(values, MASK)
 
 
-Text = Annotated[str, PlainValidator(_text)]
+Text = Annotated[str, PlainValidator(text_of)]
 Id = Annotated[str, PlainValidator(_id)]
 Flag = Annotated[bool, PlainValidator(_bool)]
 Count = Annotated[int, PlainValidator(_whole(1, "should be a whole number from 1"))]
@@ -416,7 +309,6 @@ Limit = Annotated[int, PlainValidator(_whole(1, "should be a whole number from 1
 Seconds = Annotated[float, PlainValidator(_seconds(0.001, "should be seconds, a number above 0"))]
 SecondsOrNone = Annotated[float, PlainValidator(_seconds(0, "should be seconds, 0 or more"))]
 Share = Annotated[float, PlainValidator(_share)]
-HeaderText = Annotated[str, PlainValidator(_header_text)]
 Factor = Annotated[Decimal, BeforeValidator(_factor)]
 CostPerThousand = Annotated[Decimal, BeforeValidator(_cost)]
 Currency = Annotated[str, PlainValidator(_currency)]
@@ -426,14 +318,5 @@ PriceListName = Annotated[str | None, PlainValidator(_price_list)]
 Candidate = Annotated[str, PlainValidator(_candidate)]
 SecretText = Annotated[Secret, PlainValidator(_secret), PlainSerializer(str)]
 ClassPath = Annotated[str, PlainValidator(_class_path)]
-ModelPath = Annotated[str, PlainValidator(_model_path)]
-HeaderName = Annotated[str, PlainValidator(_header_name)]
-Query = dict[Text, Annotated[str, PlainValidator(_query_value)]]
-Headers = Annotated[
-    dict[HeaderName, Annotated[str, PlainValidator(_header_value)]],
-    PlainSerializer(_masked),
-]
-Options = Annotated[dict[str, Any], BeforeValidator(_options), PlainSerializer(_masked)]
-RedisUrl = Annotated[str, PlainValidator(_redis_url), PlainSerializer(public_url)]
-DatabaseUrl = Annotated[str, PlainValidator(_database_url), PlainSerializer(public_url)]
+Options = Annotated[dict[str, Any], BeforeValidator(_options), PlainSerializer(masked)]
 Names = Annotated[tuple[Text, ...], BeforeValidator(_one_or_many)]

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 import uvicorn
 
-from models.config_fields import is_loopback
+from models.config_addresses import is_loopback
 from models.config_file import load_config
 from models.errors import UsageError
 from submit.api.access import READ_TOKEN_VARIABLE, TOKEN_VARIABLE, found_access

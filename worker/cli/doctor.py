@@ -21,7 +21,7 @@ import redis
 import typer
 
 from models.config import Config, KeyConfig, ProviderConfig
-from models.config_fields import public_url
+from models.config_addresses import public_url
 from models.config_file import load_config
 from models.database import SCHEMA, Database, home_path, open_database, schema_version, storage_errors
 from models.errors import ConfigError, TruckError
