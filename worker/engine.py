@@ -5,6 +5,7 @@ It claims nothing, limits nothing and stores nothing itself; `worker.runner` doe
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import time
@@ -100,6 +101,7 @@ class Engine:
         """Whether the provider's breaker is open, as far as is known here."""
         self._experience = Experience()
         self._cooling = Cooling(self._rng)
+        self._telling = asyncio.Lock()
         self.latency_ms: float | None = None
         """Mean latency of its answers, recent ones weighing more."""
 
@@ -318,10 +320,7 @@ class Engine:
         verdict = decide(failure, situation, self._rng)
         try:
             if verdict.about is About.POOL:
-                pool = grant.key.pool
-                seconds = self._cooling.seconds(pool)
-                if await self._limiter.too_many(grant.key, failure.retry_after, seconds):
-                    self._cooling.cools(pool, max(seconds, failure.retry_after or 0.0))
+                await self._refused(grant.key, failure.retry_after)
             elif verdict.about is About.ACCOUNT:
                 await self.ring.quarantine_pool(grant.key.name, failure)
             elif verdict.about is About.KEY and not await self.ring.confirm(grant.key.name, failure):
@@ -329,6 +328,15 @@ class Engine:
         except (redis.exceptions.RedisError, OSError, StorageError) as error:
             log.warning("%s: could not tell the other workers: %s", grant.key.name, type(error).__name__)
         return verdict
+
+    async def _refused(self, key: LimitedKey, retry_after: float | None) -> None:
+        """A 429: the pool may have to cool. One is told at a time: hundreds come at once, and when it cools the others are known."""
+        async with self._telling:
+            if self._cooling.cool(key.pool, retry_after or 0.0):
+                return
+            seconds = self._cooling.seconds(key.pool)
+            if await self._limiter.too_many(key, retry_after, seconds):
+                self._cooling.cools(key.pool, max(seconds, retry_after or 0.0))
 
     async def _past(self, job: Claimed) -> list[Past]:
         rows = await self._recorder.call(lambda connection: attempt_store.history(connection, job.id))

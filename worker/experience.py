@@ -89,6 +89,6 @@ class Cooling:
             self._began[pool] = now
         self._until[pool] = max(self._until.get(pool, now), now + seconds)
 
-    def cool(self, pool: str) -> bool:
-        """Whether the pool is left alone at this moment, as far as this process knows."""
-        return self._clock() < self._until.get(pool, float("-inf"))
+    def cool(self, pool: str, seconds: float = 0.0) -> bool:
+        """Whether the pool is left alone, as far as this process knows: now, and in so many seconds."""
+        return self._clock() + seconds < self._until.get(pool, float("-inf"))

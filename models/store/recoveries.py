@@ -26,7 +26,7 @@ def hasten(connection: Connection, provider: str, lanes: Sequence[str], now: flo
         attempts.c.job_id == jobs.c.id,
         attempts.c.provider == provider,
         attempts.c.outcome.in_((Outcome.FAILED, Outcome.UNKNOWN)),
-        ~sa.exists().where(later.c.job_id == jobs.c.id, later.c.epoch > attempts.c.epoch),
+        ~sa.exists().where(later.c.job_id == attempts.c.job_id, later.c.epoch > attempts.c.epoch),
     )
     far = (
         sa.select(jobs.c.id)

@@ -34,10 +34,10 @@ SPOILT_STREAMS = (
     {"kind": "malformed_chunk"},
     {"kind": "no_finish"},
 )
-LATE = ({"kind": "slow_first_token", "delay": 1.0}, {"kind": "stalled_stream", "delay": 1.0})
+LATE = ({"kind": "slow_first_token", "delay": 0.8}, {"kind": "stalled_stream", "delay": 0.8})
 """Late, and good all the same."""
 LIES = ("missing", "null", "text", "digits", "negative", "huge", "partial")
-TIMEOUT, SILENCE = 4, 2
+TIMEOUT, SILENCE = 3, 2
 MEGABYTE = 2**20
 
 Fault = dict[str, Any]
@@ -110,8 +110,8 @@ def broken_replies(ground: Ground) -> None:
     ground.submit(asking_for(ground, faults, each, stream=True))
     ground.submit(asking_for(ground, LATE, each, stream=True))
     ground.submit(ground.some(150))
-    ground.start_worker()
-    ground.start_worker()
+    for _ in range(ground.some(2)):
+        ground.start_worker()
     ground.finish(120)
     judge_texts(ground)
     made: dict[str, set[int]] = defaultdict(set)

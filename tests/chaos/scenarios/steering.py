@@ -44,7 +44,7 @@ def behind(ground: Ground, **more: int) -> float:
     return time.time() - began
 
 
-@scenario("steering", short=0.08)
+@scenario("steering")
 def steering(ground: Ground) -> None:
     """20 rows behind 100,000 are answered in seconds; `pause`, `resume` and `cancel` take effect within 2 s of their return."""
     ground.start(latency=0.3, rpm=RPM, providers=("openai",))

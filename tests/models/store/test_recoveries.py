@@ -6,6 +6,7 @@ from models.database import Database
 from models.states import JobStatus, Outcome
 from models.store import jobs as job_store
 from models.store import recoveries
+from models.store.attempts import Announcement
 from models.store.endings import record
 from tests.making import NOW, announce, claim, ending, job_rows, make_batch
 
@@ -49,6 +50,29 @@ def test_who_waits_for_a_limit_or_for_another_provider_goes_on_waiting(database:
         assert recoveries.hasten(connection, "openai", ["openai"], NOW) == 3
     assert [waits(database, batch) for batch in (limited, near)] == [[50.0] * 3, [1.0] * 3]
     assert max(waits(database, failed)) <= 2
+
+
+def test_how_often_others_were_tried_makes_no_difference(database: Database) -> None:
+    batch = snoozed(database, 2, Outcome.FAILED, seconds=0)
+    with database.write() as connection:
+        job_store.wake(connection, ["openai"], NOW)
+    calls = announce(database, *claim(database, most=1))
+    calls += announce(database, *claim(database, most=1))
+    fail_once_more(database, calls[0])
+    with database.write() as connection:
+        record(connection, [ending(calls[1], JobStatus.QUEUED, outcome=Outcome.FAILED, not_before=NOW + 50)], 0, NOW)
+        assert recoveries.hasten(connection, "openai", ["openai"], NOW) == 2
+    assert max(waits(database, batch)) <= 2
+
+
+def fail_once_more(database: Database, call: Announcement) -> None:
+    """A third call of a job, that fails too."""
+    with database.write() as connection:
+        record(connection, [ending(call, JobStatus.QUEUED, outcome=Outcome.FAILED, not_before=NOW)], 0, NOW)
+        job_store.wake(connection, ["openai"], NOW)
+    (third,) = announce(database, *claim(database, most=1))
+    with database.write() as connection:
+        record(connection, [ending(third, JobStatus.QUEUED, outcome=Outcome.UNKNOWN, not_before=NOW + 50)], 0, NOW)
 
 
 def test_a_job_that_failed_first_and_met_a_limit_then_waits_for_the_limit(database: Database) -> None:
