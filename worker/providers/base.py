@@ -66,8 +66,12 @@ class Sender(Protocol):
     async def send(self, call: Call) -> Reply: ...
 
 
-class Provider(abc.ABC):
-    """One endpoint with a dialect. `dialect` is the name of the bodies it takes untouched (`openai`, `gemini`, `claude`), if any."""
+class Provider(abc.ABC):  # noqa: B024 - `missing` says what a subclass lacks
+    """One endpoint with a dialect. `dialect` is the name of the bodies it takes untouched (`openai`, `gemini`, `claude`), if any.
+
+    A subclass brings `build` and `read`, or, if it isn't one HTTP call, `generate` of its own; and for the list of models
+    `build_list_models` and `read_list_models`, or `list_models` of its own.
+    """
 
     dialect: ClassVar[str] = ""
 
@@ -80,21 +84,21 @@ class Provider(abc.ABC):
         """The provider's id in the configuration."""
         return self.config.id
 
-    @abc.abstractmethod
     def build(self, request: Request) -> Call:
         """The HTTP call for a request. Raises `models.errors.Untranslatable` for a field that has no place in the dialect."""
+        raise NotImplementedError(f"{type(self).__name__} has no build")
 
-    @abc.abstractmethod
     def read(self, request: Request, reply: Reply) -> Response:
         """What a reply means, for any status and any bytes; never raises for what a server sent."""
+        raise NotImplementedError(f"{type(self).__name__} has no read")
 
-    @abc.abstractmethod
     def build_list_models(self, api_key: str) -> Call:
         """The free call that lists models; it also tells whether a key is accepted."""
+        raise NotImplementedError(f"{type(self).__name__} has no build_list_models")
 
-    @abc.abstractmethod
     def read_list_models(self, reply: Reply) -> list[ModelInfo]:
         """The models in a 200 reply to `build_list_models`."""
+        raise NotImplementedError(f"{type(self).__name__} has no read_list_models")
 
     def next_list_models(self, api_key: str, reply: Reply) -> Call | None:
         """The call for the page after `reply`, a page of the list of models; None after the last one. Default: one page is all."""
@@ -131,6 +135,18 @@ class Provider(abc.ABC):
             tier=asked_tier(request.input),
             fees=asked_fees(request.input),
         )
+
+    @classmethod
+    def missing(cls) -> list[str]:
+        """The methods that a subclass still has to bring."""
+        own = {name for name in vars(Provider) if getattr(cls, name) is not getattr(Provider, name)}
+        lacking = set(cls.__abstractmethods__)
+        for whole, parts in (
+            ("generate", {"build", "read"}),
+            ("list_models", {"build_list_models", "read_list_models"}),
+        ):
+            lacking |= parts - own if whole not in own else set()
+        return sorted(lacking)
 
     async def generate(self, request: Request) -> Response:
         """Builds, sends and reads one request. Override it only for a provider that isn't one HTTP call.

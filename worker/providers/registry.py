@@ -7,7 +7,6 @@ It does not know any provider by name.
 from __future__ import annotations
 
 import importlib
-import inspect
 import os
 import sys
 import traceback
@@ -111,9 +110,8 @@ def _refuse_hidden(top: str, folder: Path | None, where: str) -> None:
 def _checked(loaded: object, where: str) -> type[Provider]:
     if not (isinstance(loaded, type) and issubclass(loaded, Provider)):
         raise ConfigError(f"{where} is no subclass of truckllm.Provider")
-    if inspect.isabstract(loaded):
-        missing = ", ".join(sorted(loaded.__abstractmethods__))
-        raise ConfigError(f"{where} is not finished: it has to define {missing}")
+    if missing := loaded.missing():
+        raise ConfigError(f"{where} is not finished: it has to define {', '.join(missing)}")
     return loaded
 
 

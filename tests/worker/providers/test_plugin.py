@@ -5,18 +5,22 @@ That the contract would notice is in test_broken_plugins.py.
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
+from models.config import ProviderConfig
 from models.errors import Untranslatable
 from models.request import FailureKind, Request, Usage
 from tests.worker.providers.acme import GOOD, Acme, AcmeContract
-from truckllm import Answer, ModelInfo, Wanted
+from truckllm import Answer, JsonProvider, ModelInfo, Provider, Wanted
 from worker.providers.base import Reply
-from worker.providers.contract import KEY, QUESTION, dumped, replaced
+from worker.providers.contract import KEY, QUESTION, NoSender, dumped, replaced
 
 SUITE = AcmeContract()
 CLAUDE = {
@@ -178,6 +182,40 @@ def test_a_stream_that_nobody_asked_for_is_no_answer() -> None:
     failure = SUITE.make_provider().read(SUITE.simple(), reply).failure
     assert failure is not None
     assert failure.kind is FailureKind.NETWORK
+
+
+def test_a_provider_that_is_no_http_call_needs_two_methods_only() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "plugins.md").read_text()
+    (source,) = [block for block in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S) if "class Parrot" in block]
+    found: dict[str, Any] = {}
+    exec(source, found)
+    block = {"id": "local", "class": "parrot:Parrot", "base_url": "http://127.0.0.1", "keyless": True}
+    config = ProviderConfig.model_validate(block)
+    assert found["Parrot"].missing() == []
+    parrot = found["Parrot"](config, NoSender())
+    request = SUITE.simple()
+    response = asyncio.run(parrot.generate(request))
+    assert (response.failure, response.text) == (None, QUESTION)
+    assert response.usage == Usage(len(QUESTION), len(QUESTION))
+    assert asyncio.run(parrot.list_models("none")) == [ModelInfo("parrot-1")]
+    assert parrot.charge(request, 3, 4).tokens == 7
+
+
+def test_what_a_class_still_lacks_is_known() -> None:
+    class Empty(Provider):
+        pass
+
+    class Half(Provider):
+        async def generate(self, request: Request) -> Any: ...
+
+    class Started(JsonProvider):
+        def path(self, request: Request) -> str:
+            return "/"
+
+    assert Empty.missing() == ["build", "build_list_models", "read", "read_list_models"]
+    assert Half.missing() == ["build_list_models", "read_list_models"]
+    assert Started.missing() == ["read_answer", "write_body"]
+    assert Acme.missing() == []
 
 
 def test_cached_tokens_and_the_rest_of_the_usage_stay() -> None:
