@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import time
 from typing import Any
 
+from models.tables import key_states
 from tests.chaos.ground import Ground
 from tests.chaos.registry import scenario
+from tests.conftest import TRUCKLLM
+from worker.sandbox.quotas import key_name
 
 RPM = 900
 KEPT = ("--appendonly", "yes", "--appendfsync", "everysec")
@@ -41,11 +46,11 @@ def judged(ground: Ground) -> None:
     ground.promise(not found, f"{found} calls were refused for a limit that was to be kept")
 
 
-@scenario("redis-restarts", short=0.12)
+@scenario("redis-restarts", short=0.04)
 def redis_restarts(ground: Ground) -> None:
     """`kill -9` of Redis, which comes back at once or seconds later, empty or with its file: no minute has more than its limit, nothing is refused."""
     limited(ground)
-    ground.submit(ground.some(2600, least=240))
+    ground.submit(ground.some(2600, least=120))
     ground.valkey.kill()
     ground.valkey.start(*KEPT)
     crew = [ground.start_worker() for _ in range(2)]
@@ -152,3 +157,52 @@ def redis_forgets_a_quarantine(ground: Ground) -> None:
     ground.submit(150)
     ground.finish(60)
     ground.promise(not used(quarantined), f"{used(quarantined)} calls on a key that was known to be refused")
+
+
+@scenario("quota-outlives-restarts")
+def quota_outlives_restarts(ground: Ground) -> None:
+    """A quota error takes all keys of its pool out for all workers, through restarts of everything; `keys` tells why and since when; the reset time ends it."""
+    price = {"output_token_cost": "0.01", "currency": "USD"}
+    keys = [
+        {"id": "a", "secret": "sk-chaos-a-1", "pool": "acme", "pricing": {"input_token_cost": "0.001", **price}},
+        {"id": "b", "secret": "sk-chaos-b-1", "pool": "acme", "pricing": {"input_token_cost": "0.002", **price}},
+        {"id": "c", "secret": "sk-chaos-openai-1", "pricing": {"input_token_cost": "0.003", **price}},
+    ]
+    ground.start(rpm=None, providers=("openai",), settings={"openai": {"keys": keys}})
+    ground.sandbox.faults({"kind": "quota", "key": "sk-chaos-a-1"})
+    crew = [ground.start_worker() for _ in range(2)]
+    pool = {key_name("sk-chaos-a-1"), key_name("sk-chaos-b-1")}
+
+    def used(after: float) -> int:
+        """Calls on keys of the pool."""
+        return sum(row["at"] > after and row["key_id"] in pool for row in ground.log())
+
+    ground.submit(200)
+    ground.finish(60)
+    known = time.time()
+    for worker in crew:
+        ground.stop(worker)
+    ground.valkey.kill()
+    ground.valkey.start()
+    crew = [ground.start_worker() for _ in range(2)]
+    ground.submit(150)
+    ground.finish(60)
+    ground.promise(not used(known), f"{used(known)} calls on a pool that was known to have no quota")
+    command = [*TRUCKLLM, "keys", "--json", "-c", str(ground.config_path)]
+    done = subprocess.run(
+        command, cwd=ground.folder, env=ground.environment, capture_output=True, text=True, check=True
+    )
+    told = {row["key_id"]: row for row in json.loads(done.stdout)["keys"]}
+    for key in ("a", "b"):
+        shown = told[key]
+        whole = shown["state"] == "quarantined" and "quota" in shown["reason"] and shown["since"] and shown["until"]
+        ground.promise(bool(whole), f"`keys` doesn't tell why, since and until when: {shown}")
+    ground.promise(told["c"]["state"] == "active", "a key of another pool is out too")
+    ground.sandbox.faults()
+    reset = time.time() + 8
+    with ground.database.write() as connection:
+        connection.execute(key_states.update().values(until=reset))
+    ground.quiet(7)
+    ground.promise(not used(known), "a key was used before its reset time")
+    ground.until(lambda: bool(ground.submit(10)) and used(reset), "the pool to be used again", 30, every=1.0)
+    ground.finish(60)
