@@ -14,6 +14,7 @@ import pytest
 from models.config_file import load_config_text
 from models.database import Database
 from models.formats.results import Form
+from submit import loading
 from submit.exports import export
 from submit.metadata_costs import spent_by
 from submit.producer import submit_batch
@@ -130,6 +131,24 @@ def test_costs_go_by_what_stood_beside_a_body_and_else_by_the_bodys_own_metadata
 ) -> None:
     rows = spent_by(database, ["metadata.team"], batch_id=batch)
     assert {row.group[0]: row.succeeded for row in rows} == {"red": 2, "blue": 1, "body": 1, "": 4}
+
+
+def test_an_interrupted_load_goes_on_with_what_stood_beside_bodies(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRUCKLLM_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(loading, "CHUNK_ROWS", 8)
+
+    def interrupt(what: str, lines: int) -> None:
+        if what == "loading":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        submit_batch(LINES, config=CONFIG, database=database, progress=interrupt)
+    done = submit_batch(LINES, config=CONFIG, database=database)
+    assert done.found == "resumed"
+    rows = [json.loads(line) for line in written(database, done.batch_id, Form.SIMPLE, tmp_path).splitlines()]
+    assert [row["metadata"] for row in rows][5:9] == [{"row": 6, "team": "red"}, None, {"team": "blue"}, {"row": 9}]
 
 
 def test_tools_metadata_and_models_come_through_a_whole_run(

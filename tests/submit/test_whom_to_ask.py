@@ -201,7 +201,7 @@ def test_estimate_counts_for_the_route_that_is_given(
     assert "truckllm: no route 'smrt'; did you mean smart?" in refused.stderr
 
 
-def test_a_models_bound_reaches_reasoning_models_under_their_name_from_every_form(
+def test_a_model_with_a_route_and_its_bound_reach_a_reasoning_model_from_every_form(
     cli: Callable[..., Any],
     sandbox: SandboxProcess,
     write_config: Callable[..., Path],
@@ -209,11 +209,11 @@ def test_a_models_bound_reaches_reasoning_models_under_their_name_from_every_for
     tmp_path: Path,
 ) -> None:
     """The sandbox refuses max_tokens for gpt-5, as OpenAI does."""
-    write_config(sandbox.url)
+    write_config(sandbox.url, routes={"five": {"candidates": ["openai/gpt-5-mini"], "models": ["house"]}})
     responses = {"custom_id": "r", "method": "POST", "url": "/v1/responses", "body": {"input": "x"}}
     own_bound = {**EACH_FORM["simple"], "id": "own", "max_tokens": 6}
     write_lines([*EACH_FORM.values(), responses, own_bound])
-    done = cli("run", "prompts.jsonl", "--model", "gpt-5-mini", "--max-tokens", "9", "--format", "simple")
+    done = cli("run", "prompts.jsonl", "--model", "house", "--max-tokens", "9", "--format", "simple")
     assert done.returncode == 0, done.stderr
     assert "4 lines in a vendor's own form go as they are: max_tokens of the batch isn't filled in" in done.stderr
     rows = [json.loads(line) for line in (tmp_path / "prompts.results.jsonl").read_text().splitlines()]

@@ -42,7 +42,7 @@ def test_commands_are_completed(tmp_path: Path) -> None:
     [
         ("truckllm run --mod", {"--model"}),
         ("truckllm rerun --st", {"--status"}),
-        ("truckllm rerun 1 --status ", {"failed", "cancelled"}),
+        ("truckllm rerun 1 --status ", {"failed", "cancelled", "succeeded"}),
         ("truckllm keys dis", {"disable"}),
         ("truckllm worker --proc", {"--processes"}),
     ],
