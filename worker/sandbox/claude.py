@@ -146,6 +146,9 @@ class Claude:
                 "id": name,
                 "display_name": name,
                 "created_at": _CREATED,
+                "max_input_tokens": 200_000,
+                "max_tokens": 64_000,
+                "capabilities": None,
                 "lifecycle": "deprecated" if name in asked.retirements else "active",
                 "deprecated_at": _CREATED if name in asked.retirements else None,
                 "retires_at": asked.retirements.get(name),
@@ -177,6 +180,7 @@ class Claude:
             "stop_reason": stop,
             "stop_sequence": None,
             "stop_details": _details(stop),
+            "container": None,
             "usage": None,
         }
 
@@ -186,7 +190,12 @@ class Claude:
         opening["usage"] = spoil({**final, "output_tokens": 1, "output_tokens_details": {"thinking_tokens": 0}}, spoilt)
         stop = _stop_reason(reply)
         closing: dict[str, Any] = {
-            "delta": {"stop_reason": stop, "stop_sequence": None, "stop_details": _details(stop)},
+            "delta": {
+                "stop_reason": stop,
+                "stop_sequence": None,
+                "stop_details": _details(stop),
+                "container": None,
+            },
             "usage": spoil(final, spoilt),
         }
         if spoilt == "missing":
@@ -200,7 +209,9 @@ class Claude:
                 events.append(_event("content_block_delta", index=0, delta=delta))
             events.append(_event("content_block_stop", index=0))
         elif reply.text:
-            events.append(_event("content_block_start", index=0, content_block={"type": "text", "text": ""}))
+            events.append(
+                _event("content_block_start", index=0, content_block={"type": "text", "text": "", "citations": None})
+            )
             events.append(_event("ping"))
             for piece in pieces(reply.text):
                 events.append(_event("content_block_delta", index=0, delta={"type": "text_delta", "text": piece}))
@@ -242,7 +253,8 @@ def _stop_reason(reply: Reply) -> str:
 
 
 def _tool_use(reply: Reply, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "tool_use", "id": f"toolu_{reply.digest}", "name": name, "input": arguments}
+    caller = {"type": "direct"}
+    return {"type": "tool_use", "id": f"toolu_{reply.digest}", "name": name, "input": arguments, "caller": caller}
 
 
 def _details(stop: str | None) -> dict[str, str] | None:
@@ -265,7 +277,9 @@ def _usage(usage: Usage) -> dict[str, object]:
         "cache_creation": {"ephemeral_5m_input_tokens": usage.cache_write, "ephemeral_1h_input_tokens": 0},
         "output_tokens": usage.output,
         "output_tokens_details": {"thinking_tokens": usage.reasoning},
+        "server_tool_use": None,
         "service_tier": "standard",
+        "inference_geo": None,
     }
 
 

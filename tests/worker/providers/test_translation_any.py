@@ -162,7 +162,7 @@ def take(dialect: str, model: str, body: bytes) -> None:
     if dialect == "openai":
         openai_chat.read_chat(body, True)
     elif dialect == "claude":
-        claude_chat.read_chat(body, "2023-06-01")
+        claude_chat.read_chat(body, "2023-06-01", False)
     else:
         gemini_chat.read_chat(model, body, False, True)
 
