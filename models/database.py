@@ -37,6 +37,12 @@ _HURRY = sa.text(
     "SELECT set_config('lock_timeout', '10s', true), set_config('idle_in_transaction_session_timeout', '15s', true)"
 )
 
+LIVING_SECONDS = 60.0
+"""A worker that gave a sign of life so lately may be alive."""
+
+_UNTOLD = "'0003'"
+"""What workers were made for that don't say it."""
+
 LOCK_WAIT_SECONDS = 30.0
 """How long a SQLite write waits for its turn."""
 
@@ -181,9 +187,9 @@ def open_database(url: str | None = None, *, check: bool = True) -> Database:
 
 
 def check_schema(database: Database) -> None:
-    """Refuses a schema that this code doesn't know; a SQLite file that is new or older is brought up to date on the spot.
+    """Refuses a schema that this code can't work with; a SQLite file that is new or older is brought up to date on the spot.
 
-    Not under a worker that lives, which would be one of an older version. A PostgreSQL database is only changed by
+    A newer schema that was only added to is fine: that is how old workers go on while new ones start. Not under a worker that lives, which would be one of an older version. A PostgreSQL database is only changed by
     `truckllm db upgrade`, because other machines use it too. Raises SchemaError, StorageError.
     """
     with storage_errors(database):
@@ -206,7 +212,14 @@ def check_schema(database: Database) -> None:
             f"{database.shown} has schema {found}, this version needs {SCHEMA}: run `truckllm db upgrade`"
         )
     if found > SCHEMA:
-        raise SchemaError(f"{database.shown} has schema {found}, newer than this version's {SCHEMA}: upgrade TruckLLM")
+        with storage_errors(database):
+            oldest = schema_floor(database)
+        if oldest is None or oldest > SCHEMA:
+            raise SchemaError(
+                f"{database.shown} has schema {found}, newer than this version's {SCHEMA}"
+                + (f", and needs code for {oldest} at least" if oldest else "")
+                + ": upgrade TruckLLM"
+            )
 
 
 def _living_worker(database: Database) -> int | None:
@@ -227,10 +240,23 @@ def schema_version(database: Database) -> str | None:
         return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
 
 
+def schema_floor(database: Database) -> str | None:
+    """The oldest schema whose code may use the database, as its newest migration has said; None: nobody has."""
+    with database.read() as connection:
+        if not sa.inspect(connection).has_table("schema_floor"):
+            return None
+        return connection.execute(sa.text("SELECT max(oldest) FROM schema_floor")).scalar_one_or_none()
+
+
 def upgrade(database: Database) -> None:
-    """Brings the schema up to date. Safe to call from several processes at once."""
+    """Brings the schema up to date. Safe to call from several processes at once.
+
+    A step that code of living workers couldn't work with is refused while they live. Raises SchemaError.
+    """
     from alembic import command
     from alembic.config import Config
+    from alembic.migration import MigrationContext
+    from alembic.script import ScriptDirectory
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
@@ -238,7 +264,39 @@ def upgrade(database: Database) -> None:
         if not database.sqlite:
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(7471001)"))
         config.attributes["connection"] = connection
+        found = MigrationContext.configure(connection).get_current_revision()
+        if found is not None and found > SCHEMA:
+            raise SchemaError(
+                f"{database.shown} has schema {found}, which is newer than this version's {SCHEMA}: only a newer version can "
+                "bring it up to date"
+            )
+        scripts = ScriptDirectory.from_config(config)
+        newest = scripts.get_revision("head")
+        oldest = str(newest.module.oldest)
+        _refuse_to_outgrow(database, connection, oldest)
         command.upgrade(config, "head")
+        connection.execute(sa.text("DELETE FROM schema_floor"))
+        connection.execute(sa.text("INSERT INTO schema_floor (oldest) VALUES (:oldest)"), {"oldest": oldest})
+
+
+def _refuse_to_outgrow(database: Database, connection: Connection, oldest: str) -> None:
+    """By plain SQL, because the schema may be any."""
+    inspector = sa.inspect(connection)
+    if not inspector.has_table("workers"):
+        return
+    told = any(column["name"] == "schema" for column in inspector.get_columns("workers"))
+    rows = connection.execute(
+        sa.text(
+            f"SELECT id, host, {'schema' if told else _UNTOLD} AS made_for FROM workers WHERE heartbeat_at > :since"
+        ),
+        {"since": database.now(connection) - LIVING_SECONDS},
+    )
+    behind = [f"{row.id} on {row.host}" for row in rows if row.made_for < oldest]
+    if behind:
+        raise SchemaError(
+            f"worker(s) {', '.join(behind)} are of an older version that can't work with the new schema: end them "
+            f"(`truckllm workers drain`), then run this again"
+        )
 
 
 @contextmanager

@@ -339,7 +339,7 @@ class Reconciliation:
         return [
             Difference(
                 "counters",
-                f"{value:,} jobs are counted as {name}, {self._jobs[name]:,} are",
+                f"{counted(value, 'job')} {'is' if value == 1 else 'are'} counted as {name}, {self._jobs[name]:,} in truth",
                 abs(value - self._jobs[name]),
             )
             for name, value in zip(names, map(int, connection.execute(query).one()), strict=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
 
+from models.database import SCHEMA
 from models.tables import workers
 
 
@@ -34,6 +35,7 @@ def register(
             started_at=now,
             heartbeat_at=now,
             alone_for=alone_for,
+            schema=SCHEMA,
         )
     )
     key = inserted.inserted_primary_key

@@ -60,6 +60,7 @@ def test_a_newer_sqlite_file_is_refused(tmp_path: Path) -> None:
     database = open_database(f"sqlite:///{tmp_path}/new.db")
     with database.write() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+        connection.execute(sa.text("UPDATE schema_floor SET oldest = '9999'"))
     with pytest.raises(SchemaError, match="upgrade TruckLLM"):
         check_schema(database)
     database.close()

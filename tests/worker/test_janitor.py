@@ -41,7 +41,16 @@ class Clock:
 
 
 def row(number: int, beat: int, **more: Any) -> Any:
-    return {"id": number, "beat": beat, "host": "elsewhere", "boot_id": "b", "pid": 1, "pid_started": 0.0, **more}
+    return {
+        "id": number,
+        "beat": beat,
+        "alone_for": None,
+        "host": "elsewhere",
+        "boot_id": "b",
+        "pid": 1,
+        "pid_started": 0.0,
+        **more,
+    }
 
 
 def watch(census: Census, clock: Clock, seconds: float, rows: Callable[[], list[Any]]) -> list[int]:

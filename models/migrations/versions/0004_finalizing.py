@@ -96,7 +96,13 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("oldest", name=op.f("pk_schema_floor")),
         comment="One row: which code may use this database, beside code of its own schema",
     )
-    op.execute(sa.text(f"INSERT INTO schema_floor (oldest) VALUES ('{oldest}')"))
+    # jobs that came back into a cancelled batch had no time of their end
+    op.execute(
+        sa.text(
+            "UPDATE jobs SET finished_at = created_at "
+            "WHERE status IN ('succeeded', 'failed', 'cancelled') AND finished_at IS NULL"
+        )
+    )
     op.create_index(
         "ix_jobs_suspects",
         "jobs",

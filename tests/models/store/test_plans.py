@@ -12,9 +12,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from models.database import Database
+from models.states import JobStatus
 from models.store import batches as batch_store
 from models.store import jobs as job_store
-from models.store import outcomes
+from models.store import outcomes, reruns
 from models.tables import batches, jobs
 from tests.making import NOW, make_batch, make_worker
 
@@ -62,6 +63,16 @@ QUERIES: dict[str, tuple[Work, set[str]]] = {
     "queued_lanes": (
         lambda connection, batch: outcomes.queued_lanes(connection, batch),
         {"ix_jobs_claimable", "ix_jobs_snoozed"},
+    ),
+    "failed jobs": (
+        lambda connection, batch: (
+            outcomes.listing(connection, batch, status=JobStatus.FAILED, most=20),
+            outcomes.listing(connection, batch, status=JobStatus.FAILED, after=JOBS + 120, most=20),
+            outcomes.failed_by_provider(connection, batch),
+            reruns.kinds(connection, batch, reruns.Which(error_code="http_500")),
+            reruns.spent(connection, batch, reruns.Which()),
+        ),
+        {"ix_jobs_failed"},
     ),
     "waits_for_any": (
         lambda connection, batch: outcomes.waits_for_any(connection, batch, "either", ["claude"]),
