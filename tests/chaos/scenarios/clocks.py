@@ -32,7 +32,13 @@ def limited(ground: Ground, rpm: int) -> None:
     accounts = [
         {"provider": name, "key": f"sk-chaos-{name}-1", "rpm": rpm, "burst_seconds": 3} for name in ("openai", "claude")
     ]
-    ground.start(rpm=rpm, sandbox={"accounts": accounts, "faults": [{"kind": "overloaded", "rate": 0.05}]})
+    ground.start(
+        rpm=rpm,
+        sandbox={
+            "accounts": accounts,
+            "faults": [{"kind": "overloaded", "rate": 0.1, "contains": "question", "times": 1}],
+        },
+    )
 
 
 @scenario("skewed-clocks", databases=("postgresql",))

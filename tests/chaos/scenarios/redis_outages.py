@@ -50,14 +50,16 @@ def judged(ground: Ground) -> None:
 def redis_restarts(ground: Ground) -> None:
     """`kill -9` of Redis, which comes back at once or seconds later, empty or with its file: no minute has more than its limit, nothing is refused."""
     limited(ground)
-    ground.submit(ground.some(2600, least=120))
+    ground.submit(ground.some(1500, least=60))
     ground.valkey.kill()
     ground.valkey.start(*KEPT)
     crew = [ground.start_worker() for _ in range(2)]
-    ground.until(lambda: ground.ended() > ground.some(300, least=20), "the first rows", 60)
+    ground.until(lambda: ground.ended() > ground.some(300, least=5), "the first rows", 60)
     slowest = 0.0
     for _ in range(ground.some(8, least=2)):
         ground.quiet(ground.rng.uniform(0.0, 1.5 + 4 * ground.scale))
+        if ground.left() < 90:
+            ground.submit(90)  # or nothing would be left to show that work goes on
         emptied = ground.rng.random() < 0.5
         ground.valkey.kill()
         if emptied:
