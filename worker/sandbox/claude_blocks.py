@@ -18,10 +18,10 @@ _BLOCKS = names(
 )
 _FIELDS = {
     "text": names("type text citations cache_control"),
-    "image": names("type source cache_control"),
+    "image": names("type source cache_control transformations"),
     "document": names("type source title context citations cache_control"),
-    "tool_use": names("type id name input cache_control caller"),
-    "tool_result": names("type tool_use_id content is_error cache_control"),
+    "tool_use": names("type id name input cache_control caller toolset_name"),
+    "tool_result": names("type tool_use_id content is_error cache_control toolset_name"),
 }
 _BY_ROLE = {
     "user": _BLOCKS - names("thinking redacted_thinking tool_use server_tool_use mcp_tool_use"),

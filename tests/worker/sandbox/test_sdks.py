@@ -5,6 +5,7 @@ What our providers send is held to the same types in tests/worker/providers/test
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import anthropic
@@ -16,6 +17,13 @@ from google.genai import errors
 
 from tests.worker.sandbox.conftest import KEY, Play, Played
 
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+FUNCTION: Any = {"name": "get_w", "description": "d", "parameters": SCHEMA, "strict": True}
 HI: Any = [{"role": "user", "content": "hi"}]
 GEMINI = "gemini-3.5-flash"
 CLAUDE = "claude-haiku-4-5"
@@ -68,6 +76,49 @@ def test_openai_chat(play: Play) -> None:
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert text == whole.choices[0].message.content
     assert chunks[-1].usage == whole.usage
+
+
+def test_openai_chat_calls_and_schemas(play: Play) -> None:
+    ask = openai_at(play()).chat.completions.create
+    options: Any = {"tools": [{"type": "function", "function": FUNCTION}], "tool_choice": "required"}
+    called = ask(model="gpt-4o", messages=HI, **options).choices[0].message.tool_calls
+    assert called is not None
+    assert called[0].type == "function"
+    assert set(json.loads(called[0].function.arguments)) == {"city"}
+    chunks = [chunk.choices[0].delta for chunk in ask(model="gpt-4o", messages=HI, stream=True, **options)]
+    parts = [part.function.arguments for delta in chunks for part in delta.tool_calls or [] if part.function]
+    assert "".join(part or "" for part in parts) == called[0].function.arguments
+    form: Any = {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA, "strict": True}}
+    said = ask(model="gpt-4o", messages=HI, response_format=form).choices[0].message.content
+    assert set(json.loads(said or "")) == {"city"}
+
+
+def test_openai_responses_calls_and_schemas(play: Play) -> None:
+    ask = openai_at(play()).responses.create
+    options: Any = {"tools": [{"type": "function", **FUNCTION}], "tool_choice": "required"}
+    whole = ask(model="gpt-5.4-mini", input="hi", **options)
+    (call,) = whole.output
+    assert call.type == "function_call"
+    assert set(json.loads(call.arguments)) == {"city"}
+    events = list(ask(model="gpt-5.4-mini", input="hi", stream=True, **options))
+    parts = [event.delta for event in events if event.type == "response.function_call_arguments.delta"]
+    assert "".join(parts) == call.arguments
+    last = events[-1]
+    assert last.type == "response.completed"
+    assert last.response.output == whole.output
+    form: Any = {"format": {"type": "json_schema", "name": "n", "schema": SCHEMA, "strict": True}}
+    assert set(json.loads(ask(model="gpt-5.4-mini", input="hi", text=form).output_text)) == {"city"}
+    results: Any = [*HI, call.model_dump(), {"type": "function_call_output", "call_id": call.call_id, "output": "rain"}]
+    assert ask(model="gpt-5.4-mini", input=results, tools=options["tools"]).status == "completed"
+
+
+def test_an_organization_of_another_is_the_sdks_own_error(play: Play) -> None:
+    played = play(accounts=[{"provider": "openai", "key": KEY, "organization": "org-a"}])
+    with pytest.raises(openai.AuthenticationError) as refused:
+        openai_at(played).with_options().chat.completions.create(
+            model="gpt-4o", messages=HI, extra_headers={"OpenAI-Organization": "org-b"}
+        )
+    assert refused.value.code == "mismatched_organization"
 
 
 def test_openai_responses(play: Play) -> None:
@@ -141,6 +192,26 @@ def test_claude_messages(play: Play) -> None:
     assert last.usage.output_tokens == whole.usage.output_tokens
 
 
+def test_claude_calls_schemas_thinking_and_documents(play: Play) -> None:
+    ask: Any = claude_at(play()).messages
+    tool = {"name": "get_w", "description": "d", "input_schema": SCHEMA, "strict": True}
+    options: Any = {"model": CLAUDE, "max_tokens": 2000, "tools": [tool], "tool_choice": {"type": "any"}}
+    (block,) = ask.create(messages=HI, **options).content
+    assert (block.type, set(block.input)) == ("tool_use", {"city"})
+    with ask.stream(messages=HI, **options) as stream:
+        assert stream.get_final_message().content[0].input == block.input
+    result = {"type": "tool_result", "tool_use_id": block.id, "content": "rain"}
+    sent = [*HI, {"role": "assistant", "content": [block.model_dump()]}, {"role": "user", "content": [result]}]
+    assert ask.create(model=CLAUDE, max_tokens=64, messages=sent, tools=[tool]).stop_reason == "end_turn"
+    form = {"format": {"type": "json_schema", "schema": SCHEMA}}
+    said = ask.create(model=CLAUDE, max_tokens=64, messages=HI, output_config=form).content[0].text
+    assert set(json.loads(said)) == {"city"}
+    document = {"type": "document", "source": {"type": "url", "url": "https://example.com/a.pdf"}}
+    sent = [{"role": "user", "content": [document, {"type": "text", "text": "What?"}]}]
+    thinking = {"type": "adaptive"}
+    assert ask.create(model="claude-sonnet-5-5", max_tokens=2000, messages=sent, thinking=thinking).content
+
+
 def test_claude_refusals_models_and_errors(play: Play) -> None:
     played = play(models={"claude": [f"m-{n}" for n in range(45)]}, retirements={"m-44": "2027-01-14T00:00:00Z"})
     models = list(claude_at(played).models.list(limit=20))
@@ -164,6 +235,30 @@ def test_gemini_content(play: Play) -> None:
     assert (usage.prompt_token_count, told) == billed(played)
     chunks = gemini_at(played).models.generate_content_stream(model=GEMINI, contents="hi")
     assert "".join(chunk.text or "" for chunk in chunks) == whole.text
+
+
+def test_gemini_calls_and_schemas(play: Play) -> None:
+    ask = gemini_at(play()).models.generate_content
+    declared = {"name": "get_w", "description": "d", "parameters_json_schema": SCHEMA}
+    options: Any = {
+        "tools": [{"function_declarations": [declared]}],
+        "tool_config": {"function_calling_config": {"mode": "ANY"}},
+        "automatic_function_calling": {"disable": True},
+    }
+    called = ask(model=GEMINI, contents="hi", config=options)
+    (call,) = called.function_calls or []
+    assert (call.name, set(call.args or {})) == ("get_w", {"city"})
+    assert called.candidates
+    turns: Any = [
+        {"role": "user", "parts": [{"text": "hi"}]},
+        called.candidates[0].content,
+        {"role": "user", "parts": [{"function_response": {"name": "get_w", "response": {"sky": "grey"}}}]},
+    ]
+    assert ask(model=GEMINI, contents=turns, config={"tools": options["tools"]}).text
+    form: Any = {"response_mime_type": "application/json", "response_json_schema": SCHEMA}
+    assert set(json.loads(ask(model=GEMINI, contents="hi", config=form).text or "")) == {"city"}
+    more: Any = {"thinking_config": {"thinking_level": "low"}, "tools": [{"google_search": {}}, {"code_execution": {}}]}
+    assert ask(model=GEMINI, contents="hi", config=more).text
 
 
 def test_gemini_embeddings_models_and_errors(play: Play) -> None:
