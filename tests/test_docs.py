@@ -6,6 +6,7 @@ It does not judge the prose.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
 import re
@@ -308,12 +309,12 @@ def test_json_of_a_command_is_documented(ran: Any, name: str, arguments: tuple[s
 
 
 def test_json_of_workers_is_documented(ran: Any) -> None:
-    from submit.cli import workers
+    from submit import shapes
 
-    source = Path(str(workers.__file__)).read_text()
+    source = inspect.getsource(shapes.worker)
     documented = fields(section(page("cli.md"), "truckllm workers"))
     assert ran("workers") == {"workers": []}  # the stack has ended, and so have its workers
-    assert set(re.findall(r'^            "(\w+)":', source, re.MULTILINE)) == documented
+    assert set(re.findall(r'^        "(\w+)":', source, re.MULTILINE)) == documented
 
 
 def test_rows_of_the_cost_report_are_documented(ran: Any) -> None:

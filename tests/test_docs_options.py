@@ -16,6 +16,7 @@ EVERYWHERE = {"--help", "--version", "--install-completion", "--show-completion"
 OTHERS = {
     *("--data-binary",),  # curl
     *("--scale", "--rm", "--user"),  # docker
+    *("--api-key",),  # vLLM
     *("--list", "--only", "--seed", "--database"),  # the chaos suite
 }
 """Options of other programs, which stand in the docs too."""

@@ -31,7 +31,8 @@ def verify(
     batch: BatchArgument,
     config: ConfigOption = None,
     named: Annotated[
-        int, typer.Option("--named", min=0, help="Name at most so many jobs of each kind that doesn't add up.")
+        int,
+        typer.Option("--named", min=0, help="Name at most so many jobs of each kind that doesn't add up.", metavar="N"),
     ] = NAMED,
     counters: Annotated[
         bool, typer.Option("--recount", help="First count anew, from jobs and ledger, what is only counted along.")
