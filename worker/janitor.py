@@ -22,6 +22,7 @@ from models.store import workers as worker_store
 from worker import routing
 from worker.lease import BEAT_SECONDS, Lease
 from worker.recorder import Recorder
+from worker.ruling import Ruling
 from worker.runner import Runner
 from worker.warden import Warden
 
@@ -88,12 +89,14 @@ class Janitor:
         runners: Mapping[str, Runner],
         ring: Callable[[str], Awaitable[None]],
         warden: Warden | None = None,
+        ruling: Ruling | None = None,
     ) -> None:
         self._lease = lease
         self._recorder = recorder
         self._runners = runners
         self._ring = ring
         self._warden = warden
+        self._ruling = ruling
         self._census = Census()
         self._ticks = 0
         self._lost: dict[tuple[int, int], float] = {}
@@ -138,6 +141,8 @@ class Janitor:
             lanes = set(routing.lanes(runner.engine.config, runner.name))
             if not runner.draining and self._waiting & lanes and not runner.engine.ring.all_out:
                 await self._ring(runner.name)
+        if self._ruling is not None:
+            await self._ruling.refresh()
         for runner in self._runners.values():
             await runner.engine.ring.refresh()
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy.engine import Connection
@@ -70,6 +70,39 @@ def buckets(provider: ProviderConfig, key: KeyConfig, model: str) -> tuple[Bucke
     return (*whole, *by_model)
 
 
+@dataclass(frozen=True, slots=True)
+class PoolLimits:
+    """The limits of a pool: for all its calls, and beside them those for single models; unit → amount a minute."""
+
+    whole: dict[str, int]
+    models: dict[str, dict[str, int]]
+
+
+def pool_limits(providers: Sequence[ProviderConfig]) -> dict[str, PoolLimits]:
+    """What a configuration says of each pool; keys that share one agree about it."""
+    found: dict[str, PoolLimits] = {}
+    for provider in providers:
+        for key in provider.keys:
+            limits = found.setdefault(pool_name(provider, key), PoolLimits({}, {}))
+            limits.whole.update({_UNITS[name]: _share(key, n) for name, n in key.limits().items()})
+            for model in {*provider.models, *key.models}:
+                if own := provider.model_limits(key, model):
+                    limits.models.setdefault(model, {}).update(
+                        {_UNITS[name]: _share(key, n) for name, n in own.items()}
+                    )
+    return found
+
+
+def _ruled(key: LimitedKey, model: str, limits: PoolLimits) -> LimitedKey:
+    """The key under limits that another configuration sets."""
+    units: dict[str, Unit] = {unit: unit for unit in _UNITS.values()}
+    whole = [Bucket(f"{key.pool}|{unit}", units[unit], n) for unit, n in limits.whole.items()]
+    by_model = [
+        Bucket(f"{key.pool}|{model}|{unit}", units[unit], n) for unit, n in limits.models.get(model, {}).items()
+    ]
+    return replace(key, buckets=(*whole, *by_model))
+
+
 def _share(key: KeyConfig, limit: int) -> int:
     return max(1, int(limit * key.use + 1e-9))
 
@@ -105,6 +138,7 @@ class KeyRing:
         self._models: dict[str, tuple[float, Failure]] = {}
         self._key_models: dict[tuple[str, str], tuple[float, Failure]] = {}
         self._limited: dict[str, tuple[LimitedKey, ...]] = {}
+        self._ruled: dict[str, PoolLimits] = {}
         self._confirming: dict[str, asyncio.Future[bool]] = {}
         self._good_until: dict[str, float] = {}
         self._taken_out: dict[str, float] = {}
@@ -142,7 +176,15 @@ class KeyRing:
             limited_key(self.settings, key, model, order.index(prices[key.id]) if key.id in prices else len(order))
             for key in self.settings.keys
         ]
+        limited = [_ruled(one, model, self._ruled[one.pool]) if one.pool in self._ruled else one for one in limited]
         return tuple(sorted(limited, key=lambda one: one.rank))
+
+    def rule(self, limits: Mapping[str, PoolLimits]) -> None:
+        """Goes by these limits, by pool, instead of its own configuration's; by its own for all others."""
+        mine = {pool: limits[pool] for pool in {one.pool for one in self._locked.values()} if pool in limits}
+        if mine != self._ruled:
+            self._ruled = mine
+            self._limited = {}
 
     def secret(self, name: str) -> str:
         """The secret of a key by its "provider/key_id"."""
@@ -166,7 +208,7 @@ class KeyRing:
     @property
     def by_model(self) -> bool:
         """Whether some limits hold for single models only."""
-        return any(
+        return any(limits.models for limits in self._ruled.values()) or any(
             one.limits() for key in self.settings.keys for one in (*key.models.values(), *self.settings.models.values())
         )
 

@@ -44,6 +44,7 @@ from worker.lease import Lease
 from worker.limits.limiter import Limiter, connect
 from worker.providers.registry import make_provider
 from worker.recorder import Recorder
+from worker.ruling import Ruling
 from worker.runner import Runner
 from worker.standings import Standings
 from worker.tasks import register
@@ -201,9 +202,13 @@ class Process:
             )
         with contextlib.suppress(redis.exceptions.RedisError, OSError, TimeoutError):
             await self._take_over()
+        rings = [runner.engine.ring for runner in self._runners.values()]
+        ruling = Ruling(self._client, self.config.providers, rings, lambda: self._lease.worker_id)
+        with contextlib.suppress(redis.exceptions.RedisError, OSError, TimeoutError):
+            await ruling.refresh()
         if self._alone_for is None:
             self._warden = warden.Warden(self.config, self.served, self._recorder, lambda: self._lease.worker_id)
-        janitor = Janitor(self._lease, self._recorder, self._runners, self._ring, self._warden)
+        janitor = Janitor(self._lease, self._recorder, self._runners, self._ring, self._warden, ruling)
         self._janitor = asyncio.ensure_future(janitor.run())
 
     def _consume(self) -> None:
@@ -360,7 +365,9 @@ class Process:
 
     async def _take_over(self) -> None:
         """Takes over which keys are out of use, and tells Redis. Raises when that is away, and knows all the same."""
-        told = await asyncio.gather(*(r.engine.ring.take_over() for r in self._runners.values()), return_exceptions=True)
+        told = await asyncio.gather(
+            *(r.engine.ring.take_over() for r in self._runners.values()), return_exceptions=True
+        )
         for error in filter(None, told):
             raise error
 

@@ -21,6 +21,7 @@ from worker.lease import Lease
 from worker.limits.limiter import Limiter
 from worker.process import Process
 from worker.recorder import Recorder
+from worker.ruling import Ruling
 from worker.runner import Runner
 
 T = TypeVar("T")
@@ -45,7 +46,9 @@ class Bench:
         self.recorder: Recorder = process._recorder
         self.limiter: Limiter = process._limiter
         self.lease: Lease = process._lease
-        self.janitor = Janitor(self.lease, self.recorder, self.runners, self._ring)
+        rings = [runner.engine.ring for runner in self.runners.values()]
+        self.ruling = Ruling(process._client, self.config.providers, rings, lambda: self.lease.worker_id)
+        self.janitor = Janitor(self.lease, self.recorder, self.runners, self._ring, ruling=self.ruling)
 
     async def _ring(self, provider: str) -> None:
         self.rung.append(provider)
