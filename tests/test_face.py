@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import truckllm
+
 SCRIPT = "from truckllm import Request, submit_batch; print(Request.__module__, submit_batch.__module__)"
 
 
@@ -39,3 +41,16 @@ def test_python_p_gets_past_a_users_own_models_py(tmp_path: Path) -> None:
     script.write_text(SCRIPT)
     done = subprocess.run([sys.executable, "-P", str(script)], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_contract_asks_for_pytest_by_name_where_there_is_none(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("import sys; sys.modules['pytest'] = None\nfrom truckllm import ProviderContract")
+    done = run(script)
+    assert done.returncode == 1
+    assert "ProviderContract needs pytest: pip install 'truckllm[plugin]'" in done.stderr
+
+
+def test_every_public_name_is_there() -> None:
+    missing = [name for name in truckllm.__all__ if not hasattr(truckllm, name)]
+    assert missing == []

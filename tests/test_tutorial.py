@@ -21,6 +21,8 @@ import pytest
 PAGE = Path(__file__).parent.parent / "docs" / "plugins.md"
 PORT = "8765"
 MARK = "~~~ step {number} ended with {code} ~~~"
+START = "trap 'kill $!' EXIT\n"
+"""The vendor ends with the page, or with the first step that fails."""
 PIP = """\
 #!/bin/sh
 [ "$1" = install ] && shift && exec "{python}" -m pip install --quiet --no-deps --disable-pip-version-check --target "{site}" "$@"
@@ -98,9 +100,9 @@ def test_the_tutorial_makes_a_working_plugin(tools: Path, tmp_path: Path) -> Non
     assert [step.file for step in page if step.file] == [
         "acme_server.py",
         "acme.py",
+        "test_acme.py",
         "truckllm.yaml",
         "prompts.jsonl",
-        "test_acme.py",
         "pyproject.toml",
     ]
     port = free_port()
@@ -109,7 +111,7 @@ def test_the_tutorial_makes_a_working_plugin(tools: Path, tmp_path: Path) -> Non
     path = os.pathsep.join([str(tools), str(Path(sys.executable).parent), os.environ["PATH"]])
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("TRUCKLLM_", "PYTEST_"))}
     process = subprocess.Popen(
-        ["bash", "-c", "".join(as_bash(number, step, port) for number, step in enumerate(page)) + "kill $!\n"],
+        ["bash", "-euc", START + "".join(as_bash(number, step, port) for number, step in enumerate(page))],
         cwd=here,
         env={**kept, "PATH": path, "PYTHONPATH": str(tmp_path / "site")},
         stdout=subprocess.PIPE,

@@ -324,3 +324,6 @@ def test_a_server_that_isnt_ours_works_by_one_block(
 
     listing = cli("models")  # it has no list of models
     assert (listing.returncode, "fake: tells no list of models: " in listing.stderr) == (2, True)
+    checked = cli("doctor", "--keys")  # which is no reason to doubt the key
+    assert "tells no list of models" in checked.stdout
+    assert "refused" not in checked.stdout
