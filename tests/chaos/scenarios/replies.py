@@ -246,7 +246,8 @@ def gigantic_replies(ground: Ground) -> None:
     ground.finish(240)
     megabytes = memory.end()
     judge_texts(ground)
-    bound = 64 + 2 * 40 + 8 * 8 + 350
+    # the process, the budget of half-read replies, and the copies in which one reply is taken apart
+    bound = 150 + 64 + 13 * most // MEGABYTE
     ground.promise(megabytes <= bound, f"the worker took {megabytes} MB, {bound} may be")
     failed = ground.rows(sa.select(jobs.c.error_code, jobs.c.attempts).where(jobs.c.status == "failed"))
     ground.promise(
