@@ -15,6 +15,7 @@ import pytest
 
 from models.model_lists import SOON, ModelList, keep, kept, retirement
 from models.request import ModelInfo
+from tests.conftest import SandboxProcess
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -94,6 +95,25 @@ def test_submit_warns_of_a_model_that_ends_soon_and_asks_nobody(
         fine = write_lines([{"prompt": "a", "model": name}], f"{name}.jsonl")
         assert "shut down" not in cli("submit", fine, "-c", config).stderr
     assert vendor.asked == asked
+
+
+def test_days_of_shutdown_are_said_for_each_provider_that_tells_them_and_gone_models_fail(
+    cli: Cli, start_sandbox: Callable[..., SandboxProcess], write_config: Callable[..., Path], write_lines: Any
+) -> None:
+    ends = {"gpt-4o": in_days(10), "claude-haiku-4-5": f"{in_days(20)}T00:00:00Z", "gemini-3.5-flash": in_days(30)}
+    sandbox = start_sandbox(retirements={**ends, "gpt-4o-mini": in_days(-1)})
+    models = {"openai": "gpt-4o", "gemini": "gemini-3.5-flash", "claude": "claude-haiku-4-5"}
+    config = write_config(sandbox.url)
+    assert cli("models", "-c", config).returncode == 0
+    lines = [{"prompt": "a", "model": name, "provider": provider} for provider, name in models.items()]
+    gone = {"prompt": "a", "model": "gpt-4o-mini", "provider": "openai"}
+    run = cli("run", write_lines([*lines, gone]), "--json", "-c", config)
+    assert f"openai says that model gpt-4o will be shut down on {in_days(10)}" in run.stderr
+    assert f"openai says that model gpt-4o-mini was to be shut down on {in_days(-1)}" in run.stderr
+    assert f"claude says that model claude-haiku-4-5 will be shut down on {in_days(20)}" in run.stderr
+    assert "gemini says" not in run.stderr, "Google's list of models tells no such day"
+    seen = json.loads(run.stdout)
+    assert (run.returncode, seen["succeeded"], seen["failed"]) == (1, 3, 1)
 
 
 def test_doctor_keeps_the_list_too(cli: Cli, config: Path, write_lines: Any, tmp_path: Path) -> None:
