@@ -311,10 +311,9 @@ def test_json_of_a_command_is_documented(ran: Any, name: str, arguments: tuple[s
 def test_json_of_workers_is_documented(ran: Any) -> None:
     from submit import shapes
 
-    source = inspect.getsource(shapes.worker)
     documented = fields(section(page("cli.md"), "truckllm workers"))
     assert ran("workers") == {"workers": []}  # the stack has ended, and so have its workers
-    assert set(re.findall(r'^        "(\w+)":', source, re.MULTILINE)) == documented
+    assert set(re.findall(r'^        "(\w+)":', inspect.getsource(shapes.worker), re.MULTILINE)) == documented
 
 
 def test_rows_of_the_cost_report_are_documented(ran: Any) -> None:
