@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from models.database import Database, open_database
 from models.tables import batches
+from submit import loading
 from tests.conftest import SandboxProcess, wait_for
 from tests.worker_by_hand import WorkerByHand
 
@@ -122,3 +123,25 @@ def test_an_age_needs_a_number_and_a_unit(cli: Cli, age: str) -> None:
     run = cli("prune", f"--older-than={age}")
     assert run.returncode == 2
     assert "12h, 30d or 8w" in run.stderr
+
+
+def test_what_an_interrupted_submission_left_is_deleted_or_pruned_and_a_live_one_is_left_alone(
+    cli: Cli, write_lines: Callable[..., Path], stored: Database
+) -> None:
+    for name in ("dead.jsonl", "old.jsonl", "live.jsonl"):
+        submitted(cli, write_lines, name)
+    living = loading._mark()
+    dead = " ".join([living.split()[0], "1", "0.0", "x"])
+    with stored.write() as connection:
+        now = stored.now(connection)
+        for number, loader, then in ((1, dead, now), (2, "elsewhere 1 2.0 x", now - 40 * 86_400), (3, living, now)):
+            connection.execute(
+                sa.update(batches)
+                .where(batches.c.id == number)
+                .values(status="loading", loader=loader, loaded_at=then, created_at=then)
+            )
+    run = cli("delete", 3)
+    assert (run.returncode, "being loaded by a process that lives" in run.stderr) == (2, True)
+    assert cli("delete", 1).returncode == 0
+    assert "batch 2 (old.jsonl): 3 jobs deleted" in cli("prune", "--older-than", "30d").stderr
+    assert [row["batch_id"] for row in json.loads(cli("status", "--json").stdout)["batches"]] == [3]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from models.database import Database
-from models.store import batches, loads
+from models.store import batches, loads, removals
 from models.store.batches import NewJob
 from models.tables import batch_counts, job_inputs, jobs
 from models.tables import batches as batch_table
@@ -70,3 +70,48 @@ def test_a_published_batch_is_left_alone_even_when_it_is_cancelled(database: Dat
         assert batches.cancel(connection, batch)
     assert discard(database, batch) == [True]
     assert rows(database)[:3] == [1, 5, 5]
+
+
+def test_a_load_that_nobody_went_on_with_for_a_week_is_given_up_and_removed_in_chunks(database: Database) -> None:
+    batch = loading(database)
+    with database.write() as connection:
+        assert loads.give_up(connection, 1.0 + loads.ABANDONED_SECONDS) == []
+        assert loads.abandoned(connection, 2.0) == [batch]
+        assert loads.give_up(connection, 2.0 + loads.ABANDONED_SECONDS) == [batch]
+        assert not batches.publish(connection, batch, "me")
+        assert not batches.add_jobs(connection, batch, "me", [], 9.0)
+    chunks = []
+    while not chunks or chunks[-1]:
+        with database.write() as connection:
+            chunks.append(removals.remove(connection, batch, most=2))
+    assert chunks == [2, 2, 1, 0]
+    assert rows(database) == [0, 0, 0, 0]
+
+
+def test_a_load_that_was_let_go_is_taken_over_at_once_and_keeps_the_time_of_its_last_writing(
+    database: Database,
+) -> None:
+    batch = loading(database)
+    with database.write() as connection:
+        assert batches.add_jobs(connection, batch, "me", [], 500.0)
+        assert batches.take_over(connection, batch, "another", 501.0) is None
+        batches.release(connection, batch, "me")
+        assert loads.abandoned(connection, 500.0) == []
+        assert loads.abandoned(connection, 501.0) == [batch]
+        assert batches.take_over(connection, batch, "another", 502.0) == 5
+        assert not batches.add_jobs(connection, batch, "me", [], 503.0)
+        assert loads.loader(connection, batch) == "another"
+
+
+def test_a_load_is_deleted_by_hand_once_its_loader_is_silent_or_has_let_go(database: Database) -> None:
+    for silent in (True, False):
+        batch = loading(database)
+        with database.write() as connection:
+            assert not removals.begin(connection, batch, 2.0)
+            if not silent:
+                batches.release(connection, batch, "me")
+            assert removals.begin(connection, batch, 62.0 if silent else 2.0)
+            assert removals.ended_before(connection, 0.0) == [batch]
+            assert removals.remove(connection, batch) == 5
+            assert removals.remove(connection, batch) == 0
+    assert rows(database) == [0, 0, 0, 0]
