@@ -90,6 +90,8 @@ def finalize(
         now = database.now(connection)
         if not books.differences:
             return finals.complete(connection, batch_id, mark, now)
+        if books.open and finals.go_on(connection, batch_id, mark):
+            return False
         if finals.refuse(connection, batch_id, mark, books.sentence, now):
             log.error(
                 "batch %d is not completed, because its books don't add up (`truckllm verify %d` shows more): %s",

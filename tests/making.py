@@ -110,9 +110,9 @@ def announcement(job: Claimed, *, provider: str = "openai", key_id: str = "key-1
     return Announcement(next(_numbers), job.id, job.batch_id, job.epoch, provider, key_id, job.model or "gpt-4o", 100)
 
 
-def announce(database: Database, *jobs_: Claimed, now: float = NOW) -> list[Announcement]:
+def announce(database: Database, *jobs_: Claimed, now: float = NOW, provider: str = "openai") -> list[Announcement]:
     """Announces calls for claimed jobs; all of them must be let go."""
-    calls = [announcement(job) for job in jobs_]
+    calls = [announcement(job, provider=provider) for job in jobs_]
     with database.write() as connection:
         assert attempt_store.announce(connection, calls, now) == {call.attempt_id for call in calls}
     return calls

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from models.states import BatchStatus
-from models.tables import batches
+from models.tables import batch_counts, batches
 
 SILENT_SECONDS = 15.0
 """A finalizer that wrote nothing for so long has died: another may take its batch over."""
@@ -71,6 +71,22 @@ def refuse(connection: Connection, batch_id: int, finalizer: str, problem: str, 
     """The books are wrong: the batch stays under `finalizing`, with the problem. False when it isn't this finalizer's any more."""
     done = connection.execute(
         batches.update().where(*_own(batch_id, finalizer)).values(problem=problem, checked_at=now)
+    )
+    return done.rowcount == 1
+
+
+def go_on(connection: Connection, batch_id: int, finalizer: str) -> bool:
+    """Jobs were put back into the queue at the very moment at which the batch seemed to have ended: it runs again. False when all its
+    jobs are counted as ended."""
+    ended = (
+        sa.select(sa.func.sum(batch_counts.c.succeeded + batch_counts.c.failed + batch_counts.c.cancelled))
+        .where(batch_counts.c.batch_id == batch_id)
+        .scalar_subquery()
+    )
+    done = connection.execute(
+        batches.update()
+        .where(*_own(batch_id, finalizer), batches.c.total > ended)
+        .values(status=BatchStatus.RUNNING, finalizer=None, checked_at=None, problem=None)
     )
     return done.rowcount == 1
 

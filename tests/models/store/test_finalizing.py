@@ -133,6 +133,17 @@ def test_a_rerun_in_the_middle_of_it_wins(database: Database) -> None:
     assert batch_status(database, batch) == BatchStatus.RUNNING
 
 
+def test_a_batch_that_only_seemed_to_have_ended_goes_on(database: Database) -> None:
+    batch = done(database)
+    with database.write() as connection:
+        assert reruns.rerun(connection, batch, reruns.Which(JobStatus.SUCCEEDED, custom_ids=("line-1",))) == 1
+        # as one sees it that has counted before the rerun and moves the batch after it
+        connection.execute(batches.update().values(status=BatchStatus.FINALIZING))
+    assert not finalize(database, batch)
+    assert (batch_status(database, batch), row(database, batch)["problem"]) == (BatchStatus.RUNNING, None)
+    assert len(claim(database)) == 1
+
+
 def test_a_batch_that_is_finalizing_runs_nothing_and_is_not_cancelled_or_paused(database: Database) -> None:
     batch = broken(database)
     assert claim(database) == []

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import sqlalchemy as sa
+
 from models.database import Database
 from models.states import BatchStatus, JobStatus
 from models.store import attempts as attempt_store
 from models.store import batches as batch_store
 from models.store import jobs as job_store
-from models.store import reruns
+from models.store import ledger, reruns
 from models.store.endings import record
 from models.store.reruns import Kind, Which
+from models.tables import results
 from tests.making import (
     NOW,
     announce,
     assert_counts_are_true,
+    attempt_rows,
     batch_status,
     claim,
     ending,
+    finish,
     job_rows,
     make_batch,
     new_job,
@@ -32,8 +37,7 @@ def failed_batch(database: Database, *codes: str) -> int:
     ends = [ending(call, JobStatus.FAILED, error_code=code) for call, code in zip(calls, codes, strict=True)]
     with database.write() as connection:
         record(connection, ends, 0, NOW)
-    with database.write() as connection:
-        assert batch_store.finish_if_done(connection, batch, NOW)
+    assert finish(database, batch)
     return batch
 
 
@@ -116,3 +120,81 @@ def test_a_paused_batch_stays_paused(database: Database) -> None:
         assert reruns.rerun(connection, batch) == 1
     assert batch_status(database, batch) == BatchStatus.PAUSED
     assert claim(database) == []
+
+
+def answer(database: Database, batch: int, provider: str = "openai") -> None:
+    calls = announce(database, *claim(database, provider=provider), provider=provider)
+    with database.write() as connection:
+        record(connection, [ending(call) for call in calls], 2, NOW + 50)
+
+
+def test_a_rerun_of_a_rerun_leaves_good_results_and_the_whole_history(database: Database) -> None:
+    batch = failed_batch(database, "a", "b", "a")
+    with database.write() as connection:
+        assert reruns.rerun(connection, batch, Which(custom_ids=("line-2",))) == 1
+    answer(database, batch)
+    assert finish(database, batch)
+    for _ in range(2):  # in another lane, and there again
+        with database.write() as connection:
+            assert reruns.rerun(connection, batch, place=lambda kind: ("claude", "haiku")) == 2
+        calls = announce(database, *claim(database, provider="claude"))
+        with database.write() as connection:
+            record(connection, [ending(call, JobStatus.FAILED) for call in calls], 1, NOW)
+        assert finish(database, batch)
+    with database.write() as connection:
+        assert reruns.rerun(connection, batch) == 2
+    answer(database, batch, "claude")
+    assert finish(database, batch)
+    assert statuses(database, batch) == ["succeeded"] * 3
+    assert [row["attempts"] for row in job_rows(database, batch)] == [4, 2, 4]
+    assert len(attempt_rows(database, batch)) == 10, "every call that was ever made for it"
+    with database.read() as connection:
+        stored = connection.execute(sa.select(results.c.job_id)).scalars().all()
+    assert len(stored) == 3
+
+
+def test_while_a_batch_runs_only_what_had_failed_by_then_is_taken_and_once(database: Database) -> None:
+    batch = make_batch(database, 4)
+    calls = announce(database, *claim(database, most=3))
+    with database.write() as connection:
+        record(connection, [ending(call, JobStatus.FAILED) for call in calls[:2]], 0, NOW)
+        record(connection, [ending(calls[2], JobStatus.FAILED)], 0, NOW + 20)
+        assert reruns.rerun(connection, batch, before=NOW + 10) == 2
+        assert reruns.rerun(connection, batch, before=NOW + 10) == 0
+    assert statuses(database, batch) == ["queued", "queued", "failed", "queued"]
+    again = announce(database, *claim(database))
+    with database.write() as connection:
+        record(connection, [ending(call, JobStatus.FAILED) for call in again], 0, NOW + 20)
+        assert reruns.rerun(connection, batch, before=NOW + 10) == 0, "what failed again at once isn't taken twice"
+    assert assert_counts_are_true(database, batch).failed == 4
+
+
+def test_jobs_are_taken_by_the_model_that_they_asked_for(database: Database) -> None:
+    batch = make_batch(database, [new_job(0), new_job(1, model="o3"), new_job(2, model="", lane="smart")])
+    jobs = claim(database, lanes=["openai", "smart"])
+    calls = announce(database, *jobs)  # the route's candidate is gpt-4o
+    with database.write() as connection:
+        record(connection, [ending(call, JobStatus.FAILED) for call in calls], 0, NOW)
+        assert reruns.spent(connection, batch, Which(model="gpt-4o")) == [("USD", 2, 2000)]
+        assert reruns.rerun(connection, batch, Which(model="gpt-4o")) == 2
+    assert statuses(database, batch) == ["queued", "failed", "queued"]
+
+
+def test_answers_that_are_given_up_keep_their_cost_and_go_elsewhere(database: Database) -> None:
+    batch = make_batch(database, 3)
+    answer(database, batch)
+    assert finish(database, batch)
+    succeeded = Which(JobStatus.SUCCEEDED, custom_ids=("line-1", "line-3"))
+    with database.write() as connection:
+        assert reruns.rerun(connection, batch, succeeded, place=lambda kind: ("claude", "haiku")) == 2
+    assert statuses(database, batch) == ["queued", "succeeded", "queued"]
+    with database.read() as connection:
+        by_provider = {row["provider"]: row for row in batch_store.spend(connection, batch)}
+    assert (by_provider["openai"]["succeeded"], by_provider["openai"]["cost_nanos"]) == (1, 3000)
+    answer(database, batch, "claude")
+    assert finish(database, batch), "and it adds up"
+    with database.read() as connection:
+        (before,) = [
+            row for row in ledger.spent(connection, ["rerun"], batch_id=batch) if row.group == ("before rerun",)
+        ]
+    assert (before.calls, before.cost_nanos) == (2, 2000)
