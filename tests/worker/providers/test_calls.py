@@ -94,6 +94,7 @@ def test_a_model_in_a_gemini_body_never_contradicts_the_one_in_the_url(told: str
     body = b'{"contents": [{"parts":[{"text":"x"}]}], "model":"%s", "n":1.50}' % told.encode()
     call = make(Gemini).build(Request(asked_for, orjson.loads(body), KEY, dialect="gemini", body=body))
     assert call.url.endswith(f"/{sent if '/' in sent else f'models/{sent}'}:generateContent")
+    assert call.body is not None
     assert orjson.loads(call.body)["model"] == sent
     assert b"1.50" in call.body
     assert (call.body == body) == (told == sent)
