@@ -26,8 +26,8 @@ from submit.cli.options import (
 from submit.cli.output import note, print_json, print_table, say
 from submit.forecast import ASSUMED_OUTPUT_TOKENS, Average, Forecast, Group, averages, forecast
 from submit.live import duration
-from submit.producer import check
 from submit.price_sources import listed_prices
+from submit.producer import check
 from submit.source import opened
 
 
