@@ -112,6 +112,7 @@ def worker(row: RowMapping, now: float) -> dict[str, Any]:
         "draining": bool(row["draining"]),
         "tickets": row["tickets"],
         "config_hash": row["config_hash"],
+        "alone_for": row["alone_for"],
         "started_at": iso(row["started_at"]),
         "heartbeat_at": iso(row["heartbeat_at"]),
     }

@@ -65,13 +65,13 @@ class Census:
                 since = now
             seen[row["id"]] = (row["beat"], since)
             # what ran suspects is looked after by the worker that started it, as long as that lives
-            if now - since > DEAD_SECONDS or (row["alone_for"] not in known and _gone(row)):
+            if now - since > DEAD_SECONDS or (row["alone_for"] not in known and gone(row)):
                 found.append(int(row["id"]))
         self._seen = seen
         return found
 
 
-def _gone(row: RowMapping) -> bool:
+def gone(row: RowMapping) -> bool:
     """Whether a worker was a process of this very machine and boot, and is no more."""
     if (row["host"], row["boot_id"]) != (processes.host(), processes.boot_id()):
         return False

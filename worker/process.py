@@ -26,6 +26,7 @@ from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 from celery.signals import worker_ready
 from kombu.asynchronous import get_event_loop, set_event_loop
 from kombu.exceptions import OperationalError
+from sqlalchemy.engine import Connection
 
 from models import processes
 from models.config import Config
@@ -33,12 +34,13 @@ from models.database import open_database
 from models.errors import StorageError
 from models.queues import DRAIN, MAX_HOPS, Ticket, queue_name
 from models.store import attempts as attempt_store
+from models.store import workers as worker_store
 from worker import routing, warden
 from worker.app import make_app
 from worker.breaker import Breaker
 from worker.engine import Engine
 from worker.http import HttpSender
-from worker.janitor import Janitor
+from worker.janitor import DEAD_SECONDS, Janitor, gone
 from worker.keys import KeyRing, seed_rows
 from worker.lease import Lease
 from worker.limits.limiter import Limiter, connect
@@ -183,6 +185,7 @@ class Process:
             self._recorder, self.served, self.config.config_hash(), self._lost, self._drained, self._alone_for
         )
         await self._lease.take()
+        await self._warn_of_others()
         for name in self.served:
             settings = self.config.provider(name)
             provider = make_provider(settings, self._sender.bind(settings))
@@ -210,6 +213,21 @@ class Process:
             self._warden = warden.Warden(self.config, self.served, self._recorder, lambda: self._lease.worker_id)
         janitor = Janitor(self._lease, self._recorder, self._runners, self._ring, self._warden, ruling)
         self._janitor = asyncio.ensure_future(janitor.run())
+
+    async def _warn_of_others(self) -> None:
+        """Says when live workers go by another configuration."""
+        mine = self.config.config_hash()
+
+        def look(connection: Connection) -> list[int]:
+            since = self._recorder.now() - DEAD_SECONDS
+            rows = [row for row in worker_store.everyone(connection) if row["heartbeat_at"] > since and not gone(row)]
+            return [row["id"] for row in rows if row["config_hash"] != mine]
+
+        if others := await self._recorder.call(look):
+            log.warning(
+                "worker(s) %s run with another configuration than this one, whose limits hold for all from now on; restart them",
+                ", ".join(map(str, others)),
+            )
 
     def _consume(self) -> None:
         """Takes tickets on this thread until told to end. Calls and heartbeats go on, whatever becomes of Celery's consumer."""

@@ -31,8 +31,8 @@ def drain(
 def listing(context: typer.Context, config: ConfigOption = None, json: JsonOption = False) -> None:
     """Show the worker processes; `workers drain` ends one.
 
-    --json: {"workers": [{id, host, pid, providers, alive, draining, tickets (Celery messages taken), config_hash, started_at,
-    heartbeat_at}]}. `alive` is false when the last heartbeat is older than 45 s or, on this machine, its process is gone, `draining` true when it was told to end.
+    --json: {"workers": [{id, host, pid, providers, alive, draining, tickets (Celery messages taken), config_hash, alone_for (the worker
+    that started it to run suspects apart), started_at, heartbeat_at}]}. `alive` is false when the last heartbeat is older than 45 s or, on this machine, its process is gone, `draining` true when it was told to end.
     """
     if context.invoked_subcommand is not None:
         return
@@ -46,6 +46,9 @@ def listing(context: typer.Context, config: ConfigOption = None, json: JsonOptio
     if not found:
         note("no worker is running: `truckllm worker` starts one")
         return
+    live = [row for row in found if row["alive"]]
+    newest = max(live, key=lambda row: int(row["id"]), default=None)
+    differ = {row["id"] for row in live if newest is not None and row["config_hash"] != newest["config_hash"]}
     print_table(
         ("worker", "host", "pid", "providers", "alive", "tickets", "config", "started"),
         [
@@ -53,15 +56,18 @@ def listing(context: typer.Context, config: ConfigOption = None, json: JsonOptio
                 row["id"],
                 row["host"],
                 row["pid"],
-                ",".join(row["providers"]),
+                ",".join(row["providers"]) + (f" (suspects, for {row['alone_for']})" if row["alone_for"] else ""),
                 ("draining" if row["draining"] else "yes") if row["alive"] else "no",
                 row["tickets"],
-                row["config_hash"][:8],
+                row["config_hash"][:8] + (" differs" if row["id"] in differ else ""),
                 row["started_at"],
             )
             for row in found
         ],
         numbers=("worker", "pid", "tickets"),
     )
-    if len({row["config_hash"] for row in found if row["alive"]}) > 1:
-        note("warning: live workers run with different configurations; restart the older ones")
+    if newest is not None and differ:
+        note(
+            f"warning: {len(differ)} live workers run with another configuration than worker {newest['id']}, the last one that "
+            "started, whose limits hold for all; restart those that differ"
+        )
