@@ -83,9 +83,26 @@ def announce(connection: Connection, calls: Sequence[Announcement], now: float) 
 
 
 def unsent(connection: Connection, attempt_ids: Sequence[int]) -> None:
-    """Takes back announcements of calls that certainly never left this machine."""
+    """Takes back announcements of calls that certainly never left this machine; also from jobs that were rescued meanwhile, where
+    they have been counted as calls."""
     budgets.release(connection, attempt_ids)
-    connection.execute(attempts.delete().where(attempts.c.id.in_(attempt_ids), attempts.c.outcome == Outcome.UNKNOWN))
+    mine = (attempts.c.id.in_(attempt_ids), attempts.c.outcome == Outcome.UNKNOWN)
+    gone = (
+        sa.select(jobs.c.id)
+        .join(attempts, attempts.c.job_id == jobs.c.id)
+        .where(*mine, jobs.c.epoch != attempts.c.epoch)
+    )
+    rescued = sorted(set(connection.execute(gone).scalars()))
+    connection.execute(attempts.delete().where(*mine))
+    if rescued:
+        # a running job's own call is counted when it ends
+        open_call = sa.and_(attempts.c.epoch == jobs.c.epoch, jobs.c.status == JobStatus.RUNNING)
+        made = (
+            sa.select(sa.func.count()).select_from(attempts).where(attempts.c.job_id == jobs.c.id, sa.not_(open_call))
+        )
+        connection.execute(
+            jobs.update().where(jobs.c.id.in_(rescued)).values(attempts=made.correlate(jobs).scalar_subquery())
+        )
 
 
 def history(connection: Connection, job_id: int) -> list[RowMapping]:

@@ -255,6 +255,25 @@ def test_an_announcement_can_be_taken_back_only_while_nothing_is_known_of_the_ca
     assert [row["id"] for row in attempt_rows(database, batch)] == [sent.attempt_id]
 
 
+@pytest.mark.parametrize("moment", ["waiting", "running", "ended"])
+def test_what_is_taken_back_after_a_rescue_is_no_call_of_the_job(database: Database, moment: str) -> None:
+    batch = make_batch(database, 1)
+    (late,) = announce(database, *claim(database, worker_id=1))
+    with database.write() as connection:
+        assert job_store.rescue(connection, [1]) == 1
+    calls = announce(database, *claim(database, worker_id=2)) if moment != "waiting" else []
+    with database.write() as connection:
+        if moment == "ended":
+            record(connection, [ending(calls[0])], 0, NOW)
+        attempt_store.unsent(connection, [late.attempt_id])
+    if moment == "running":
+        with database.write() as connection:
+            record(connection, [ending(calls[0])], 0, NOW)
+    with database.read() as connection:
+        assert connection.execute(sa.select(jobs.c.attempts)).scalar_one() == len(calls)
+    assert [row["id"] for row in attempt_rows(database, batch)] == [call.attempt_id for call in calls]
+
+
 def test_a_jobs_history_is_told_oldest_first(database: Database) -> None:
     batch = make_batch(database, 1)
     for n in range(3):
