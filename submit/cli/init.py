@@ -22,6 +22,9 @@ _HEAD = """\
 # redis_url: redis://localhost:6379/0
 # database_url: postgresql://user:password@localhost:5432/truckllm
 
+# Prices of models that have none below, from the package of that name (pip install genai-prices). It asks nobody.
+# price_list: genai-prices
+
 providers:
 """
 

@@ -133,9 +133,14 @@ def _of_providers(config: Config) -> Iterator[Finding]:
             if key.pricing is None and not any(
                 model.pricing for model in (*provider.models.values(), *key.models.values())
             ):
-                yield Finding(
-                    "prices", "warning", f"{provider.id}/{key.id} has no pricing: its calls are reported as unpriced"
-                )
+                if config.price_list:
+                    told = f"{provider.id}/{key.id} has no pricing: {config.price_list} tells what its calls cost"
+                    yield Finding("prices", "ok", f"{told}, or they are reported as unpriced")
+                else:
+                    told = f"{provider.id}/{key.id} has no pricing: its calls are reported as unpriced"
+                    yield Finding(
+                        "prices", "warning", told, "add pricing, or switch a list on: price_list: genai-prices"
+                    )
 
 
 def _of_environment(path: Path | None) -> Iterator[Finding]:
