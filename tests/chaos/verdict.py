@@ -5,22 +5,20 @@ It neither waits nor asks the workers: by now every row has ended and no call is
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
 import sqlalchemy as sa
 
-import truckllm
+from models.finalizing import reconcile
 from models.request import SIMPLE
 from models.states import JobStatus, Outcome
-from models.tables import attempts, job_inputs, jobs, results
+from models.tables import attempts, batches, job_inputs, jobs, results
 from tests.acceptance.truth import _prompt as prompt_of
 from tests.acceptance.truth import assert_ledger_is_the_log
 from tests.chaos.figures import Figures
 from tests.chaos.ground import Ground, Kill, Row
-from tests.conftest import TRUCKLLM
 from worker.sandbox.quotas import key_name
 from worker.sandbox.replies import prompt_sha
 
@@ -28,7 +26,6 @@ NOTICED_SECONDS = 2.0
 """A closed connection is in the sandbox's log by then, also on a loaded machine."""
 ANSWERED_SECONDS = 0.5
 """A reply this old is recorded, or its worker was killed in between."""
-VERIFIED = "verify" in truckllm._COMMANDS
 SPOILT = {
     *("reset", "hang", "truncated", "rubbish", "empty", "error_in_200", "cut_stream", "stalled_stream", "no_done"),
     *("no_finish", "malformed_chunk", "gigantic"),
@@ -161,15 +158,9 @@ def difference(ground: Ground, cut: int) -> tuple[int, list[str]]:
         assert_ledger_is_the_log(ground.database, ground.sandbox, config=ground.config, cut=cut)
     except AssertionError as error:
         told.append(f"ledger: {str(error)[:600]}")
-    for row in ground.rows(sa.text("SELECT id FROM batches WHERE finished_at IS NOT NULL")) if VERIFIED else ():
-        done = subprocess.run(
-            [*TRUCKLLM, "verify", str(row["id"]), "-c", str(ground.config_path)],
-            cwd=ground.folder,
-            env=ground.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            told.append(f"verify {row['id']}: {(done.stdout + done.stderr)[-600:]}")
+    for row in ground.rows(sa.select(batches.c.id, batches.c.status).where(batches.c.finished_at.is_not(None))):
+        books = reconcile(ground.database, row["id"])
+        assert books is not None
+        if books.differences or books.open:
+            told.append(f"verify {row['id']} ({row['status']}): {books.sentence}"[:600])
     return len(told), told

@@ -16,9 +16,8 @@ from models.tables import attempts, batches, jobs, workers
 from tests.chaos.ground import Ground, Kill, Started
 from tests.chaos.registry import scenario
 
-CHUNKS = 3
-"""In so many pieces the producer stores its batch."""
-ROWS = 2000 * CHUNKS - 500
+CHUNK = 2000
+"""So many rows the producer stores at once."""
 
 
 @scenario("producer-kills", short=0.3)
@@ -26,7 +25,8 @@ def producer_kills(ground: Ground) -> None:
     """`kill -9` of `submit` at random moments and half way: nothing of it is visible, and the same command goes on with it."""
     ground.start(latency=0.05, rpm=None)
     ground.start_worker()
-    rows = ground.lines(ROWS)
+    chunks = 3 if ground.scale >= 1 else 2
+    rows = ground.lines(CHUNK * (chunks - 1) + CHUNK // 4)
     path = ground.write(rows)
     ground.expected += len(rows)
     points = ["in-load", "in-load", "before-publish"] * ground.some(4)
@@ -35,7 +35,7 @@ def producer_kills(ground: Ground) -> None:
     for number, point in enumerate(points):
         random_moment = number % 2 == 1 and ground.scale >= 1
         marker = ground.folder / f"submit{number}.died"
-        nth = ground.rng.randint(1, CHUNKS) if point == "in-load" else 1
+        nth = ground.rng.randint(1, chunks) if point == "in-load" else 1
         command = ground.doomed(point, nth, 0.0, marker)
         submit = ground.begin("submit", path, "-c", ground.config_path, name=f"submit{number}", command=command)
         if random_moment:
@@ -59,7 +59,7 @@ def producer_kills(ground: Ground) -> None:
     ground.strikes.append("submit after-publish")
     seen = ground.rows(sa.select(batches.c.status, batches.c.total))
     ground.promise(
-        len(seen) == 1 and seen[0]["status"] != BatchStatus.LOADING and seen[0]["total"] == ROWS,
+        len(seen) == 1 and seen[0]["status"] != BatchStatus.LOADING and seen[0]["total"] == len(rows),
         f"after publishing there should be one whole batch, and there is {seen}",
     )
     again = ground.begin("submit", path, "-c", ground.config_path, name="submit-again")

@@ -17,6 +17,8 @@ from tests.chaos.registry import scenario
 SITE = Path(__file__).parent.parent / "site"
 LATENCY = 0.4
 RPM = 1500
+SHORT_RPM = 600
+"""A limit that paces the work: there is less of it in `make test`."""
 FAILED = sa.select(jobs.c.custom_id, jobs.c.error_code).where(jobs.c.status == JobStatus.FAILED)
 POINTS = (
     "after-claim",
@@ -31,6 +33,11 @@ POINTS = (
 """Where a worker can be killed: all steps of a call, from claim to the ticket's acknowledgement."""
 MOST_MEETINGS = {"before-ack": 1, "after-claim": 4, "after-reserve": 6, "in-record": 12, "after-record": 12}
 """Up to which time a worker that comes by a point is killed there; 40 where nothing else is said."""
+
+
+def rpm(ground: Ground) -> int:
+    """Each key's limit."""
+    return RPM if ground.scale >= 0.25 else SHORT_RPM
 
 
 def keep_busy(ground: Ground) -> None:
@@ -48,7 +55,7 @@ def at_work(ground: Ground, worker: Worker) -> bool:
 @scenario("random-kills", short=0.08)
 def random_kills(ground: Ground) -> None:
     """`kill -9` of a worker at random moments, one of three at work, started again at once."""
-    ground.start(latency=LATENCY, rpm=RPM)
+    ground.start(latency=LATENCY, rpm=rpm(ground))
     ground.submit(ground.some(200, least=80))
     crew = [ground.start_worker() for _ in range(ground.some(3, least=2))]
     for _ in range(ground.some(25, least=2)):
@@ -63,7 +70,7 @@ def random_kills(ground: Ground) -> None:
 @scenario("named-kills", short=0.125, short_on="postgresql")
 def named_kills(ground: Ground) -> None:
     """Workers that kill themselves right after claim, reserve, announcement, send, reply, record, before and after its commit, and before the ticket's ack."""
-    ground.start(latency=LATENCY, rpm=RPM, worker={"concurrency": 64, "grace_seconds": 10, "budget_seconds": 3})
+    ground.start(latency=LATENCY, rpm=rpm(ground), worker={"concurrency": 64, "grace_seconds": 10, "budget_seconds": 3})
     ground.submit(ground.some(200, least=80))
     points = list(POINTS) * 3
     ground.rng.shuffle(points)
@@ -92,7 +99,7 @@ def named_kills(ground: Ground) -> None:
 @scenario("poison-among-kills")
 def poison_among_kills(ground: Ground) -> None:
     """A row that crashes whatever worker is about to send it, among random kills: it alone fails, as `poison`."""
-    ground.start(latency=LATENCY, rpm=RPM)
+    ground.start(latency=LATENCY, rpm=rpm(ground))
     rows = ground.lines(300)
     rows.insert(ground.rng.randrange(20, 60), ground.lines(1, words=POISON)[0])
     ground.may_fail = 1
@@ -133,7 +140,7 @@ def poison_among_kills(ground: Ground) -> None:
 @scenario("rolling-restart")
 def rolling_restart(ground: Ground) -> None:
     """SIGTERM to every worker in turn under load, each replaced at once: no call is lost, no call made twice, exit code 0."""
-    ground.start(latency=LATENCY, rpm=RPM)
+    ground.start(latency=LATENCY, rpm=rpm(ground))
     ground.submit(ground.some(200, least=80))
     crew = [ground.start_worker() for _ in range(ground.some(3, least=2))]
     for turn in range(ground.some(9, least=2)):
