@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from models.states import Outcome
 from models.tables import attempts, workers
-from tests.chaos.ground import Ground, Kill, Worker
+from tests.chaos.ground import NUMBERS, Ground, Worker
 from tests.chaos.registry import scenario
 
 STILL = 90.0
@@ -48,7 +48,9 @@ def paused_machine(ground: Ground) -> None:
     sleeper, other = ground.start_worker(), ground.start_worker()
     stop_at_work(ground, sleeper)
     stopped = time.time()
-    ground.kills.append(Kill(stopped, "stopped"))
+    ground.strikes.append("a worker was stopped")
+    out = ground.calling(sleeper)
+    ground.allowed += out
     old = number_of(ground, sleeper)
     ground.until(
         lambda: not number_of(ground, sleeper), "the one that stands still to be taken for dead", 80, every=0.2
@@ -56,7 +58,6 @@ def paused_machine(ground: Ground) -> None:
     noticed = time.time() - stopped
     ground.promise(ground.running(other) >= 0 and other.alive, "the other worker ended")
     ground.quiet(max(0.0, STILL - noticed))
-    woken = time.time()
     sleeper.process.send_signal(signal.SIGCONT)
     ground.until(lambda: number_of(ground, sleeper), "it to register again", 30)
     fresh = number_of(ground, sleeper)
@@ -65,11 +66,15 @@ def paused_machine(ground: Ground) -> None:
     ground.until(lambda: ground.calling(sleeper) > 0, "it to work again", 60)
     ground.finish(180)
     mine = sa.select(attempts.c.outcome, attempts.c.started_at).where(
-        attempts.c.id.between(old << 32, (old + 1 << 32) - 1)
+        attempts.c.id >= old * NUMBERS, attempts.c.id < (old + 1) * NUMBERS
     )
     calls = ground.rows(mine)
-    late = sum(float(row["started_at"]) > woken for row in calls)
+    late = sum(float(row["started_at"]) > stopped + 1 for row in calls)
     ground.promise(not late, f"{late} calls were sent on waking, on an old lease")
     fenced = sum(row["outcome"] == Outcome.FENCED for row in calls)
     ground.promise(fenced > 0, "no late reply was fenced")
-    ground.remarks.append(f"taken for dead after {noticed:.0f} s, {fenced} late replies fenced")
+    settled = fenced + sum(row["outcome"] == Outcome.UNKNOWN for row in calls)
+    ground.promise(settled <= out, f"{settled} calls are fenced or unknown, {out} were under way")
+    ground.remarks.append(
+        f"taken for dead after {noticed:.0f} s; of {out} calls under way {fenced} replies came late and were fenced"
+    )
