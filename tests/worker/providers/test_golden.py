@@ -26,7 +26,7 @@ from models.store import endings, ledger
 from tests.making import announce, attempt_rows, claim, ending, make_batch, make_worker
 from worker.providers.base import Provider, Reply
 from worker.providers.claude import Claude
-from tests.worker.providers.contract import KEY, MODEL, SIMPLE_INPUT, NoSender
+from worker.providers.contract import KEY, MODEL, SIMPLE_INPUT, NoSender
 from worker.providers.gemini import Gemini
 from worker.providers.openai import OpenAI
 
