@@ -24,7 +24,7 @@ from models.store import workers as worker_store
 from models.store.batches import NewJob
 from models.tables import jobs
 from tests.acceptance.truth import assert_ledger_is_the_log
-from tests.conftest import SandboxProcess, Valkey
+from tests.conftest import SandboxProcess, Valkey, wait_for
 from tests.making import (
     announce,
     assert_counts_are_true,
@@ -80,7 +80,7 @@ def test_a_drain_ends_every_job_with_one_call_each(
     worker = start_worker(sandbox)
     assert worker.drain() is False
     assert assert_counts_are_true(database, batch).succeeded == 150
-    assert batch_status(database, batch) == BatchStatus.COMPLETED
+    wait_for(lambda: batch_status(database, batch) == BatchStatus.COMPLETED, "the batch to be completed")
     calls = assert_ledger_is_the_log(database, sandbox, config=worker.config)
     assert len(calls) == 150
     assert {row["epoch"] for row in job_rows(database, batch)} == {2}
@@ -330,7 +330,7 @@ def test_jobs_that_cannot_be_sent_fail_without_a_call_and_hold_nobody_up(
     assert "logprobs" in rows[1]["error_message"]
     assert [row["attempts"] for row in rows] == [0, 0, 0, 1]
     assert len(attempt_rows(database, batch)) == len(sandbox.log()) == 1
-    assert batch_status(database, batch) == BatchStatus.COMPLETED
+    wait_for(lambda: batch_status(database, batch) == BatchStatus.COMPLETED, "the batch to be completed")
 
 
 class Faulty(OpenAI):

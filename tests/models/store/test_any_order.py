@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from models.database import Database
+from models.finalizing import finalize, reconcile
 from models.states import BatchStatus, JobStatus, Outcome
 from models.store import attempts as attempt_store
 from models.store import batches as batch_store
@@ -122,18 +123,32 @@ class Moves(RuleBasedStateMachine):
             job_store.cancel_queued(connection, self.batches[which], NOW, most=most)
         self.looks({self.batches[which]})
 
-    @rule(which=st.sampled_from([0, 1]))
-    def is_rerun(self, which: int) -> None:
+    @rule(which=st.sampled_from([0, 1]), status=st.sampled_from([JobStatus.FAILED, JobStatus.SUCCEEDED]))
+    def is_rerun(self, which: int, status: JobStatus) -> None:
         with self.database.write() as connection:
-            if rerun_store.rerun(connection, self.batches[which]):
+            if rerun_store.rerun(connection, self.batches[which], rerun_store.Which(status), most=2):
                 self.completed.discard(self.batches[which])
+
+    @rule(which=st.sampled_from([0, 1]))
+    def is_verified(self, which: int) -> None:
+        self.adds_up(self.batches[which])
 
     def looks(self, touched: set[int]) -> None:
         for batch in sorted(touched):
             with self.database.write() as connection:
-                if batch_store.finish_if_done(connection, batch, NOW):
-                    assert batch not in self.completed
-                    self.completed.add(batch)
+                done = batch_store.finish_if_done(connection, batch, NOW)
+            if done:
+                assert batch not in self.completed
+                self.completed.add(batch)
+                self.adds_up(batch)
+                with self.database.read() as connection:
+                    status = batch_store.get(connection, batch)["status"]
+                assert status == BatchStatus.CANCELLED or finalize(self.database, batch)
+
+    def adds_up(self, batch: int) -> None:
+        books = reconcile(self.database, batch)
+        assert books is not None
+        assert books.sentence == ""
 
     @invariant()
     def counts_are_those_of_the_rows(self) -> None:
