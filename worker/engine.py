@@ -340,7 +340,6 @@ class Engine:
 
     async def _past(self, job: Claimed) -> list[Past]:
         rows = await self._recorder.call(lambda connection: attempt_store.history(connection, job.id))
-        now = self._recorder.now()
         return [
             Past(
                 row["provider"],
@@ -348,7 +347,7 @@ class Engine:
                 row["key_id"],
                 Outcome(row["outcome"]),
                 row["error_code"],
-                now - row["started_at"],
+                self._recorder.age(row["started_at"]),
             )
             for row in rows
             # a call whose worker died under it says nothing of the provider, and is no failure of the job's

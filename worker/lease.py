@@ -94,7 +94,8 @@ class Lease:
             return alive, worker_store.told_to_drain(connection, self.worker_id), offset
 
         try:
-            alive, drained, self._recorder.clock_offset = await self._recorder.call(beat)
+            alive, drained, offset = await self._recorder.call(beat)
+            self._recorder.set_clock(offset)
             if alive:
                 self._confirmed = at
             else:

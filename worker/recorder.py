@@ -38,6 +38,8 @@ MOST_GROUP_BYTES = 8 * 1024 * 1024
 FINALIZE_SECONDS = 5.0
 """How long the end of a process waits for a batch that it finalizes; what takes longer is left to others."""
 RETRY_SECONDS = 0.5
+CLOCK_STEP = 30.0
+"""By how many seconds the database's clock must get ahead between two heartbeats to have been set."""
 OUT_OF_ORDER = {"25006", "42501", "42P01"}
 """What PostgreSQL says when it is a standby, was locked for us, or is just being restored: none of it is about one reply."""
 
@@ -64,6 +66,7 @@ class Recorder:
         self.clock_offset = time.time() - awake_clock()
         """Seconds to add to a clock that nobody sets for the database's: no step of this machine's clock is seen here."""
         self.finalizer = Finalizer(database)
+        self._steps: list[tuple[float, float]] = []  # (the database's time after a step forward, by how much)
         self._loop = loop
         self._wake = threading.Condition()
         self._operations: list[_Operation] = []
@@ -92,6 +95,22 @@ class Recorder:
     def now(self) -> float:
         """Unix seconds by the database's clock."""
         return awake_clock() + self.clock_offset
+
+    def set_clock(self, offset: float) -> None:
+        """What the database's clock is ahead of ours by now. A step forward is remembered, so that nobody grows old by it."""
+        step = offset - self.clock_offset
+        if step > CLOCK_STEP:
+            log.warning("the database's clock was set forward by %.0f s", step)
+            self._steps = [*self._steps[-7:], (awake_clock() + offset, step)]
+        self.clock_offset = offset
+
+    def age(self, at: float) -> float:
+        """Seconds that have gone by since `at`, without those that the database's clock has skipped while this process lived."""
+        age = self.now() - at
+        for reached, step in self._steps:
+            if at < reached - step / 2:
+                age -= step
+        return max(0.0, age)
 
     async def call(self, work: Callable[[Connection], T]) -> T:
         """Runs `work` in the next transaction. Raises StorageError when that didn't commit (or nobody knows whether it did)."""

@@ -359,6 +359,22 @@ def test_time_is_told_by_the_databases_clock(database: Database) -> None:
     using(database, work)
 
 
+def test_nothing_grows_old_by_a_step_of_the_databases_clock(database: Database) -> None:
+    async def work(recorder: Recorder) -> None:
+        long_ago, just_now = recorder.now() - 100.0, recorder.now() - 1.0
+        recorder.set_clock(recorder.clock_offset + 3600.0)
+        assert recorder.age(long_ago) == pytest.approx(100.0, abs=1.0)
+        assert recorder.age(just_now) == pytest.approx(1.0, abs=1.0)
+        assert recorder.age(recorder.now() - 7.0) == pytest.approx(7.0, abs=1.0)
+        recorder.set_clock(recorder.clock_offset + 3600.0)
+        assert recorder.age(long_ago) == pytest.approx(100.0, abs=1.0)
+        recorder.set_clock(recorder.clock_offset - 7200.0)
+        assert recorder.age(recorder.now() - 5.0) <= 5.0
+        assert recorder.age(recorder.now() + 3600.0) == 0.0
+
+    using(database, work)
+
+
 def test_an_ending_without_a_call_needs_no_attempt(database: Database) -> None:
     batch = make_batch(database, 1)
     (job,) = claim(database)
