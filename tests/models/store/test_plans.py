@@ -15,7 +15,7 @@ from models.database import Database
 from models.states import JobStatus
 from models.store import batches as batch_store
 from models.store import jobs as job_store
-from models.store import outcomes, reruns, suspects
+from models.store import outcomes, recoveries, reruns, suspects
 from models.tables import batches, jobs
 from tests.making import NOW, make_batch, make_worker
 
@@ -90,6 +90,10 @@ QUERIES: dict[str, tuple[Work, set[str]]] = {
         ),
         {"ix_jobs_suspects", "ix_jobs_running"},
     ),
+    "hasten": (
+        lambda connection, batch: recoveries.hasten(connection, "openai", LANES, NOW - 600),
+        {"ix_jobs_snoozed", "uq_attempts_job_epoch"},
+    ),
     "waits_for_any": (
         lambda connection, batch: outcomes.waits_for_any(connection, batch, "either", ["claude"]),
         {"ix_jobs_claimable", "ix_jobs_snoozed"},
@@ -112,7 +116,7 @@ def late(database: Database) -> tuple[Database, int]:
     fill(database, batch, 100, "failed")
     fill(database, batch, 300, "queued", not_before=f"{NOW} + i - 20")
     fill(database, batch, 40, "queued", lane="either", excluded="',claude,'")
-    fill(database, batch, 20, "queued", rescues="2 + i % 2")
+    fill(database, batch, 20, "queued", rescues="2 + (i & 1)")
     fill(database, batch, 1000, "queued")
     cancelled = make_batch(database, 0)
     fill(database, cancelled, JOBS // 2, "cancelled")
