@@ -37,6 +37,7 @@ class Door:
 
     def __exit__(self, *_: object) -> None:
         self.shut()
+        self._do(self._emptied())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
 
@@ -61,6 +62,11 @@ class Door:
             self._server = None
         for line in list(self._lines):
             line.transport.abort()
+
+    async def _emptied(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        if others:
+            await asyncio.wait(others, timeout=5)
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         onward, back = await asyncio.open_connection(self._to.hostname, self._to.port)
