@@ -16,10 +16,12 @@ import redis
 
 from models.config import RouteConfig
 from models.database import Database, upgrade
+from models.request import FailureKind, Response
+from models.store import jobs as job_store
 from models.tables import jobs
-from tests.making import job_rows, make_batch, statuses
+from tests.making import announce, claim, job_rows, make_batch, make_worker, statuses
 from tests.worker.bench import Bench, bench, until
-from tests.worker.scripted import Sent, chat, chats, config, play
+from tests.worker.scripted import Sent, chat, chats, config, play, refusal
 
 Start = Callable[..., Bench]
 
@@ -155,3 +157,29 @@ def test_without_a_token_limit_the_provider_judges_an_absurd_max_tokens(
     worker.drain("p")
     assert statuses(database, batch) == ["succeeded"] * 2
     assert sorted(played.prompts) == ["0", "1"]
+
+
+# After crashes
+
+
+def test_calls_whose_worker_died_under_them_are_no_failures_of_their_job(
+    start_worker: Start, database: Database
+) -> None:
+    """Five real failures end a job; it has had nine deaths of workers, and its provider's first failure."""
+    batch = make_batch(database, [chat(0)])
+    for _ in range(9):
+        dead = make_worker(database)
+        announce(database, *claim(database, dead, provider="p"))
+        with database.write() as connection:
+            job_store.rescue(connection, [dead])
+            connection.execute(jobs.update().values(rescues=0))
+    worker = start_worker()
+
+    async def fails(_: Sent) -> Response:
+        return refusal(FailureKind.SERVER, 500)
+
+    played = play(worker, fails)
+    drain_until(worker, lambda: played.sent and not worker.runners["p"].held)
+    (row,) = job_rows(database, batch)
+    assert row["status"] == "queued"
+    assert row["attempts"] >= 10
