@@ -36,7 +36,7 @@ def producer_kills(ground: Ground) -> None:
     for number, point in enumerate(points):
         random_moment = number % 2 == 1 and ground.scale >= 1
         marker = ground.folder / f"submit{number}.died"
-        nth = ground.rng.randint(1, chunks) if point == "in-load" else 1
+        nth = ground.rng.randint(2, chunks) if point == "in-load" else 1
         command = ground.doomed(point, nth, 0.0, marker)
         submit = ground.begin("submit", path, "-c", ground.config_path, name=f"submit{number}", command=command)
         if random_moment:
