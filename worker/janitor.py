@@ -67,6 +67,7 @@ class Census:
             # what ran suspects is looked after by the worker that started it, as long as that lives
             if now - since > DEAD_SECONDS or (row["alone_for"] not in known and gone(row)):
                 found.append(int(row["id"]))
+                known.discard(row["id"])  # and what it had started comes behind it
         self._seen = seen
         return found
 

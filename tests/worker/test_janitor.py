@@ -114,6 +114,18 @@ def test_a_process_that_is_gone_from_this_machine_is_dead_at_once_and_a_living_o
     assert census.dead([living, namesake], 1) == [2]
 
 
+def test_a_dead_process_of_suspects_is_left_to_the_worker_that_started_it_while_that_lives() -> None:
+    here = {"host": processes.host(), "boot_id": processes.boot_id(), "pid_started": 0.0}
+    parent = row(2, 0, **{**here, "pid": os.getpid(), "pid_started": processes.started(os.getpid())})
+    apart = row(3, 0, **here, alone_for=2)  # process 1 didn't start then
+    clock = Clock()
+    census = Census(clock)
+    assert census.dead([parent, apart], 1) == []
+    assert Census(clock).dead([row(2, 0, **here), apart], 1) == [2, 3]
+    assert Census(clock).dead([apart], 1) == [3]
+    assert 3 in watch(census, clock, DEAD_SECONDS + STEP, lambda: [parent, apart]), "nor for ever"
+
+
 @given(st.lists(st.tuples(st.booleans(), st.floats(0.1, 14.9)), max_size=60))
 def test_no_order_of_beats_kills_a_worker_that_was_seen_to_beat_within_45_seconds(
     looks: list[tuple[bool, float]],
