@@ -46,6 +46,7 @@ _OUTCOMES: dict[Kind, tuple[Outcome, ...]] = {
     "bad": (Outcome.FAILED, Outcome.UNKNOWN),
     "limited": (Outcome.RATE_LIMITED,),
 }
+LET_IN_SECONDS = 2.0
 NOTHING_TAKEN = Charge(requests=0, tokens=0, input_tokens=0, output_tokens=0)
 """Of a call that never was: what was booked for it is free again."""
 MOST_TOKENS = 2**40
@@ -207,6 +208,8 @@ class Engine:
         """Sends one announced call and says what came of it; never raises for anything a server does."""
         request = replace(prepared.request, api_key=self.ring.secret(grant.key.name))
         started = time.monotonic()
+        # refusals come at once, answers may take minutes: who isn't refused soon has been let in
+        let_in = asyncio.get_running_loop().call_later(LET_IN_SECONDS, self._cooling.answered, grant.key.pool, started)
         try:
             response = await self.provider.generate(request)
         except SendError as error:
@@ -224,6 +227,8 @@ class Engine:
                 FailureKind.NETWORK, "plugin_error", f"the provider's plugin raised {type(error).__name__}"
             )
             response = Response(b"", 0, failure=failure)
+        finally:
+            let_in.cancel()
         return await self._judge(prepared, grant, attempt_id, request, response, started, left=True)
 
     def stumbled(self, job: Claimed, attempt_id: int, error: Exception) -> Ending:

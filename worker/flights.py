@@ -179,6 +179,8 @@ class Flights:
             await self._recorder.insist(undo)
         except StorageError as error:
             log.warning("%d calls that were never sent stay in the ledger as unknown: %s", len(jobs), error)
+        for flight in flights:
+            self._tally.unsent(flight.grant)
         self.let_go(jobs)
 
     async def _fly(self, flight: Flight) -> None:

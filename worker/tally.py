@@ -12,7 +12,7 @@ from collections.abc import Callable
 import redis.exceptions
 
 from worker.breaker import Breaker
-from worker.engine import Finished
+from worker.engine import NOTHING_TAKEN, Finished
 from worker.limits.limiter import Grant, Limiter, Settlement
 
 log = logging.getLogger("truckllm.tally")
@@ -40,6 +40,12 @@ class Tally:
         if finished.provider_failed is not None:
             self._bad += finished.provider_failed
             self._ok += not finished.provider_failed
+        if self._telling is None:
+            self._telling = asyncio.ensure_future(self._tell())
+
+    def unsent(self, grant: Grant) -> None:
+        """Takes in a granted call that never left: what was booked for it is free again."""
+        self._settlements.append(Settlement(grant.key.buckets, grant.slot, grant.charge, NOTHING_TAKEN))
         if self._telling is None:
             self._telling = asyncio.ensure_future(self._tell())
 

@@ -74,7 +74,7 @@ def judge_outage(ground: Ground, began: float, ended: float, tried: Sequence[flo
     )
 
 
-@scenario("outage", short=0.1)
+@scenario("outage")
 def outage(ground: Ground) -> None:
     """The only provider answers 503 for 60 s: no job fails, three workers send three probes in 15 s, and all is back in 5 s."""
     ground.start(latency=LATENCY, rpm=RPM, providers=("openai",))
