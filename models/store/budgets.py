@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
 
 from models.money import format_money
-from models.states import RUNNABLE, BatchStatus, JobStatus
-from models.tables import attempts, batch_spend, batches, budget_reservations, budgets, jobs
+from models.states import RUNNABLE, BatchStatus, JobStatus, Outcome
+from models.tables import attempts, batch_counts, batch_spend, batches, budget_reservations, budgets, jobs
 
 
 class Reservable(Protocol):
@@ -39,11 +39,12 @@ class Settled:
 
     attempt_id: int
     cost_nanos: int | None
+    currency: str | None
     known: bool
 
 
 def cap(connection: Connection, batch_id: int, most_nanos: int, currency: str) -> None:
-    """Sets or changes a batch's cap. What it has cost so far counts."""
+    """Sets or changes a batch's cap. What it has cost so far counts, and so will what calls under way turn out to cost."""
     changed = connection.execute(
         budgets.update()
         .where(budgets.c.batch_id == batch_id, budgets.c.currency == currency)
@@ -51,6 +52,10 @@ def cap(connection: Connection, batch_id: int, most_nanos: int, currency: str) -
     )
     if changed.rowcount:
         return
+    # whoever ends a call in between has added its cost already, or waits here and finds its reservation
+    for table in (batch_counts, batch_spend):
+        shards = sa.select(table.c.shard).where(table.c.batch_id == batch_id).order_by(*table.primary_key)
+        connection.execute(shards.with_for_update()).all()
     spent = sa.select(sa.func.coalesce(sa.func.sum(batch_spend.c.cost_nanos), 0)).where(
         batch_spend.c.batch_id == batch_id, batch_spend.c.currency == currency
     )
@@ -63,6 +68,13 @@ def cap(connection: Connection, batch_id: int, most_nanos: int, currency: str) -
             spent_nanos=int(connection.execute(spent).scalar_one()),
         )
     )
+    under_way = sa.select(attempts.c.id, attempts.c.batch_id, sa.literal(0)).where(
+        attempts.c.batch_id == batch_id,
+        sa.literal_column(f"outcome = '{Outcome.UNKNOWN}'"),  # literal, or the partial index isn't used
+        attempts.c.finished_at.is_(None),
+    )
+    columns = ["attempt_id", "batch_id", "nanos"]
+    connection.execute(budget_reservations.insert().from_select(columns, under_way))
 
 
 def get(connection: Connection, batch_id: int) -> RowMapping | None:
@@ -138,12 +150,20 @@ def settle(connection: Connection, ended: Sequence[Settled]) -> None:
     """Puts what calls did cost in the place of what was reserved for them."""
     found = _reserved(connection, [one.attempt_id for one in ended])
     by_id = {one.attempt_id: one for one in ended}
-    for batch_id in sorted({row["batch_id"] for row in found}):
+    batch_ids = sorted({row["batch_id"] for row in found})
+    if not batch_ids:
+        return
+    capped = sa.select(budgets.c.batch_id, budgets.c.currency).where(budgets.c.batch_id.in_(batch_ids))
+    currency_of = {row.batch_id: row.currency for row in connection.execute(capped)}
+    for batch_id in batch_ids:
         mine = [row for row in found if row["batch_id"] == batch_id]
         cost = 0
         for row in mine:
             end = by_id[row["attempt_id"]]
-            cost += (end.cost_nanos or 0) if end.known else row["nanos"]
+            if not end.known:
+                cost += row["nanos"]
+            elif end.currency == currency_of[batch_id]:  # one that left before the cap may be priced in another
+                cost += end.cost_nanos or 0
         _take(connection, batch_id, sum(row["nanos"] for row in mine), cost)
     _forget(connection, found)
 

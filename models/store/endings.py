@@ -104,7 +104,10 @@ def record(connection: Connection, endings: Sequence[Ending], shard: int, now: f
     _spend(connection, closing, moved, shard % SHARDS)
     budgets.settle(
         connection,
-        [budgets.Settled(end.attempt_id, end.cost_nanos, end.outcome != Outcome.UNKNOWN) for _, end in closing],
+        [
+            budgets.Settled(end.attempt_id, end.cost_nanos, end.currency, end.outcome != Outcome.UNKNOWN)
+            for _, end in closing
+        ],
     )
     return {ending.batch_id for ending in moving if ending.status != JobStatus.QUEUED or ending.batch_id in stopped}
 

@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 
 from models.states import TERMINAL, BatchStatus, JobStatus, Outcome
 from models.store.batches import SHARDS
-from models.tables import attempts, batch_counts, batch_spend, batches, jobs, results
+from models.tables import attempts, batch_counts, batch_spend, batches, budgets, jobs, results
 
 
 def recount(connection: Connection, batch_id: int) -> None:
@@ -53,12 +53,34 @@ def recount(connection: Connection, batch_id: int) -> None:
             _ledger(batch_id),
         )
     )
+    _recount_budget(connection, batch_id)
     if sum(number for status, number in counted.items() if status not in TERMINAL):
         connection.execute(
             batches.update()
             .where(batches.c.id == batch_id, batches.c.status == BatchStatus.FINALIZING)
             .values(status=BatchStatus.RUNNING, finalizer=None, checked_at=None, problem=None)
         )
+
+
+def _recount_budget(connection: Connection, batch_id: int) -> None:
+    """A cap's `spent` is at least what the ledger knows; calls whose end nobody knows may have cost more."""
+    known = sa.func.coalesce(sa.func.sum(batch_spend.c.cost_nanos), 0)
+    budget = sa.select(budgets.c.spent_nanos, known).join(
+        batch_spend,
+        sa.and_(batch_spend.c.batch_id == budgets.c.batch_id, batch_spend.c.currency == budgets.c.currency),
+        isouter=True,
+    )
+    row = connection.execute(budget.where(budgets.c.batch_id == batch_id).group_by(budgets.c.spent_nanos)).one_or_none()
+    if row is None:
+        return
+    lost = sa.select(attempts.c.id).where(
+        attempts.c.batch_id == batch_id,
+        sa.literal_column(f"outcome = '{Outcome.UNKNOWN}'"),  # literal, or the partial index isn't used
+        attempts.c.finished_at.is_not(None),
+    )
+    maybe_more = connection.execute(lost.limit(1)).first() is not None
+    spent = max(int(row[0]), int(row[1])) if maybe_more else int(row[1])
+    connection.execute(budgets.update().where(budgets.c.batch_id == batch_id).values(spent_nanos=spent))
 
 
 def _ledger(batch_id: int) -> sa.Select[tuple[int, int, str, str, int, int, int, int, int]]:
