@@ -7,6 +7,7 @@ import asyncio
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from worker.sandbox.deeds import performed
 from worker.sandbox.dialect import Answer, Chat, Dialect, Listing, Refusal, unfinished
 from worker.sandbox.house import House
 from worker.sandbox.quotas import Holder, Standing
@@ -125,8 +126,9 @@ class Call:
             self._house.settings,
             copies=chat.copies,
             cache_writes=dialect.cache_writes,
+            thinks=chat.wants.thinks,
         )
-        reply = shaped(reply, chat.shape)
+        reply = self._with_cache(chat, performed(shaped(reply, chat.shape), chat.wants), holder)
         if chat.vectors is not None:
             reply = without_text(reply)
         at_arrival, _ = dialect.charge(chat, reply.usage)
@@ -149,6 +151,14 @@ class Call:
         delay = fault.delay if fault.delay is not None and fault.kind not in _OWN_DELAY else 0.0
         self._later(delay + (self._house.latency() if slow else 0.0), delivery)
 
+    def _with_cache(self, chat: Chat, reply: Reply, holder: Holder) -> Reply:
+        """The reply whose usage says what of the prompt is not text, and what was read from or written to the cache if it is marked."""
+        usage = replace(reply.usage, media=chat.media)
+        if chat.marks:
+            share = self._house.cache.share((holder.pool, chat.model), chat.marks, self._request.mono)
+            usage = replace(usage, cached=share.read, cache_write=share.written, cache_write_1h=share.written_1h)
+        return replace(reply, usage=usage)
+
     def _gone(self, model: str) -> Fault | None:
         """Why a model never answers: by its name, or because its day of shutdown has come."""
         retires = self._house.settings.retirements.get(model)
@@ -164,6 +174,8 @@ class Call:
 
     def _bill(self, chat: Chat, usage: Usage) -> None:
         self._output = self._dialect.charge(chat, usage)[1]
+        if chat.marks and self._holder is not None:
+            self._house.cache.keep((self._holder.pool, chat.model), chat.marks, self._request.mono)
         self._log.bill(self._row, usage)
 
     # -- what goes out

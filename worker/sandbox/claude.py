@@ -9,7 +9,9 @@ from urllib.parse import parse_qs, unquote
 
 import orjson
 
+from worker.sandbox import claude_replies
 from worker.sandbox.claude_chat import read_chat
+from worker.sandbox.claude_replies import event
 from worker.sandbox.claude_words import bad, error
 from worker.sandbox.dialect import (
     MEBIBYTE,
@@ -19,7 +21,6 @@ from worker.sandbox.dialect import (
     Refusal,
     bearer,
     exact_retry_after,
-    pieces,
     request_id,
     retry_after,
     spoil,
@@ -53,6 +54,7 @@ _ERRORS: dict[int, tuple[str, str]] = {
 _FAULT_STATUS = {"rate_limit": 429, "overloaded": 529, "key_invalid": 401, "model_missing": 404, "error_in_200": 529}
 
 
+_OPENING = {"output_tokens": 1, "output_tokens_details": {"thinking_tokens": 0}, "server_tool_use": None}
 _CREATED = "2026-01-01T00:00:00Z"
 
 
@@ -161,11 +163,8 @@ class Claude:
         return Answer(200, orjson.dumps({"data": entries, "has_more": end < len(names), **ends}))
 
     def whole(self, chat: Chat, reply: Reply, spoilt: str | None = None) -> bytes:
-        content: list[dict[str, Any]] = [{"type": "text", "text": reply.text, "citations": None}] if reply.text else []
-        if reply.call:
-            content = [_tool_use(reply, reply.call[0], reply.call[1])]
-        body = self._message(reply, content, _stop_reason(reply))
-        body["usage"] = spoil(_usage(reply.usage), spoilt)
+        body = self._message(reply, claude_replies.blocks(reply), _stop_reason(reply))
+        body["usage"] = spoil(claude_replies.usage(reply.usage), spoilt)
         if spoilt == "missing":
             del body["usage"]
         return orjson.dumps(body)
@@ -185,9 +184,9 @@ class Claude:
         }
 
     def events(self, chat: Chat, reply: Reply, spoilt: str | None = None) -> list[bytes]:
-        final = _usage(reply.usage)
+        final = claude_replies.usage(reply.usage)
         opening = self._message(reply, [], None)
-        opening["usage"] = spoil({**final, "output_tokens": 1, "output_tokens_details": {"thinking_tokens": 0}}, spoilt)
+        opening["usage"] = spoil({**final, **_OPENING}, spoilt)
         stop = _stop_reason(reply)
         closing: dict[str, Any] = {
             "delta": {
@@ -200,23 +199,12 @@ class Claude:
         }
         if spoilt == "missing":
             del opening["usage"], closing["usage"]
-        events = [_event("message_start", message=opening)]
-        if reply.call:
-            begun = _tool_use(reply, reply.call[0], {})
-            events.append(_event("content_block_start", index=0, content_block=begun))
-            for piece in pieces(orjson.dumps(reply.call[1]).decode()):
-                delta = {"type": "input_json_delta", "partial_json": piece}
-                events.append(_event("content_block_delta", index=0, delta=delta))
-            events.append(_event("content_block_stop", index=0))
-        elif reply.text:
-            events.append(
-                _event("content_block_start", index=0, content_block={"type": "text", "text": "", "citations": None})
-            )
-            events.append(_event("ping"))
-            for piece in pieces(reply.text):
-                events.append(_event("content_block_delta", index=0, delta={"type": "text_delta", "text": piece}))
-            events.append(_event("content_block_stop", index=0))
-        return [*events, _event("message_delta", **closing), _event("message_stop")]
+        return [
+            event("message_start", message=opening),
+            *claude_replies.events(reply),
+            event("message_delta", **closing),
+            event("message_stop"),
+        ]
 
     def error_in_200(self, chat: Chat, fault: Fault) -> bytes:
         return self.failure(fault, chat.model).body
@@ -252,35 +240,12 @@ def _stop_reason(reply: Reply) -> str:
     return "tool_use" if reply.call else _FINISH[reply.finish]
 
 
-def _tool_use(reply: Reply, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    caller = {"type": "direct"}
-    return {"type": "tool_use", "id": f"toolu_{reply.digest}", "name": name, "input": arguments, "caller": caller}
-
-
 def _details(stop: str | None) -> dict[str, str] | None:
     return (
         {"type": "refusal", "category": "general_harms", "explanation": "Declined by the sandbox."}
         if stop == "refusal"
         else None
     )
-
-
-def _event(name: str, **fields: Any) -> bytes:
-    return b"event: %b\ndata: %b\n\n" % (name.encode(), orjson.dumps({"type": name, **fields}))
-
-
-def _usage(usage: Usage) -> dict[str, object]:
-    return {
-        "input_tokens": usage.input - usage.cached - usage.cache_write,
-        "cache_creation_input_tokens": usage.cache_write,
-        "cache_read_input_tokens": usage.cached,
-        "cache_creation": {"ephemeral_5m_input_tokens": usage.cache_write, "ephemeral_1h_input_tokens": 0},
-        "output_tokens": usage.output,
-        "output_tokens_details": {"thinking_tokens": usage.reasoning},
-        "server_tool_use": None,
-        "service_tier": "standard",
-        "inference_geo": None,
-    }
 
 
 def _gauge(unit: str, gauge: Gauge | None, now: datetime) -> bytes:

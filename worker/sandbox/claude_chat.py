@@ -4,13 +4,15 @@ It writes no replies and knows no limits.
 """
 
 import re
-from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import orjson
 
 from worker.sandbox.claude_blocks import check_calls, check_newest_version, content_text, named
+from worker.sandbox.claude_marks import check_marks, marks_in
 from worker.sandbox.claude_words import bad
+from worker.sandbox.deeds import Wants
 from worker.sandbox.dialect import Chat, chat, names
 from worker.sandbox.samples import Shape
 from worker.sandbox.schemas import open_object
@@ -24,7 +26,6 @@ _WITHOUT_SAMPLING = "2026-10-21"
 _TOOL = names("type name description input_schema strict cache_control input_examples defer_loading allowed_callers")
 _SERVER_TOOL = re.compile(r"[a-z_]+_20\d{6}", re.ASCII)
 _NEWEST = re.compile(r"claude-(opus-4-[7-9]|[a-z]+-[5-9])", re.ASCII)
-_MOST_MARKS = 4
 _EFFORTS = ("low", "medium", "high", "xhigh", "max")
 _LEAST_BUDGET = 1024
 
@@ -157,15 +158,19 @@ def _form(body: dict[str, Any]) -> Shape | None:
     return Shape(schema)
 
 
-def _thinking(body: dict[str, Any], max_tokens: int, forced: bool) -> None:
+def _thinking(body: dict[str, Any], max_tokens: int, forced: bool) -> Wants:
+    """Whether thoughts are asked for, and to be shown."""
     thinking = body.get("thinking")
     if thinking is None:
-        return
+        return Wants()
     kind = _object(thinking, "thinking").get("type")
     if kind not in ("enabled", "disabled", "adaptive", "between_tools"):
         raise bad(f"thinking: Input tag '{kind}' found using 'type' does not match any of the expected tags")
     if kind == "disabled":
-        return
+        return Wants(thinks=False)
+    display = thinking.get("display")
+    if display not in (None, "summarized", "omitted"):
+        raise bad(f"thinking.{kind}.display: Input should be 'summarized' or 'omitted'")
     if kind == "enabled":
         budget = thinking.get("budget_tokens")
         if type(budget) is not int:
@@ -182,6 +187,8 @@ def _thinking(body: dict[str, Any], max_tokens: int, forced: bool) -> None:
         raise bad("`top_p` must be greater than or equal to 0.95 or unset when thinking is enabled.")
     if forced:
         raise bad("Thinking may not be enabled when tool_choice forces tool use.")
+    # the newest models keep their thoughts to themselves unless they are asked
+    return Wants(thinks=True, shown=display == "summarized" or (display is None and not _NEWEST.match(body["model"])))
 
 
 def read_chat(raw: bytes, version: str, strict_models: bool) -> Chat:
@@ -212,7 +219,7 @@ def read_chat(raw: bytes, version: str, strict_models: bool) -> Chat:
         raise bad("messages: at least one message is required")
     if strict_models and _NEWEST.match(model):
         _as_the_newest(body)
-    _check_cache_marks(body)
+    check_marks(body)
     _metadata(body.get("metadata"))
     texts = [] if system is None else [content_text(system, "system", "system")]
     texts += [_message(message, at, at == len(messages) - 1) for at, message in enumerate(messages)]
@@ -229,8 +236,11 @@ def read_chat(raw: bytes, version: str, strict_models: bool) -> Chat:
     if body.get("service_tier") not in (None, "auto", "standard_only"):
         raise bad("service_tier: Input should be 'auto' or 'standard_only'")
     forced, form = _chosen(body, _tools(body)), _form(body)
-    _thinking(body, max_tokens, forced is not None)
-    return chat(model, texts, max_tokens, stream=bool(stream), shape=forced or form)
+    wants = _thinking(body, max_tokens, forced is not None)
+    kinds = [str(tool.get("type")) for tool in body.get("tools") or []]
+    wants = replace(wants, searches=any(kind.startswith("web_search_20") for kind in kinds))
+    marks = marks_in(body)
+    return chat(model, texts, max_tokens, stream=bool(stream), shape=forced or form, wants=wants, marks=marks)
 
 
 def _as_the_newest(body: dict[str, Any]) -> None:
@@ -251,33 +261,6 @@ def _metadata(metadata: object) -> None:
     user = _object(metadata, "metadata").get("user_id")
     if user is not None and type(user) is not str:
         raise bad("metadata.user_id: Input should be a valid string")
-
-
-def _check_cache_marks(body: dict[str, Any]) -> None:
-    """Refuse marks of the cache of a wrong form, and more than there may be."""
-    marks = list(_marks({name: body.get(name) for name in ("system", "messages", "tools")}))
-    if body.get("cache_control") is not None:
-        marks.append(("cache_control", body["cache_control"]))
-    for where, mark in marks:
-        if _object(mark, where).get("type") != "ephemeral":
-            raise bad(f"{where}.type: Input should be 'ephemeral'")
-        if mark.get("ttl") not in (None, "5m", "1h"):
-            raise bad(f"{where}.ttl: Input should be '5m' or '1h'")
-    if len(marks) > _MOST_MARKS:
-        raise bad(f"A maximum of {_MOST_MARKS} blocks with cache_control may be provided. Found {len(marks)}.")
-
-
-def _marks(value: object, where: str = "") -> Iterator[tuple[str, Any]]:
-    """Every mark below a value, with its place. What lies in tools' arguments and schemas is the user's own."""
-    if isinstance(value, list):
-        for at, one in enumerate(value):
-            yield from _marks(one, f"{where}.{at}".lstrip("."))
-    elif isinstance(value, dict):
-        for name, inner in value.items():
-            if name == "cache_control" and inner is not None:
-                yield f"{where}.cache_control", inner
-            elif name in ("system", "messages", "tools", "content"):
-                yield from _marks(inner, f"{where}.{name}".lstrip("."))
 
 
 def _stop(stop: object) -> None:

@@ -12,6 +12,8 @@ from typing import Protocol
 
 import orjson
 
+from worker.sandbox.caches import Mark
+from worker.sandbox.deeds import Wants
 from worker.sandbox.quotas import Denial, Holder, Standing
 from worker.sandbox.replies import Reply, Usage, prompt_sha, prompt_text
 from worker.sandbox.samples import Shape
@@ -39,7 +41,8 @@ class Vectors:
 class Chat:
     """A valid call for text, or for vectors. `sha` names `prompt`, its text in any dialect; `copies` is how many choices it asks for.
 
-    `operation` is the endpoint's name where a provider has several; `tier` what serves the call.
+    `operation` is the endpoint's name where a provider has several; `tier` what serves the call. `wants` is what it switches on,
+    `marks` are the beginnings to remember, shortest first, `media` the tokens that aren't text.
     """
 
     model: str
@@ -55,6 +58,9 @@ class Chat:
     tier: str = "default"
     vectors: Vectors | None = None
     shape: Shape | None = None
+    wants: Wants = Wants()
+    marks: tuple[Mark, ...] = ()
+    media: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,12 +158,29 @@ def chat(
     operation: str = "chat",
     tier: str = "default",
     shape: Shape | None = None,
+    wants: Wants | None = None,
+    marks: tuple[Mark, ...] = (),
+    media: tuple[tuple[str, int], ...] = (),
 ) -> Chat:
     """A Chat from the texts of system prompt and messages, in order, one each."""
     prompt = prompt_text(texts)
     sha, count = prompt_sha(prompt), len(texts)
     return Chat(
-        model, prompt, sha, count, max_tokens, stream, copies, stream_usage, framed, operation, tier, shape=shape
+        model,
+        prompt,
+        sha,
+        count,
+        max_tokens,
+        stream,
+        copies,
+        stream_usage,
+        framed,
+        operation,
+        tier,
+        shape=shape,
+        wants=wants or Wants(),
+        marks=marks,
+        media=media,
     )
 
 
@@ -211,7 +234,11 @@ def pieces(text: str) -> list[str]:
 
 def without_output(reply: Reply, output: int) -> Reply:
     """A reply that was stopped before its text: nothing said, `output` tokens billed."""
-    return replace(reply, text="", finish="filter", usage=replace(reply.usage, output=output, reasoning=0))
+    given = reply.usage.input - reply.usage.tool
+    usage = replace(reply.usage, input=given, output=output, reasoning=0, tool=0, fees=())
+    return replace(
+        reply, text="", finish="filter", usage=usage, call=None, thinks=False, thought="", queries=(), code=None
+    )
 
 
 def whole_seconds(wait: float) -> int:

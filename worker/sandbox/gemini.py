@@ -9,26 +9,24 @@ from urllib.parse import parse_qs, unquote
 
 import orjson
 
-from worker.sandbox import gemini_embeddings
+from worker.sandbox import gemini_embeddings, gemini_replies
 from worker.sandbox.dialect import (
     MEBIBYTE,
     Answer,
     Chat,
     Listing,
     Refusal,
-    pieces,
     spoil,
     without_output,
 )
 from worker.sandbox.gemini_chat import read_chat
 from worker.sandbox.gemini_words import RPC, bad, error
 from worker.sandbox.quotas import Denial, Holder, Standing
-from worker.sandbox.replies import Finish, Reply, Usage
+from worker.sandbox.replies import Reply, Usage
 from worker.sandbox.settings import Fault, ProviderName, SandboxSettings
 from worker.sandbox.wire import Request
 
 _PATH = re.compile(r"/gemini/(?:v1|v1beta)/models(?:/([^/:]+)(?::(\w+))?)?")
-_FINISH: dict[Finish, str] = {"stop": "STOP", "length": "MAX_TOKENS", "filter": "SAFETY"}
 _METRIC = "generativelanguage.googleapis.com/"
 
 # status: (name, message); `{model}` is filled in.
@@ -195,29 +193,27 @@ class Gemini:
     def whole(self, chat: Chat, reply: Reply, spoilt: str | None = None) -> bytes:
         if chat.vectors is not None:
             return gemini_embeddings.whole(chat, reply, spoilt)
-        return orjson.dumps(self._part(reply, reply.text, True, spoilt))
+        return orjson.dumps(self._part(reply, gemini_replies.parts(reply), True, spoilt))
 
-    def _part(self, reply: Reply, text: str, last: bool, spoilt: str | None) -> dict[str, Any]:
+    def _part(self, reply: Reply, parts: list[dict[str, Any]], last: bool, spoilt: str | None) -> dict[str, Any]:
         """A whole response: the only one, or one of a stream's, whose usage grows."""
         body: dict[str, Any] = {}
         if reply.finish == "filter":
             body["promptFeedback"] = {"blockReason": "SAFETY"}
         else:
-            parts: list[dict[str, Any]] = [{"text": text}]
-            if reply.call:
-                call = {"id": f"fc-{reply.digest}", "name": reply.call[0], "args": reply.call[1]}
-                parts = [{"functionCall": call, "thoughtSignature": f"{reply.digest}{reply.digest}"}]
             candidate: dict[str, Any] = {"content": {"role": "model", "parts": parts}}
             if last:
-                candidate["finishReason"] = _FINISH[reply.finish]
+                candidate["finishReason"] = gemini_replies.FINISH[reply.finish]
             body["candidates"] = [{**candidate, "index": at} for at in range(reply.copies)]
+            if last:
+                body["candidates"][0] |= gemini_replies.grounding(reply)
         if spoilt != "missing":
-            body["usageMetadata"] = spoil(_usage(reply.usage, last), spoilt)
+            body["usageMetadata"] = spoil(gemini_replies.usage(reply.usage, last), spoilt)
         return {**body, "modelVersion": reply.model, "responseId": reply.digest}
 
     def events(self, chat: Chat, reply: Reply, spoilt: str | None = None) -> list[bytes]:
-        parts = pieces(reply.text)
-        bodies = [orjson.dumps(self._part(reply, text, at == len(parts) - 1, spoilt)) for at, text in enumerate(parts)]
+        parts = gemini_replies.streamed(reply)
+        bodies = [orjson.dumps(self._part(reply, one, at == len(parts) - 1, spoilt)) for at, one in enumerate(parts)]
         if chat.framed:
             return [b"data: %b\r\n\r\n" % body for body in bodies]
         opened = [(b"[" if at == 0 else b",\r\n") + body for at, body in enumerate(bodies)]
@@ -243,17 +239,3 @@ class Gemini:
 
 def _key_invalid(message: str) -> Answer:
     return error(400, "INVALID_ARGUMENT", message, [_reason("API_KEY_INVALID")])
-
-
-def _usage(usage: Usage, last: bool) -> dict[str, object]:
-    """The usage block; thoughts are apart from candidates, and zeros are left out."""
-    said = usage.output - usage.reasoning if last else 0
-    block: dict[str, object] = {
-        "promptTokenCount": usage.input,
-        "cachedContentTokenCount": usage.cached,
-        "candidatesTokenCount": said,
-        "thoughtsTokenCount": usage.reasoning if last else 0,
-        "totalTokenCount": usage.input + said + (usage.reasoning if last else 0),
-    }
-    block = {name: count for name, count in block.items() if count}
-    return block | {"promptTokensDetails": [{"modality": "TEXT", "tokenCount": usage.input}]}

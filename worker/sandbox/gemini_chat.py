@@ -5,12 +5,14 @@ It writes no replies and knows no limits.
 
 import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import orjson
 
+from worker.sandbox.deeds import Wants
 from worker.sandbox.dialect import Chat, chat, names
-from worker.sandbox.gemini_parts import check_calls, content_text
+from worker.sandbox.gemini_parts import check_calls, content_text, media_in
 from worker.sandbox.gemini_words import bad, camel, message, mistyped, repeated
 from worker.sandbox.samples import Shape
 
@@ -77,14 +79,16 @@ def _within(config: dict[str, Any], name: str, high: float, low: float = 0.0) ->
         raise bad(f"* GenerateContentRequest.{where}: {name} must be in the range [{low}, {high}].\n")
 
 
-def _functions(body: dict[str, Any], model: str) -> dict[str, dict[str, Any]]:
-    """The schema of each function's arguments, by its name."""
+def _tools_in(body: dict[str, Any], model: str) -> tuple[dict[str, dict[str, Any]], set[str]]:
+    """The schema of each function's arguments, by its name; and Google's own tools that are switched on."""
     found: dict[str, dict[str, Any]] = {}
+    own: set[str] = set()
     for at, tool in enumerate(repeated(body.get("tools"), "tools")):
         where = f"tools[{at}]"
         fields = camel(message(tool, where), _TOOLS, where)
         if fields.get("googleSearchRetrieval") is not None and not model.startswith("gemini-1."):
             raise bad("google_search_retrieval is not supported. Please use google_search tool instead.")
+        own |= {name for name, settings in fields.items() if settings is not None}
         declared = repeated(fields.get("functionDeclarations"), f"{where}.function_declarations")
         for number, one in enumerate(declared):
             spot = f"{where}.function_declarations[{number}]"
@@ -100,7 +104,7 @@ def _functions(body: dict[str, Any], model: str) -> dict[str, dict[str, Any]]:
                     f"* GenerateContentRequest.{spot}: only one of parameters and parameters_json_schema can be set.\n"
                 )
             found[name] = _parameters(function, spot)
-    return found
+    return found, own
 
 
 def _parameters(function: dict[str, Any], spot: str) -> dict[str, Any]:
@@ -200,9 +204,10 @@ def _safety(body: dict[str, Any]) -> None:
         seen.add(fields["category"])
 
 
-def _thinking(config: dict[str, Any], model: str) -> None:
+def _thinking(config: dict[str, Any], model: str) -> Wants:
+    """Whether thoughts are asked for, and to be shown."""
     if config.get("thinkingConfig") is None:
-        return
+        return Wants()
     where = "generation_config.thinking_config"
     fields = camel(message(config["thinkingConfig"], where), _THINKING, where)
     level, budget = fields.get("thinkingLevel"), fields.get("thinkingBudget")
@@ -216,6 +221,10 @@ def _thinking(config: dict[str, Any], model: str) -> None:
         raise bad("Thinking level is not supported for this model.")
     if budget is not None and type(budget) is not int:
         raise mistyped(budget, f"{where}.thinking_budget", "TYPE_INT32")
+    shown = fields.get("includeThoughts")
+    if shown is not None and type(shown) is not bool:
+        raise mistyped(shown, f"{where}.include_thoughts", "TYPE_BOOL")
+    return Wants(thinks=budget != 0, shown=shown is True)
 
 
 def _settings(config: dict[str, Any]) -> None:
@@ -262,9 +271,10 @@ def read_chat(model: str, raw: bytes, stream: bool, framed: bool) -> Chat:
     where = "generation_config"
     config = {} if given is None else camel(message(given, where), _GENERATION, where)
     _settings(config)
-    _thinking(config, model)
+    wants = _thinking(config, model)
     _safety(body)
-    forced, form = _forced(body, _functions(body, model)), _form(config)
+    functions, own = _tools_in(body, model)
+    forced, form = _forced(body, functions), _form(config)
     if body.get("serviceTier") not in (None, "flex", "standard", "priority"):
         raise mistyped(
             body["serviceTier"], "service_tier", "type.googleapis.com/google.ai.generativelanguage.ServiceTier"
@@ -277,4 +287,11 @@ def read_chat(model: str, raw: bytes, stream: bool, framed: bool) -> Chat:
         copies=_count(config, "candidateCount", 8) or 1,
         framed=framed,
         shape=forced or form,
+        wants=replace(
+            wants,
+            searches="googleSearch" in own,
+            runs_code="codeExecution" in own,
+            once=bool(_BUDGETS_ONLY.match(model)),
+        ),
+        media=media_in(part for _, parts in turns for part in parts),
     )

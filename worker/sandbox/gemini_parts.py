@@ -5,7 +5,8 @@ It knows nothing of a body's other fields.
 
 import binascii
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from worker.sandbox.dialect import names, stand_in
@@ -81,6 +82,17 @@ def _text(value: object, where: str) -> str:
     if not value:
         raise bad(f"* GenerateContentRequest.{where}: {where.rpartition('.')[2]} cannot be empty.\n")
     return str(value)
+
+
+def media_in(parts: Iterable[dict[str, Any]]) -> tuple[tuple[str, int], ...]:
+    """The tokens of images, sound, video and documents, by their modality: those of the texts that stand for them."""
+    found: Counter[str] = Counter()
+    for part in parts:
+        media = part.get("inlineData") or part.get("fileData")
+        if media:
+            kind = str(media.get("mimeType") or media.get("mime_type") or "").partition("/")[0].upper()
+            found[kind if kind in ("IMAGE", "AUDIO", "VIDEO") else "DOCUMENT"] += len(stand_in(part)) // 4
+    return tuple(sorted(found.items()))
 
 
 def _whole_base64(data: object) -> bool:

@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Sequence
 
+from worker.sandbox.caches import PromptCache
 from worker.sandbox.faults import FaultList
 from worker.sandbox.quotas import Holder, Register, key_name
 from worker.sandbox.settings import Account, Fault, ProviderName, SandboxSettings
@@ -29,9 +30,10 @@ class House:
         self._dice = random.Random(self.settings.seed)
         self.register = Register(self._accounts, self.settings.limits, now)
         self.faults = FaultList(self._faults, self.settings.seed, now)
+        self.cache = PromptCache()
 
     def reset(self) -> None:
-        """Empty log, full buckets, unused faults."""
+        """Empty log, full buckets, empty caches, unused faults."""
         self.log = self.log.renewed()
         self._begin()
 
@@ -41,9 +43,10 @@ class House:
         self.faults = FaultList(faults, self.settings.seed, time.monotonic())
 
     def set_accounts(self, accounts: Sequence[Account]) -> None:
-        """Replace the accepted keys; every bucket is full again."""
+        """Replace the accepted keys; every bucket is full again, every cache empty."""
         self._accounts = accounts
         self.register = Register(accounts, self.settings.limits, time.monotonic())
+        self.cache = PromptCache()
 
     def key_id(self, secret: str | None, holder: Holder | None) -> str | None:
         if holder is not None:

@@ -26,6 +26,7 @@ from worker.sandbox.dialect import (
 )
 from worker.sandbox.openai_chat import read_chat
 from worker.sandbox.openai_checks import INVALID, error
+from worker.sandbox.openai_hosted import citations
 from worker.sandbox.quotas import Denial, Gauge, Holder, Standing
 from worker.sandbox.replies import Finish, Reply, Usage
 from worker.sandbox.settings import Fault, ProviderName, SandboxSettings
@@ -170,7 +171,12 @@ class OpenAI:
             case "completions":
                 usage = spoil(_usage(reply.usage), spoilt)
                 return openai_completions.whole(reply, _FINISH[reply.finish], usage)
-        message: dict[str, object] = {"role": "assistant", "content": reply.text, "refusal": None, "annotations": []}
+        message: dict[str, object] = {
+            "role": "assistant",
+            "content": reply.text,
+            "refusal": None,
+            "annotations": _cited(reply),
+        }
         finish = _FINISH[reply.finish]
         if reply.call:
             message |= {"content": None, "tool_calls": [_tool_call(reply, reply.call)]}
@@ -226,6 +232,7 @@ class OpenAI:
             "object": "chat.completion.chunk",
             "created": _CREATED,
             "model": reply.model,
+            "service_tier": chat.tier,
             "system_fingerprint": "fp_sandbox",
             "choices": choices,
         }
@@ -252,6 +259,14 @@ class OpenAI:
     def charge(self, chat: Chat, usage: Usage) -> tuple[int, int]:
         """max(max_tokens, characters / 4) at arrival; nothing comes back."""
         return max(chat.max_tokens or 0, -(-len(chat.prompt) // 4)), 0
+
+
+def _cited(reply: Reply) -> list[dict[str, Any]]:
+    """The pages that a search found, as chat nests them."""
+    kind = "url_citation"
+    return [
+        {"type": kind, kind: {name: value for name, value in one.items() if name != "type"}} for one in citations(reply)
+    ]
 
 
 def _tool_call(reply: Reply, call: tuple[str, dict[str, Any]]) -> dict[str, Any]:

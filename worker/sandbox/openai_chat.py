@@ -5,6 +5,7 @@ It writes no replies and knows no limits.
 
 import binascii
 import re
+from dataclasses import replace
 from typing import Any
 
 from worker.sandbox.dialect import Chat, chat, names, stand_in
@@ -24,6 +25,7 @@ from worker.sandbox.openai_checks import (
     served_here,
     streamed,
     tier_in,
+    wants_in,
     within,
     wrong_value,
 )
@@ -145,10 +147,11 @@ def read_chat(raw: bytes, strict_models: bool) -> Chat:
     check_calls(messages)
     shape = shape_of(body, texts)
     _settings(body)
+    searching = bool(_SEARCHING.search(model))
     if strict_models:
         served_here(model, "chat")
         sampled(body, model, body.get("reasoning_effort"))
-        if body.get("web_search_options") is not None and not _SEARCHING.search(model):
+        if body.get("web_search_options") is not None and not searching:
             raise bad(f"Web search options not supported with this model. model={model}", "web_search_options")
     legacy, modern = positive(body, "max_tokens"), positive(body, "max_completion_tokens")
     if legacy is not None and strict_models and REASONING_MODEL.match(model):
@@ -168,6 +171,7 @@ def read_chat(raw: bytes, strict_models: bool) -> Chat:
         stream_usage=bool(options.get("include_usage")),
         tier=tier_in(body),
         shape=shape,
+        wants=replace(wants_in(model, body.get("reasoning_effort")), searches=searching, once=True),
     )
 
 

@@ -5,10 +5,12 @@ It knows no endpoint's own fields.
 
 import math
 import re
+from collections.abc import Collection
 from typing import Any
 
 import orjson
 
+from worker.sandbox.deeds import Wants
 from worker.sandbox.dialect import Answer, Refusal
 
 INVALID = "invalid_request_error"
@@ -148,6 +150,14 @@ def sampled(body: dict[str, Any], model: str, effort: object) -> None:
             message = f"Unsupported value: 'temperature' does not support {value} with this model. Only the default (1) value is supported."  # noqa: E501
             raise bad(message, name, "unsupported_value")
         raise bad(f"Unsupported parameter: '{name}' is not supported with this model.", name, "unsupported_parameter")
+
+
+def wants_in(model: str, effort: object, *, shown: bool = False, tools: Collection[str] = ()) -> Wants:
+    """What a call switches on: reasoning by its effort, where the model reasons, and hosted tools."""
+    thinks = effort != "none" if effort is not None and REASONING_MODEL.match(model) else None
+    searches = any(tool.startswith("web_search") for tool in tools)
+    runs_code = "code_interpreter" in tools
+    return Wants(thinks=thinks, shown=shown, searches=searches, runs_code=runs_code, rents=runs_code)
 
 
 def metadata_in(body: dict[str, Any]) -> None:

@@ -21,8 +21,10 @@ from worker.sandbox.openai_checks import (
     sampled,
     streamed,
     tier_in,
+    wants_in,
     within,
 )
+from worker.sandbox.openai_hosted import citations, items
 from worker.sandbox.openai_items import shape_of, texts_in
 from worker.sandbox.replies import Finish, Reply, Usage
 
@@ -86,6 +88,12 @@ def read(raw: bytes, strict_models: bool) -> Chat:
         operation="background" if body.get("background") is True else "responses",
         tier=tier_in(body, (*TIERS, "ultrafast")),
         shape=shape,
+        wants=wants_in(
+            model,
+            effort,
+            shown=(body.get("reasoning") or {}).get("summary") is not None,
+            tools=[str(tool["type"]) for tool in body.get("tools") or []],
+        ),
     )
 
 
@@ -156,8 +164,8 @@ def _response(call: Chat, model: str, digest: str, status: str) -> dict[str, Any
     }
 
 
-def _message(digest: str, status: str, text: str | None) -> dict[str, Any]:
-    content = [] if text is None else [_part(text)]
+def _message(digest: str, status: str, text: str | None, cited: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+    content = [] if text is None else [_part(text, cited)]
     return {"id": f"msg_{digest}", "type": "message", "role": "assistant", "status": status, "content": content}
 
 
@@ -173,8 +181,8 @@ def _function_call(reply: Reply, status: str, arguments: str) -> dict[str, Any]:
     }
 
 
-def _part(text: str) -> dict[str, Any]:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+def _part(text: str, cited: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": cited or [], "logprobs": []}
 
 
 def _finished(call: Chat, reply: Reply, spoilt: str | None) -> dict[str, Any]:
@@ -184,12 +192,11 @@ def _finished(call: Chat, reply: Reply, spoilt: str | None) -> dict[str, Any]:
     body = _response(call, reply.model, reply.digest, status)
     if reply.finish != "stop":
         body["incomplete_details"] = {"reason": _INCOMPLETE[reply.finish]}
-    if reply.usage.reasoning:
-        body["output"].append({"id": f"rs_{reply.digest}", "type": "reasoning", "summary": []})
+    body["output"] += items(reply)
     if reply.call:
         body["output"].append(_function_call(reply, status, orjson.dumps(reply.call[1]).decode()))
     elif reply.text:
-        body["output"].append(_message(reply.digest, status, reply.text))
+        body["output"].append(_message(reply.digest, status, reply.text, citations(reply)))
     body["usage"] = spoil(_usage(reply.usage), spoilt)
     if spoilt == "missing":
         del body["usage"]
@@ -232,7 +239,7 @@ def events(call: Chat, reply: Reply, spoilt: str | None = None) -> list[bytes]:
                 for piece in pieces(reply.text)
             ]
             found.append(("response.output_text.done", {**place, "text": reply.text, "logprobs": []}))
-            found.append(("response.content_part.done", {**place, "part": _part(reply.text)}))
+            found.append(("response.content_part.done", {**place, "part": item["content"][0]}))
         found.append(("response.output_item.done", {"output_index": at, "item": item}))
     found.append((f"response.{final['status']}", {"response": final}))
     return [_event(number, kind, fields) for number, (kind, fields) in enumerate(found)]

@@ -5,7 +5,7 @@ No dialect, no clock and no randomness here: the same file gets the same answers
 Tokens are counted simply. Input: ceil(characters / 4) of the prompt text plus 4 a message. Output: 5 to 40 by hash of
 prompt and model, or `output_tokens`, and never more than the caller's max_tokens (then the reply ends for `length`);
 every choice or candidate of a call costs the same. With `usage_extras` part of the input was read from or written to a
-cache and part of the output was reasoning, by the same hash.
+cache and part of the output was reasoning, by the same hash. A call that asks for reasoning gets it in any case.
 """
 
 import hashlib
@@ -40,20 +40,29 @@ Finish = Literal["stop", "length", "filter"]
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of a call: `input` with everything cached, `output` with reasoning; the others are parts of these."""
+    """Tokens of a call: `input` with everything cached, `output` with reasoning; the others are parts of these.
+
+    `tool` is input that the provider's own tools gave, `media` input that isn't text, by its kind. `fees` are uses of tools
+    that are billed by the use.
+    """
 
     input: int = 0
     output: int = 0
     cached: int = 0
     cache_write: int = 0
     reasoning: int = 0
+    cache_write_1h: int = 0
+    tool: int = 0
+    media: tuple[tuple[str, int], ...] = ()
+    fees: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What one call is answered: the text of each choice, why it ended, its usage, the served model, an id's body.
 
-    `call` is the tool that it calls instead, with its arguments.
+    `call` is the tool that it calls instead, with its arguments. `thinks`: its reasoning was asked for; `thought` is what can be read of it, `queries` are
+    its web searches, `code` is a program that it ran, with its output.
     """
 
     text: str
@@ -63,6 +72,10 @@ class Reply:
     digest: str
     copies: int = 1
     call: tuple[str, dict[str, Any]] | None = None
+    thinks: bool = False
+    thought: str = ""
+    queries: tuple[str, ...] = ()
+    code: tuple[str, str] | None = None
 
 
 def prompt_sha(prompt: str) -> str:
@@ -89,20 +102,24 @@ def compose(
     *,
     copies: int = 1,
     cache_writes: bool = True,
+    thinks: bool | None = None,
 ) -> Reply:
     """The reply to a prompt (`sha` is its `prompt_sha`): the same for the same prompt, model and token settings.
 
-    `cache_writes` is False for a provider whose usage knows no writes to a cache.
+    `cache_writes` is False for a provider whose usage knows no writes to a cache. `thinks`: whether it reasons; None leaves
+    that to the settings.
     """
     seed = hashlib.sha256(f"{model}\0{sha}".encode())
-    dice = seed.digest()
-    wanted = settings.output_tokens or 5 + dice[0] % 36
+    rolls = seed.digest()
+    wanted = settings.output_tokens or 5 + rolls[0] % 36
     given = input_tokens(prompt, messages)
     cached = write = reasoning = 0
     if settings.usage_extras:
-        cached = given * (dice[1] % 3) // 4
-        write = (given - cached) * (dice[2] % 2) // 2 if cache_writes else 0
-        reasoning = dice[3] % 24
+        cached = given * (rolls[1] % 3) // 4
+        write = (given - cached) * (rolls[2] % 2) // 2 if cache_writes else 0
+        reasoning = rolls[3] % 24
+    if thinks is not None:
+        reasoning = 8 + rolls[3] % 24 if thinks else 0
     total = wanted + reasoning
     finish: Finish = "stop"
     if max_tokens is not None and total > max_tokens:
@@ -115,6 +132,16 @@ def compose(
     return Reply(text, finish, usage, settings.served_models.get(model, model), seed.hexdigest()[:24], copies)
 
 
+def dice(seed: str, count: int) -> bytes:
+    """So many numbers from 0 to 255, the same for the same seed."""
+    return hashlib.shake_128(seed.encode("utf-8", "surrogatepass")).digest(count)
+
+
+def words(seed: str, count: int) -> str:
+    """So many words, the same for the same seed."""
+    return " ".join([WORDS[roll] for roll in dice(seed, count)])
+
+
 def without_text(reply: Reply) -> Reply:
     """The reply to a call for vectors: its input is all that it costs."""
     return replace(reply, text="", finish="stop", usage=Usage(input=reply.usage.input))
@@ -122,14 +149,14 @@ def without_text(reply: Reply) -> Reply:
 
 def vector(text: str, model: str, dimensions: int) -> list[float]:
     """The embedding of a text: the same for the same text and model, of length 1."""
-    dice = hashlib.shake_128(f"{model}\0{text}".encode("utf-8", "surrogatepass")).digest(2 * dimensions)
-    numbers = [int.from_bytes(dice[at : at + 2], "big") / 32767.5 - 1 for at in range(0, 2 * dimensions, 2)]
+    rolls = dice(f"{model}\0{text}", 2 * dimensions)
+    numbers = [int.from_bytes(rolls[at : at + 2], "big") / 32767.5 - 1 for at in range(0, 2 * dimensions, 2)]
     length = math.hypot(*numbers)
     return [round(number / length, 8) for number in numbers]
 
 
-def _sentence(sha: str, model: str, words: int, finish: Finish) -> str:
-    if words == 1:
+def _sentence(sha: str, model: str, count: int, finish: Finish) -> str:
+    if count == 1:
         return sha[:8]
-    dice = hashlib.shake_128(f"{sha}\0{model}".encode()).digest(words - 1)
-    return f"{sha[:8]} {' '.join([WORDS[die] for die in dice])}{'.' if finish == 'stop' else ''}"
+    said = words(f"{sha}\0{model}", count - 1)
+    return f"{sha[:8]} {said}{'.' if finish == 'stop' else ''}"

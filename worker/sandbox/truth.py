@@ -15,7 +15,8 @@ from worker.sandbox.settings import ProviderName
 
 
 class Row:
-    """One call. Tokens are what a billed call cost (`input_tokens` with everything cached, output with reasoning).
+    """One call. Tokens are what a billed call cost (`input_tokens` with everything cached, output with reasoning),
+    `fees` the uses of tools that are billed by the use.
 
     `at` and `finished_at` are unix seconds, `mono` seconds of this machine's monotonic clock. `status` is the one
     answered with, None if there was no answer (yet). `sent_whole`: the whole reply was written while the caller was
@@ -75,6 +76,7 @@ class Row:
             "cached_tokens": self.usage.cached,
             "cache_write_tokens": self.usage.cache_write,
             "reasoning_tokens": self.usage.reasoning,
+            "fees": dict(self.usage.fees),
             "sent_whole": self.sent_whole,
             "limited": self.limited,
             "finished_at": self.finished_at,
