@@ -121,7 +121,7 @@ def _close(connection: Connection, closing: Sequence[tuple[Ending, AttemptEnd]],
             {
                 "b_id": end.attempt_id,
                 "outcome": end.outcome
-                if (ending.job_id, ending.epoch) in moved or end.outcome == Outcome.UNKNOWN
+                if (ending.job_id, ending.epoch) in moved or end.outcome == Outcome.UNKNOWN or _never_left(end)
                 else Outcome.FENCED,
                 "http_status": end.http_status,
                 "error_code": end.error_code,
@@ -139,6 +139,11 @@ def _close(connection: Connection, closing: Sequence[tuple[Ending, AttemptEnd]],
             for ending, end in closing
         ],
     )
+
+
+def _never_left(end: AttemptEnd) -> bool:
+    """Whether a call certainly never left this machine: then it can't have been billed, however late that is known."""
+    return end.outcome == Outcome.FAILED and end.http_status is None and end.usage is None
 
 
 def _cancelled(connection: Connection, batch_ids: set[int]) -> set[int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import sqlalchemy as sa
 
@@ -102,6 +104,19 @@ def test_a_reply_that_came_too_late_is_fenced_with_its_real_tokens_and_cost(data
     assert [row["attempt_id"] for row in result_rows(database)] == [again.attempt_id]
     assert spend(database, batch) == [("openai", "USD", 1, 2, 22, 14, 2000)]
     assert assert_counts_are_true(database, batch).succeeded == 1
+
+
+def test_a_call_that_never_left_is_no_fenced_one_however_late_that_is_known(database: Database) -> None:
+    batch = make_batch(database, 1)
+    (late,) = announce(database, *claim(database, worker_id=1))
+    with database.write() as connection:
+        job_store.rescue(connection, [1])
+    unconnected = ending(late, JobStatus.QUEUED, usage=None, cost_nanos=None, error_code="connect_timeout")
+    assert unconnected.attempt is not None
+    end(database, replace(unconnected, attempt=replace(unconnected.attempt, http_status=None)))
+    (row,) = attempt_rows(database, batch)
+    assert (row["outcome"], row["error_code"]) == (Outcome.FAILED, "connect_timeout")
+    assert statuses(database, batch) == ["queued"]
 
 
 def test_a_late_reply_is_fenced_even_beside_the_valid_one_of_the_same_job(database: Database) -> None:
