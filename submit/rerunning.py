@@ -32,8 +32,8 @@ def rerun(
 ) -> int:
     """Queues these jobs again, for another provider, route or model if one is named; how many there were.
 
-    Jobs that have succeeded lose their answers and are paid for again, so that needs `force`. Raises NotFoundError, UsageError (they can't go there; nothing was changed), ConflictError (the batch is in no state for it,
-    or another works on the same file).
+    Jobs that have succeeded lose their answers and are paid for again, so that needs `force`. Raises NotFoundError, UsageError (they
+    can't go there; nothing was changed), ConflictError (the batch is in no state for it, or another works on the same file).
     """
     if which.status is JobStatus.SUCCEEDED and not force:
         raise ConflictError(
@@ -67,7 +67,12 @@ def _placed(
     def place(kind: Kind) -> tuple[str, str]:
         try:
             return lanes.resolve(
-                model=model or kind.model, provider=provider, route=route, dialect=kind.dialect, alone=alone
+                model=model or kind.model,
+                provider=provider,
+                route=route,
+                dialect=kind.dialect,
+                operation=kind.operation,
+                alone=alone,
             )
         except NoLane as refused:
             asked = f"model {kind.model}" if kind.model else "a model that its route names"

@@ -37,17 +37,18 @@ class Which:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What decides where a job may go: the lane it is in, the model that was asked for, and the dialect of its body."""
+    """What decides where a job may go: the lane it is in, the model that was asked for, the dialect of its body and what that asks for."""
 
     lane: str
     model: str
     dialect: str
+    operation: str
 
 
 def kinds(connection: Connection, batch_id: int, which: Which) -> list[Kind]:
     """The kinds of these jobs."""
     query = (
-        sa.select(jobs.c.lane, jobs.c.model, job_inputs.c.dialect)
+        sa.select(jobs.c.lane, jobs.c.model, job_inputs.c.dialect, job_inputs.c.operation)
         .join(job_inputs, job_inputs.c.job_id == jobs.c.id)
         .where(*_these(batch_id, which))
         .distinct()
@@ -83,7 +84,7 @@ def rerun(
             ),
         )
     query = (
-        sa.select(jobs.c.id, jobs.c.lane, jobs.c.model, job_inputs.c.dialect)
+        sa.select(jobs.c.id, jobs.c.lane, jobs.c.model, job_inputs.c.dialect, job_inputs.c.operation)
         .join(batches, batches.c.id == jobs.c.batch_id)
         .join(job_inputs, job_inputs.c.job_id == jobs.c.id)
         .where(*_these(batch_id, which), *_ended(before), may)
@@ -92,8 +93,8 @@ def rerun(
         .with_for_update(skip_locked=True, of=jobs)
     )
     groups: dict[tuple[str, str], list[int]] = {}
-    for job_id, lane, model, dialect in connection.execute(query):
-        where = place(Kind(lane, model, dialect)) if place else (lane, model)
+    for job_id, lane, model, dialect, operation in connection.execute(query):
+        where = place(Kind(lane, model, dialect, operation)) if place else (lane, model)
         groups.setdefault(where, []).append(job_id)
     number = sum(len(ids) for ids in groups.values())
     if not number:

@@ -116,7 +116,7 @@ def _refused(_: Request, error: Exception) -> Response:
 
 
 def _broken(request: Request, error: Exception) -> Response:
-    log.error("%s %s failed: %s", request.method, request.url.path, type(error).__name__, exc_info=error)
+    log.error("a request failed: %s %s: %s", request.method, request.url.path, type(error).__name__, exc_info=error)
     return _error(500, "something is wrong here; the log of `truckllm api` says more")
 
 

@@ -47,8 +47,12 @@ def batch_number(request: Request) -> int:
 
 def query(request: Request, kind: type[Query]) -> Query:
     """The query parameters. Raises UsageError that names each one that is wrong, unknown or given twice."""
-    given: dict[str, str] = {}
+    given: dict[str, str | list[str]] = {}
+    several = {info.alias or name for name, info in kind.model_fields.items() if info.annotation == list[str]}
     for name, value in request.query_params.multi_items():
+        if name in several:
+            given[name] = [*given.get(name, ()), value]
+            continue
         if name in given:
             raise UsageError(f"{name} is given twice")
         given[name] = value

@@ -96,6 +96,9 @@ class Again(BaseModel):
     status: JobStatus = JobStatus.FAILED
     error: str | None = None
     failed_at: str | None = Field(default=None, alias="from")
+    asked: str | None = Field(default=None, alias="from_model")
+    ids: list[str] = Field(default_factory=list, alias="id")
+    force: bool = False
     provider: str | None = None
     route: str | None = None
     model: str | None = None
@@ -200,10 +203,17 @@ def cancel(request: Request) -> Response:
 def rerun(request: Request) -> Response:
     """POST /v1/batches/{id}/rerun: failed jobs go back into the queue, elsewhere if that is asked for."""
     api, number, asked = Api.of(request), batch_number(request), query(request, Again)
-    which = Which(asked.status, asked.error, asked.failed_at)
+    which = Which(asked.status, asked.error, asked.failed_at, asked.asked, tuple(asked.ids))
     with stored(api.database):
         queued = rerunning.rerun(
-            api.database, api.config, number, which, provider=asked.provider, route=asked.route, model=asked.model
+            api.database,
+            api.config,
+            number,
+            which,
+            provider=asked.provider,
+            route=asked.route,
+            model=asked.model,
+            force=asked.force,
         )
         steering.wake(api.database, api.config, number)
     return JSONResponse({"batch_id": number, "queued": queued})

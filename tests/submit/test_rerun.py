@@ -149,3 +149,17 @@ def test_what_failed_at_one_provider_is_answered_by_another(
     rows = [json.loads(line) for line in (tmp_path / "prompts.results.jsonl").read_text().splitlines()]
     assert [(row["status"], row["provider"]) for row in rows] == [("succeeded", "gemini"), ("succeeded", "claude")]
     assert len(sandbox.log()) == calls + 1
+
+
+def test_what_only_one_vendor_does_is_not_sent_to_another(
+    cli: Cli, config: Path, write_lines: Any, stored: Database
+) -> None:
+    body = {"model": "text-embedding-3-small", "input": "a text"}
+    lines = [{"custom_id": "v", "method": "POST", "url": "/v1/embeddings", "body": body}]
+    assert cli("submit", write_lines(lines), "-c", config).returncode == 0
+    worker = WorkerByHand(stored)
+    worker.fail(worker.claim(1)[0])
+    refused = cli("rerun", 1, "--provider", "claude", "-c", config)
+    assert refused.returncode == 2
+    assert "embeddings" in refused.stderr
+    assert [status for status, _, _ in places(stored)] == ["failed"]

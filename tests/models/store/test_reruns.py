@@ -54,7 +54,7 @@ def test_kinds_and_jobs_are_those_of_the_filter(database: Database) -> None:
     with database.write() as connection:
         assert reruns.kinds(connection, batch, Which(error_code="c")) == []
         assert reruns.kinds(connection, batch, Which(provider="claude")) == []
-        assert reruns.kinds(connection, batch, Which(error_code="a")) == [Kind("openai", "gpt-4o", "simple")]
+        assert reruns.kinds(connection, batch, Which(error_code="a")) == [Kind("openai", "gpt-4o", "simple", "chat")]
         assert reruns.rerun(connection, batch, Which(error_code="a", provider="openai")) == 2
     assert statuses(database, batch) == ["queued", "failed", "queued"]
     assert_counts_are_true(database, batch)
