@@ -160,7 +160,7 @@ def flapping(ground: Ground) -> None:
     good = [
         sum(began + (2 * n + 1) * half <= c["at"] < began + (2 * n + 2) * half for c in calls) for n in range(cycles)
     ]
-    allowed = OPENING * RPM / 60
+    allowed = 0.75 * half * RPM / 60  # without a breaker all of it
     ground.promise(max(bad) <= allowed, f"calls into the down times: {bad}, {allowed:.0f} may be")
     ground.promise(max(calls_a_job(ground)) <= MOST_ATTEMPTS, f"calls a job: {calls_a_job(ground)}")
     ground.remarks.append(
