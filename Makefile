@@ -15,7 +15,7 @@ READY = $(VENV)/.ready
 help:
 	@echo "make demo              run the main job against the sandbox: no keys, no cost"
 	@echo "make test              run all tests, with real Redis-protocol and PostgreSQL servers"
-	@echo "make chaos             kill, cut and starve everything, and count what is lost: about 25 minutes"
+	@echo "make chaos             kill, cut and starve everything, and count what is lost: about half an hour"
 	@echo "make lint              check style, format and types"
 	@echo "make format            put the format right"
 	@echo "make bench-limits      how much of the limits is used, and how many 429s that costs"

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from tests.chaos.figures import Figures
 from tests.chaos.ground import Ground, new_folder
-from tests.chaos.registry import Scenario
+from tests.chaos.registry import Scenario, scenarios
 from tests.chaos.verdict import judge
 
 
@@ -45,6 +45,11 @@ def perform(chosen: Scenario, url: str, *, seed: int, scale: float = 1.0) -> Fig
         return replace(figures, remarks=(*figures.remarks, f"kept: {folder}"))
     shutil.rmtree(folder, ignore_errors=True)
     return figures
+
+
+def perform_named(name: str, url: str, seed: int, scale: float) -> Figures:
+    """The same by the scenario's name, for a process that has loaded none."""
+    return perform(scenarios()[name], url, seed=seed, scale=scale)
 
 
 class Postgres:

@@ -143,10 +143,10 @@ def start_run(ground: Ground, path: Path, number: int) -> Started:
 @scenario("run-kills")
 def run_kills(ground: Ground) -> None:
     """`kill -9` of `run`: no process stays behind, and `run` again goes on where it was."""
-    run_again_and_again(ground, ground.some(6), everything=False)
+    run_again_and_again(ground, ground.some(4), everything=False)
 
 
 @scenario("everything-kills")
 def everything_kills(ground: Ground) -> None:
     """`kill -9` of everything at once, workers, Valkey and `run`; then `run` again."""
-    run_again_and_again(ground, ground.some(7), everything=True)
+    run_again_and_again(ground, ground.some(5), everything=True)

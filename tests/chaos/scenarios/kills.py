@@ -58,7 +58,7 @@ def random_kills(ground: Ground) -> None:
     ground.start(latency=LATENCY, rpm=rpm(ground))
     ground.submit(ground.some(200, least=80))
     crew = [ground.start_worker() for _ in range(ground.some(3, least=2))]
-    for _ in range(ground.some(25, least=2)):
+    for _ in range(ground.some(20, least=2)):
         victim = ground.rng.randrange(len(crew))
         ground.until(lambda: at_work(ground, crew[victim]), "the next victim to have calls out", 60)  # noqa: B023
         ground.quiet(ground.rng.uniform(0.0, 0.6))
