@@ -175,7 +175,7 @@ class Ground:
 
     def _start_sandbox(self, **settings: Any) -> SandboxProcess:
         path = self.folder / "sandbox.json"
-        path.write_text(json.dumps(settings))
+        path.write_text(json.dumps({"log": str(self.folder / "calls.jsonl"), **settings}))
         command = [sys.executable, "-m", "worker.sandbox", "--port", "0", "--settings", str(path)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
@@ -379,6 +379,11 @@ class Ground:
             every=0.1,
         )
         self.until(lambda: all(row["finished_at"] for row in self.log()), "the last calls to end", 30, every=0.1)
+
+    def keep(self) -> None:
+        """Writes kills and ledger beside the sandbox's log, for whoever looks into a failure."""
+        told = {"kills": [(kill.at, kill.what) for kill in self.kills], "attempts": self.rows(sa.select(attempts))}
+        (self.folder / "ledger.json").write_text(json.dumps(told, default=str))
 
     def promise(self, kept: bool, sentence: str) -> None:
         """Notes a promise of the scenario's own that is broken; `sentence` says what is wrong."""

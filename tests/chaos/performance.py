@@ -30,6 +30,8 @@ def perform(chosen: Scenario, url: str, *, seed: int, scale: float = 1.0) -> Fig
         with ground:
             chosen.play(ground)
             figures = judge(ground)
+            if figures.promises():
+                ground.keep()
     except Exception as error:
         figures = Figures(
             chosen.name,

@@ -47,7 +47,7 @@ def test_a_call_whose_connection_broke_at_a_kill_was_in_flight() -> None:
 
 
 def test_a_call_whose_connection_broke_at_another_time_was_not() -> None:
-    assert in_flight([call(end=99.5), call(end=103.0), call(at=103.0, end=103.5)], KILL, {}) == 0
+    assert in_flight([call(end=99.5), call(end=103.5), call(at=103.2, end=103.5)], KILL, {}) == 0
 
 
 def test_a_call_answered_just_before_a_kill_was_in_flight_only_if_the_ledger_does_not_know_the_answer() -> None:
@@ -57,7 +57,7 @@ def test_a_call_answered_just_before_a_kill_was_in_flight_only_if_the_ledger_doe
 
 
 def test_a_call_answered_long_before_a_kill_was_not_in_flight_whatever_the_ledger_says() -> None:
-    assert in_flight([call(at=99.0, end=99.4, whole=True)], KILL, {}) == 0
+    assert in_flight([call(at=97.0, end=97.4, whole=True)], KILL, {}) == 0
 
 
 def test_a_killed_call_and_the_one_that_was_made_again_are_one_call_in_flight() -> None:

@@ -22,10 +22,10 @@ from tests.chaos.ground import Ground, Kill, Row
 from worker.sandbox.quotas import key_name
 from worker.sandbox.replies import prompt_sha
 
-NOTICED_SECONDS = 2.0
-"""A closed connection is in the sandbox's log by then, also on a loaded machine."""
-ANSWERED_SECONDS = 0.5
-"""A reply this old is recorded, or its worker was killed in between."""
+NOTICED_SECONDS = 3.0
+"""So long a starved sandbox may take to see that a connection is closed, or to send replies into it that were due."""
+ANSWERED_SECONDS = 2.0
+"""So long a starved worker may take to record a reply. One that is older and not recorded wasn't in flight: it was lost."""
 SPOILT = {
     *("reset", "hang", "truncated", "rubbish", "empty", "error_in_200", "cut_stream", "stalled_stream", "no_done"),
     *("no_finish", "malformed_chunk", "gigantic"),
@@ -124,7 +124,7 @@ def in_flight(calls: Iterable[Row], kills: Iterable[Kill], recorded: Mapping[str
             count += any(at <= k + NOTICED_SECONDS and k - 0.01 <= end <= k + NOTICED_SECONDS for k in moments)
             continue
         whole[sha] += 1
-        answered[sha] += any(at <= k and k - ANSWERED_SECONDS <= end <= k + ANSWERED_SECONDS for k in moments)
+        answered[sha] += any(at <= k and k - ANSWERED_SECONDS <= end <= k + NOTICED_SECONDS for k in moments)
     return count + sum(min(number, max(0, whole[sha] - recorded.get(sha, 0))) for sha, number in answered.items())
 
 
