@@ -51,6 +51,7 @@ from worker.runner import Runner
 from worker.standings import Standings
 from worker.tasks import register
 from worker.turns import Turns
+from worker.watchdog import Watchdog
 
 log = logging.getLogger("truckllm.worker")
 
@@ -147,6 +148,7 @@ class Process:
         register(self._app, self.drain)
         self._loop = _new_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="truckllm-loop", daemon=True)
+        self._watchdog = Watchdog(self._loop)
         self._runners: dict[str, Runner] = {}
         self._grace = config.worker.grace_seconds
         self._give_up = threading.Event()
@@ -158,11 +160,12 @@ class Process:
     def run(self) -> int:
         """Until told to end."""
         self._thread.start()
+        self._watchdog.start()
         self._recorder = Recorder(self._database, self._loop)
         try:
             self._on_loop(self._start())
         except (StorageError, sqlalchemy.exc.SQLAlchemyError) as error:
-            log.error("%s: %s", self._database.shown, str(error).splitlines()[0])
+            log.error("can't start: %s: %s", self._database.shown, str(error).splitlines()[0])
             return StorageError.exit_code
         signal.signal(signal.SIGTERM, self._signalled)
         signal.signal(signal.SIGINT, self._signalled)
@@ -237,7 +240,7 @@ class Process:
                 return
             log.error("Celery's consumer has ended by itself; it is started again")
             time.sleep(CONSUMER_SECONDS)
-            set_event_loop(None)  # type: ignore[no-untyped-call]
+            set_event_loop(None)
             self._app = make_app(self._redis_url, self.served)
             register(self._app, self.drain)
 
@@ -310,6 +313,7 @@ class Process:
                 self._on_loop(self._leave(), timeout=2 if hopeless else 10)
         if not self._recorder.stop(1.0 if self._give_up.is_set() else 8.0 if hopeless else 25.0):
             log.error("%d results could not be stored before the end; their calls stay unknown", self._recorder.waiting)
+        self._watchdog.stop()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(2)
         log.info("worker %d has ended", self._lease.worker_id)
