@@ -55,14 +55,23 @@ def kept(home: Path) -> dict[str, ModelList]:
         return {
             provider: ModelList(
                 provider,
-                one["base_url"],
+                _text(one["base_url"]),
                 float(one["listed_at"]),
-                tuple(ModelInfo(model["id"], model["retires_at"]) for model in one["models"]),
+                tuple(
+                    ModelInfo(_text(model["id"]), None if model["retires_at"] is None else _text(model["retires_at"]))
+                    for model in one["models"]
+                ),
             )
             for provider, one in tree.items()
         }
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return {}
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} where a text should be")
+    return value
 
 
 def retirement(model: ModelInfo) -> datetime | None:

@@ -18,6 +18,8 @@ from worker.providers.bodies import own_body
 from worker.providers.embeddings import outline
 from worker.providers.events import Chunks, is_event_stream, read_events
 from worker.providers.failures import plain_failure, redirected, truncated, unreadable
+from worker.providers.growing import joined
+from worker.providers.masks import secret_headers, without_secrets
 from worker.providers.replies import at, count, decode, encode
 from worker.providers.translation import readable
 
@@ -96,10 +98,12 @@ class ChatProvider(Provider):
         raw = reply.body
         if good and is_event_stream(reply, request.stream):
             stream = self.assemble(request, Chunks(read_events(reply.body)))
-            body: Any = stream.body
+            body: Any = joined(stream.body)
             error, whole = stream.error, stream.whole
-            if body:
-                raw = encode(body)
+            try:
+                raw = encode(body) if body else raw
+            except RecursionError:  # no answer is nested like this
+                body, error, whole = {}, None, False
         else:
             body = outline(reply.body) if good and request.operation == EMBEDDINGS else decode(reply.body)
             if isinstance(body, list) and len(body) == 1:  # Gemini wraps errors like this where no SSE was asked for
@@ -120,7 +124,7 @@ class ChatProvider(Provider):
         else:
             failure = answer.failure
         answer = answer or Answer()
-        return Response(
+        response = Response(
             raw_response=raw,
             http_code=reply.status,
             failure=failure,
@@ -131,6 +135,7 @@ class ChatProvider(Provider):
             request_id=self.call_id(body, reply),
             latency_ms=reply.latency_ms,
         )
+        return without_secrets(response, self.secrets(request))
 
     def _refusal(self, request: Request, reply: Reply, body: Any) -> Failure:
         if isinstance(body, dict) and body:
@@ -143,7 +148,7 @@ class ChatProvider(Provider):
 
     def secrets(self, request: Request) -> list[str]:
         """What must not appear in a message: the key, and the headers that the configuration adds (gateways' keys)."""
-        return [request.api_key, *self._headers.values()]
+        return [request.api_key, *secret_headers(self._headers)]
 
     def list_models_call(self, path: str, api_key: str) -> Call:
         """A GET with this provider's headers."""

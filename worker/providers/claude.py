@@ -29,6 +29,7 @@ from worker.providers.failures import (
     until_next_month,
     until_timestamp,
 )
+from worker.providers.growing import grown, joined
 from worker.providers.replies import at, count, decode, name, objects, storable, table, told_count
 from worker.providers.translation import claude as translation
 from worker.providers.translation import read as read_body
@@ -235,12 +236,13 @@ _GROWING = {"text_delta": "text", "thinking_delta": "thinking", "signature_delta
 def _extend(block: dict[str, Any], delta: dict[str, Any]) -> None:
     kind = delta.get("type")
     if kind == "input_json_delta" and isinstance(part := delta.get("partial_json"), str):
-        block["partial_json"] = table_text(block, "partial_json") + part
+        block["partial_json"] = grown(block.get("partial_json"), part)
     elif kind == "citations_delta":
-        known = block.get("citations")
-        block["citations"] = [*(known if isinstance(known, list) else []), delta.get("citation")]
+        if not isinstance(block.get("citations"), list):
+            block["citations"] = []
+        block["citations"].append(delta.get("citation"))
     elif isinstance(kind, str) and (field := _GROWING.get(kind)) and isinstance(part := delta.get(field), str):
-        block[field] = table_text(block, field) + part
+        block[field] = grown(block.get(field), part)
 
 
 def table_text(block: dict[str, Any], field: str) -> str:
@@ -253,9 +255,10 @@ def _with_blocks(body: dict[str, Any], blocks: dict[int, dict[str, Any]]) -> dic
     if not body:
         return {}
     for block in blocks.values():
-        partial = block.pop("partial_json", None)
+        partial = joined(block.pop("partial_json", None))
         if partial:
-            block["input"] = decode(partial.encode()) if decode(partial.encode()) is not None else partial
+            told = decode(partial.encode("utf-8", "surrogatepass")) if isinstance(partial, str) else None
+            block["input"] = partial if told is None else told
     return {**body, "content": [blocks[index] for index in sorted(blocks)]}
 
 
@@ -263,6 +266,8 @@ def _estimate_output(body: dict[str, Any], blocks: dict[int, dict[str, Any]]) ->
     """A cut stream told its input but not its final output: the characters that came, four a token, stand for it."""
     if not body:
         return
+    for block in blocks.values():
+        joined(block)
     characters = sum(
         len(table_text(block, field)) for block in blocks.values() for field in ("text", "thinking", "partial_json")
     )

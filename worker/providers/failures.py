@@ -14,12 +14,10 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from models.request import Failure, FailureKind
 from worker.providers.base import Reply, http_failure
+from worker.providers.masks import MASK, masked
 from worker.providers.replies import at, http_date, name, reply_time, seconds, storable
 
 MESSAGE_LIMIT = 1000
-_SHORTEST_SECRET = 6
-"""A shorter "key" is a word of a local server's choice, and may be any word of its messages."""
-_MASK = "***"
 _KEY_LIKE = re.compile(
     r"""
     \b(?:sk|pk|rk)-[\w*.-]{6,}       # OpenAI, Anthropic and many others; masked forms too
@@ -37,11 +35,8 @@ def clean(text: Any, secrets: Iterable[str] = ()) -> str:
     """A message fit for a database, a log and a page: no secrets, no control characters, at most 1,000 characters."""
     if not isinstance(text, str):
         return ""
-    message = storable(text[: 50 * MESSAGE_LIMIT])
-    for secret in sorted(secrets, key=len, reverse=True):
-        if len(secret) >= _SHORTEST_SECRET:
-            message = message.replace(secret, _MASK)
-    message = _KEY_LIKE.sub(_MASK, message)
+    message = storable(text[: 50 * MESSAGE_LIMIT])  # a key that is cut here is known by its beginning
+    message = _KEY_LIKE.sub(MASK, masked(message, secrets))
     message = " ".join("".join(c if c.isprintable() else " " for c in message).split())
     return message if len(message) <= MESSAGE_LIMIT else message[: MESSAGE_LIMIT - 1] + "…"
 
@@ -50,7 +45,7 @@ def code_name(*candidates: Any) -> str | None:
     """The first candidate that can be a failure's code, as lower-case letters, digits, `_`, `.` and `-`."""
     for candidate in candidates:
         if isinstance(candidate, str):
-            code = re.sub(r"[^a-z0-9_.-]+", "_", clean(candidate).replace(_MASK, "").lower()).strip("_")[:64]
+            code = re.sub(r"[^a-z0-9_.-]+", "_", clean(candidate).replace(MASK, "").lower()).strip("_")[:64]
             if code:
                 return code
     return None

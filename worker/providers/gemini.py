@@ -30,6 +30,7 @@ from worker.providers.failures import (
     retry_after,
     until_pacific_midnight,
 )
+from worker.providers.growing import grown, is_text
 from worker.providers.replies import at, count, decode, encode, name, objects, storable, table, told_count
 from worker.providers.translation import gemini as translation
 from worker.providers.translation import read as read_body
@@ -333,7 +334,7 @@ def _add(candidate: dict[str, Any], chunk: dict[str, Any]) -> None:
     for part in objects(at(chunk, "content", "parts")):
         last = parts[-1] if parts else {}
         if _is_text(part) and _is_text(last) and part.get("thought") == last.get("thought"):
-            last["text"] += part["text"]
+            last["text"] = grown(last["text"], part["text"])
         else:
             parts.append(dict(part))
     role = at(chunk, "content", "role") or content.get("role") or "model"
@@ -342,4 +343,4 @@ def _add(candidate: dict[str, Any], chunk: dict[str, Any]) -> None:
 
 
 def _is_text(part: dict[str, Any]) -> bool:
-    return isinstance(part.get("text"), str) and not part.keys() - {"text", "thought"}
+    return is_text(part.get("text")) and not part.keys() - {"text", "thought"}

@@ -34,6 +34,7 @@ from worker.providers.failures import (
     request_id,
     retry_after,
 )
+from worker.providers.growing import grown, is_text
 from worker.providers.replies import at, count, decode, name, objects, storable, table, told_count
 from worker.providers.translation import openai as translation
 from worker.providers.translation import read as read_body
@@ -392,7 +393,7 @@ def _add(choices: dict[int, dict[str, Any]], part: dict[str, Any]) -> None:
     for key, value in table(part.get("logprobs")).items():
         if isinstance(value, list):
             lists = choice.setdefault("logprobs", {})
-            lists[key] = lists.get(key, []) + value
+            lists.setdefault(key, []).extend(value)
     message = choice["message"]
     for key, value in table(part.get("delta")).items():
         if key == "tool_calls":
@@ -408,8 +409,8 @@ def _grow(whole: dict[str, Any], part: dict[str, Any]) -> None:
         old = whole.get(key)
         if key == "index" or (value is None and key in whole):
             continue
-        if isinstance(value, str) and isinstance(old, str) and key not in ("id", "type"):
-            whole[key] = old + value
+        if isinstance(value, str) and is_text(old) and key not in ("id", "type"):
+            whole[key] = grown(old, value)
         elif isinstance(value, dict) and isinstance(old, dict):
             _grow(old, value)
         else:

@@ -11,6 +11,7 @@ from typing import Any
 from models.request import Failure, FailureKind, Usage
 from worker.providers.answers import Answer
 from worker.providers.base import Reply
+from worker.providers.growing import grown
 from worker.providers.replies import at, count, name, storable, table
 
 DEFAULT_MAX_TOKENS = 16
@@ -38,13 +39,13 @@ def add(choices: dict[int, dict[str, Any]], part: dict[str, Any]) -> None:
     index = count(part.get("index"))
     choice = choices.setdefault(index, {"index": index, "text": "", "logprobs": None, "finish_reason": None})
     if isinstance(text := part.get("text"), str):
-        choice["text"] += text
+        choice["text"] = grown(choice["text"], text)
     if isinstance(finish := part.get("finish_reason"), str):
         choice["finish_reason"] = finish
     for key, value in table(part.get("logprobs")).items():
         if isinstance(value, list):
             lists = choice["logprobs"] = choice["logprobs"] or {}
-            lists[key] = lists.get(key, []) + value
+            lists.setdefault(key, []).extend(value)
 
 
 def most_output_tokens(source: Mapping[str, Any]) -> int:

@@ -14,6 +14,7 @@ from worker.providers.answers import Answer, Stream
 from worker.providers.base import Reply
 from worker.providers.events import Chunks
 from worker.providers.failures import clean, code_name
+from worker.providers.growing import grown
 from worker.providers.replies import at, count, name, objects, storable, table, told_count
 
 _FINAL = {"response.completed", "response.failed", "response.incomplete", "response.cancelled"}
@@ -137,7 +138,7 @@ def _add(items: dict[int, dict[str, Any]], kind: str, data: dict[str, Any]) -> N
         if isinstance(content, list):
             if not content or not isinstance(content[-1], dict):
                 content.append({"type": "output_text", "text": "", "annotations": []})
-            content[-1]["text"] = f"{content[-1].get('text', '')}{piece}"
+            content[-1]["text"] = grown(content[-1].get("text"), piece)
 
 
 def _so_far(body: dict[str, Any], items: dict[int, dict[str, Any]]) -> dict[str, Any]:

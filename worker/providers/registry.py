@@ -20,6 +20,7 @@ from models.plugins import found, unclaimed
 from worker.http import HttpSender
 from worker.providers.base import Provider, Sender
 from worker.providers.failures import clean
+from worker.providers.masks import provider_secrets
 
 
 def provider_class(config: ProviderConfig) -> type[Provider]:
@@ -54,9 +55,7 @@ def make_provider(config: ProviderConfig, sender: Sender) -> Provider:
     except ConfigError:
         raise
     except Exception as error:
-        known = [key.secret.reveal() for key in config.keys if key.secret.usable]
-        known += [*config.headers.values(), *(value for value in config.options.values() if isinstance(value, str))]
-        why = clean(_told(error), known)
+        why = clean(_told(error), provider_secrets(config))
         raise ConfigError(f"{config.place}: {kind.__name__} can't be made from this configuration: {why}") from error
 
 

@@ -114,8 +114,12 @@ class IsDeafToTheWait(Acme):
 
 
 class TellsSecrets(Acme):
-    def judge(self, request: Request, reply: Reply, body: dict[str, Any]) -> Failure:
-        return replace(super().judge(request, reply, body), message=str(body)[:900])
+    def read(self, request: Request, reply: Reply) -> Response:
+        response = super().read(request, reply)
+        told = reply.body.decode("utf-8", "replace")[:900]
+        return (
+            response if response.failure is None else replace(response, failure=replace(response.failure, message=told))
+        )
 
 
 class ListsNothing(Acme):
