@@ -14,7 +14,7 @@ from models.config import Config
 from models.database import Database
 from models.errors import ConflictError, UsageError
 from models.lanes import Lanes, NoLane
-from models.states import BatchStatus, JobStatus
+from models.states import TERMINAL, BatchStatus, JobStatus
 from models.store import batches, reruns
 from models.store.reruns import Kind, Which
 
@@ -35,6 +35,10 @@ def rerun(
     Jobs that have succeeded lose their answers and are paid for again, so that needs `force`. Raises NotFoundError, UsageError (they
     can't go there; nothing was changed), ConflictError (the batch is in no state for it, or another works on the same file).
     """
+    if which.status not in TERMINAL:
+        raise UsageError(
+            f"jobs that are {which.status} haven't ended: those that failed, succeeded or were cancelled can be rerun"
+        )
     if which.status is JobStatus.SUCCEEDED and not force:
         raise ConflictError(
             "jobs that have succeeded keep their answers: asked again they are paid for again, and may mean something else; "
@@ -43,11 +47,9 @@ def rerun(
     with database.read() as connection:
         row = batches.get(connection, batch_id)
         place = _placed(config, provider, route, model, alone=bool(row["no_fallback"]))
-        kinds = reruns.kinds(connection, batch_id, which)
+        kinds = reruns.kinds(connection, batch_id, which) if place else ()
     _refuse_unfinished(row)
-    if not kinds:
-        return 0
-    if place is not None:
+    if place:
         for kind in kinds:  # all of them before anything is changed
             place(kind)
     return _queue(database, row, which, place)
@@ -91,20 +93,22 @@ def _refuse_unfinished(row: RowMapping) -> None:
 
 
 def _queue(database: Database, row: RowMapping, which: Which, place: Callable[[Kind], tuple[str, str]] | None) -> int:
-    number, chunk = 0, -1
+    number, last = 0, -1
     # only the first chunk wakes a cancelled batch: one that is cancelled in between stays so
     revive = row["status"] == BatchStatus.CANCELLED
     with database.read() as connection:
         began = database.now(connection)
-    while chunk:
+    while True:
         try:
             with database.write() as connection:
-                chunk = reruns.rerun(connection, row["id"], which, place=place, revive=revive, before=began)
+                chunk = reruns.rerun(connection, row["id"], which, place=place, revive=revive, before=began, after=last)
         except IntegrityError:
             raise ConflictError(
                 f"another batch works on the same file with the same options: wait until it has finished "
                 f"(`truckllm status`), then rerun batch {row['id']}"
             ) from None
-        number += chunk
+        if not chunk.number and last < 0:
+            return number
+        number += chunk.number
+        last = chunk.last  # at the end once more from the start, for what somebody held a moment
         revive = False
-    return number

@@ -46,7 +46,7 @@ def remove(connection: Connection, batch_id: int, most: int = 1000) -> int:
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("PRAGMA secure_delete=ON")
     given_up = sa.select(batches.c.id).where(batches.c.id == batch_id, batches.c.status == BatchStatus.DELETING)
-    if connection.execute(given_up.with_for_update()).first() is None:
+    if connection.execute(given_up.with_for_update(key_share=True)).first() is None:
         return 0
     query = sa.select(jobs.c.id).where(jobs.c.batch_id == batch_id).order_by(jobs.c.position).limit(most)
     ids = list(connection.execute(query).scalars())

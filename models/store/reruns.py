@@ -56,6 +56,14 @@ def kinds(connection: Connection, batch_id: int, which: Which) -> list[Kind]:
     return [Kind(*row) for row in connection.execute(query)]
 
 
+@dataclass(frozen=True, slots=True)
+class Requeued:
+    """A chunk: how many jobs, and the position of the last of them (-1: there was none)."""
+
+    number: int = 0
+    last: int = -1
+
+
 def rerun(
     connection: Connection,
     batch_id: int,
@@ -64,11 +72,12 @@ def rerun(
     place: Callable[[Kind], tuple[str, str]] | None = None,
     revive: bool = False,
     before: float | None = None,
+    after: int = -1,
     most: int = 2000,
-) -> int:
-    """Queues a chunk of a batch's jobs that have ended again, their attempts kept. How many; call it until it says 0.
+) -> Requeued:
+    """Queues a chunk of a batch's jobs that have ended again, their attempts kept; call it until it says 0.
 
-    `place` says the lane and model for a kind of job; without it they stay where they are. Only jobs that ended `before` this moment
+    Jobs behind position `after`: given the last one of the chunk before, no chunk reads again what went before it. `place` says the lane and model for a kind of job; without it they stay where they are. Only jobs that ended `before` this moment
     (unix seconds), so that what fails again at once isn't taken twice by one caller. Nothing of a cancelled batch, unless `revive`
     says so and its last job has ended: then the batch runs again. Succeeded jobs lose their results, and the money for these stays
     in the ledger. What `place` raises goes on to the caller.
@@ -83,24 +92,26 @@ def rerun(
                 batches.c.loader.is_(None),
             ),
         )
+    # locked first, or a cancellation or removal that is committed at this moment would be undone below
+    held = sa.select(batches.c.id).where(batches.c.id == batch_id, may).with_for_update(key_share=True)
+    if connection.execute(held).first() is None:
+        return Requeued()
     query = (
-        sa.select(jobs.c.id, jobs.c.lane, jobs.c.model, job_inputs.c.dialect, job_inputs.c.operation)
-        .join(batches, batches.c.id == jobs.c.batch_id)
+        sa.select(jobs.c.id, jobs.c.position, jobs.c.lane, jobs.c.model, job_inputs.c.dialect, job_inputs.c.operation)
         .join(job_inputs, job_inputs.c.job_id == jobs.c.id)
-        .where(*_these(batch_id, which), *_ended(before), may)
+        .where(*_these(batch_id, which), *_ended(before), jobs.c.position > after)
         .order_by(jobs.c.position)
         .limit(most)
         .with_for_update(skip_locked=True, of=jobs)
     )
     groups: dict[tuple[str, str], list[int]] = {}
-    for job_id, lane, model, dialect, operation in connection.execute(query):
+    last = -1
+    for job_id, last, lane, model, dialect, operation in connection.execute(query):  # noqa: B007 - the last one's stays
         where = place(Kind(lane, model, dialect, operation)) if place else (lane, model)
         groups.setdefault(where, []).append(job_id)
     number = sum(len(ids) for ids in groups.values())
     if not number:
-        return 0
-    if which.status == JobStatus.SUCCEEDED:
-        _give_answers_up(connection, batch_id, [job_id for ids in groups.values() for job_id in ids])
+        return Requeued()
     for (lane, model), ids in groups.items():
         connection.execute(
             jobs.update()
@@ -127,12 +138,14 @@ def rerun(
         .where(batch_counts.c.batch_id == batch_id, batch_counts.c.shard == 0)
         .values({counted: counted - number})
     )
+    if which.status == JobStatus.SUCCEEDED:  # after the counters, as everybody locks them
+        _give_answers_up(connection, batch_id, [job_id for ids in groups.values() for job_id in ids])
     connection.execute(
         batches.update()
         .where(batches.c.id == batch_id, batches.c.status != BatchStatus.PAUSED)
         .values(status=BatchStatus.RUNNING, finished_at=None, finalizer=None, checked_at=None, problem=None)
     )
-    return number
+    return Requeued(number, last)
 
 
 def _give_answers_up(connection: Connection, batch_id: int, job_ids: Sequence[int]) -> None:

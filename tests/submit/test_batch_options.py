@@ -117,7 +117,7 @@ def test_bad_lines_count_as_failed_jobs_and_keep_their_place(
 def test_a_rerun_leaves_bad_lines_alone(put: Callable[..., Submitted], database: Database) -> None:
     made = put(MIXED, skip_invalid=True)
     with database.write() as connection:
-        assert reruns.rerun(connection, made.batch_id) == 0
+        assert reruns.rerun(connection, made.batch_id).number == 0
 
 
 def test_a_file_without_one_good_line_is_refused_all_the_same(put: Callable[..., Submitted]) -> None:

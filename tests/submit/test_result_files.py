@@ -156,7 +156,7 @@ def test_what_a_rerun_has_won_takes_the_place_of_what_failed(sqlite: Database, l
     export(sqlite, batch)
     failed = Path("prompts.results.jsonl").read_text().splitlines()[1]
     with sqlite.write() as connection:
-        assert reruns.rerun(connection, batch) == 1
+        assert reruns.rerun(connection, batch).number == 1
     answered(sqlite, "at last")
     done = export(sqlite, batch)
     assert (done.path, done.kept, done.succeeded) == (Path("prompts.results.jsonl"), None, 2)

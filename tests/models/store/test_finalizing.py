@@ -91,7 +91,7 @@ def test_a_problem_is_looked_at_again_a_minute_later_and_by_hand_at_once(databas
         assert finals.waiting(connection, now + finals.AGAIN_SECONDS - 1) == []
         assert finals.waiting(connection, now + finals.AGAIN_SECONDS + 1) == [batch]
     with database.write() as connection:
-        assert reruns.rerun(connection, batch, reruns.Which(JobStatus.SUCCEEDED, custom_ids=("line-2",))) == 1
+        assert reruns.rerun(connection, batch, reruns.Which(JobStatus.SUCCEEDED, custom_ids=("line-2",))).number == 1
     assert row(database, batch)["problem"] is None
     with database.write() as connection:
         recount(connection, batch)
@@ -126,7 +126,7 @@ def test_a_rerun_in_the_middle_of_it_wins(database: Database) -> None:
     with database.write() as connection:
         assert finals.take_over(connection, batch, "me", database.now(connection))
     with database.write() as connection:
-        assert reruns.rerun(connection, batch, reruns.Which(JobStatus.SUCCEEDED, custom_ids=("line-1",))) == 1
+        assert reruns.rerun(connection, batch, reruns.Which(JobStatus.SUCCEEDED, custom_ids=("line-1",))).number == 1
     with database.write() as connection:
         assert not finals.complete(connection, batch, "me", NOW)
         assert not finals.refuse(connection, batch, "me", "something", NOW)
@@ -136,7 +136,7 @@ def test_a_rerun_in_the_middle_of_it_wins(database: Database) -> None:
 def test_a_batch_that_only_seemed_to_have_ended_goes_on(database: Database) -> None:
     batch = done(database)
     with database.write() as connection:
-        assert reruns.rerun(connection, batch, reruns.Which(JobStatus.SUCCEEDED, custom_ids=("line-1",))) == 1
+        assert reruns.rerun(connection, batch, reruns.Which(JobStatus.SUCCEEDED, custom_ids=("line-1",))).number == 1
         # as one sees it that has counted before the rerun and moves the batch after it
         connection.execute(batches.update().values(status=BatchStatus.FINALIZING))
     assert not finalize(database, batch)

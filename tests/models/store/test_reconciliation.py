@@ -61,8 +61,8 @@ def worked(database: Database) -> int:
         job_store.rescue(connection, [1], most=1)
     with database.write() as connection:
         record(connection, [ending(late), ending(out, JobStatus.QUEUED)], 5, NOW)
-        assert reruns.rerun(connection, batch, reruns.Which(JobStatus.SUCCEEDED, custom_ids=("line-7",))) == 1
-        assert reruns.rerun(connection, batch, reruns.Which(error_code=UNSTORABLE)) == 1
+        assert reruns.rerun(connection, batch, reruns.Which(JobStatus.SUCCEEDED, custom_ids=("line-7",))).number == 1
+        assert reruns.rerun(connection, batch, reruns.Which(error_code=UNSTORABLE)).number == 1
         record(connection, [without_call(job) for job in claim_in(connection, 1)], 1, NOW)
     claim(database, most=1)
     return batch
