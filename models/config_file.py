@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +25,9 @@ FILE_NAMES = ("truckllm.yaml", "truckllm.yml", "truckllm.json")
 _Part = TypeVar("_Part", bound=BaseModel)
 _LONGEST_SHOWN = 24
 _SHORTEST_SECRET = 6
+_UNKNOWN = "is an unknown field"
+_WORD = re.compile(r"[A-Za-z_]+|.{1,11}")
+"""What a field may be called that is told in an error: no key looks like this."""
 _THOUSANDS = re.compile(r"'\d{1,3}(,\d{3})+(\.\d+)?'")
 
 STORAGE_VARIABLES = {"redis_url": "TRUCKLLM_REDIS_URL", "database_url": "TRUCKLLM_DATABASE_URL"}
@@ -132,7 +135,7 @@ def load_config_text(
     if config is None or problems:
         rows = dict.fromkeys((*_where(place, document, storage), what) for place, what in problems)
         report = _report(name, sorted(rows, key=lambda row: row[0] or 0))
-        raise ConfigError(_scrubbed(report, _secret_texts(data)))
+        raise ConfigError(_scrubbed(report, _secret_texts(data) | _secret_names(problems)))
     return config
 
 
@@ -238,7 +241,7 @@ def _unknown(place: Place) -> str:
     elsewhere = [label for label, fields in _OWNERS.items() if name in fields]
     if not near and elsewhere:
         near = f"; it belongs to {' or '.join(elsewhere)}"
-    return f"is an unknown field{near or '; known here: ' + ', '.join(known)}"
+    return f"{_UNKNOWN}{near or '; known here: ' + ', '.join(known)}"
 
 
 def _shown(place: Place, document: Document) -> str:
@@ -285,6 +288,12 @@ def _secret_texts(data: Any, inside: bool = False) -> set[str]:
     if isinstance(data, list):
         return {text for value in data for text in _secret_texts(value, inside)}
     return {str(data)} if inside and data is not None else set()
+
+
+def _secret_names(problems: Iterable[Problem]) -> set[str]:
+    """What may be a key among the names of wrong fields: `{id: a, secret:sk-…}` lacks a blank, `{id: a, sk-…}` a name."""
+    names = {str(place[-1]) for place, what in problems if place and what.startswith(_UNKNOWN)}
+    return {re.split(r"[:=]", name, maxsplit=1)[-1] for name in names if not _WORD.fullmatch(name)}
 
 
 def _scrubbed(message: str, secrets: set[str]) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine, make_url
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
 
 from models import processes
 from models.errors import SchemaError, StorageError, UsageError
@@ -301,9 +301,13 @@ def _refuse_to_outgrow(database: Database, connection: Connection, oldest: str) 
 
 @contextmanager
 def storage_errors(database: Database) -> Iterator[None]:
-    """Turns the driver's errors into a StorageError that says which database and what to look at."""
+    """Turns the driver's errors into a StorageError that says which database and what to look at; into a UsageError where it is
+    about a value that no database takes."""
     try:
         yield
+    except (DataError, OverflowError, UnicodeEncodeError) as error:  # too long, too large, a NUL, half a character
+        why = str(error.orig).strip().splitlines()[0] if isinstance(error, DataError) else str(error)
+        raise UsageError(f"a value that was given can't be stored: {why}") from error
     except DBAPIError as error:
         raise StorageError(f"{database.shown}: {str(error.orig).strip()}") from error
     except SQLAlchemyError as error:

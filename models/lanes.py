@@ -23,6 +23,8 @@ _PREFIXES = {
 
 _BODIES = {"openai": "an OpenAI body", "claude": "a Claude body", "gemini": "a Gemini body"}
 _REMEMBERED = 4096
+LONGEST_MODEL = 300
+"""Characters of a model's name: it becomes a column of the database."""
 _BUILT_IN = frozenset(BASE_URLS)
 
 
@@ -77,7 +79,9 @@ class Lanes:
                 self._known.clear()
             # what a body asks of its own dialect only is bound to it; None: no dialect is
             bound = None if dialect == SIMPLE or operation == CHAT else operation
-            found = self._known[asked] = self._find(model, provider, route, dialect, bound, alone)
+            found = self._find(model, provider, route, dialect, bound, alone)
+            _check_model(found[1])
+            self._known[asked] = found
         return found
 
     def _find(
@@ -157,3 +161,11 @@ def _untouched(provider: ProviderConfig, dialect: str) -> bool:
 
 def _names(providers: Iterable[ProviderConfig]) -> str:
     return " or ".join(f"provider {provider.id!r}" for provider in providers)
+
+
+def _check_model(model: str) -> None:
+    """Raises NoLane for a name that has no place in a column."""
+    if len(model) > LONGEST_MODEL:
+        raise NoLane(f"model is {len(model)} characters long; at most {LONGEST_MODEL} are taken")
+    if "\0" in model or any("\ud800" <= letter <= "\udfff" for letter in model):
+        raise NoLane("model holds a NUL or half a character")

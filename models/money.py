@@ -95,6 +95,8 @@ def parse_amount(text: str, default_currency: str = DEFAULT_CURRENCY) -> tuple[i
     """
     match = _AMOUNT.fullmatch(text.strip())
     part = match["part"] or "" if match else ""
+    if re.fullmatch("[A-Za-z]{3}", default_currency) is None:
+        raise UsageError(f"{default_currency[:40]!r} is no currency: write its code, such as USD")
     if match is None or not text.strip().isascii() or len(part.rstrip("0")) > 9 or len(match["whole"]) > 12:
         raise UsageError(f'{text[:40]!r} is no amount of money: write it like "20", "0.50" or "20 {default_currency}"')
     nanos = int(match["whole"]) * NANOS + int(part.rstrip("0").ljust(9, "0"))

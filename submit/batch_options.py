@@ -20,6 +20,16 @@ Schema = str | Path | Mapping[str, Any]
 """A JSON schema, or the file that holds it."""
 
 
+LARGEST_PRIORITY = 1_000_000
+
+
+def checked_priority(number: int) -> int:
+    """A batch's priority. Raises UsageError for one that no database takes."""
+    if abs(number) > LARGEST_PRIORITY:
+        raise UsageError(f"priority: it must be between {-LARGEST_PRIORITY} and {LARGEST_PRIORITY}")
+    return number
+
+
 class Given(TypedDict, total=False):
     """The options as people give them, by name; None and False stand for "not given"."""
 

@@ -25,7 +25,7 @@ from models.states import BatchStatus
 from models.store import batches, budgets
 from models.wording import counted
 from submit import bell, lookalikes
-from submit.batch_options import BatchOptions, Given
+from submit.batch_options import BatchOptions, Given, checked_priority
 from submit.loading import Load, Order, begin, fill, told
 from submit.price_sources import price_notes
 from submit.shutdowns import shutdowns
@@ -141,10 +141,10 @@ def submit_with(
         order = Order(
             sha256=checked.sha256,
             options=options,
-            name=(name or _short(given.name))[:200],
+            name=_storable(name or _short(given.name))[:200],
             renamed=bool(name),
-            input_name=given.name.replace("\0", "")[:4000],
-            priority=priority,
+            input_name=_storable(given.name)[:4000],
+            priority=checked_priority(priority),
             total=checked.total,
             new=new,
             cap=cap,
@@ -160,6 +160,11 @@ def submit_with(
         finally:
             if store is not database:
                 store.close()
+
+
+def _storable(text: str) -> str:
+    """A name that any database takes; a file's may hold bytes that are no UTF-8."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode()
 
 
 def check(

@@ -9,6 +9,7 @@ import enum
 import hmac
 import os
 import secrets
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,6 +74,10 @@ def _kept(file: Path) -> str:
         try:
             descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
+            if stat.S_IMODE(file.stat().st_mode) & 0o077:
+                raise StorageError(
+                    f"{file}: others can read the token or change it: `chmod 600` it, or delete it"
+                ) from None
             kept = file.read_text("ascii").strip()
             if len(kept) < SHORTEST:
                 raise StorageError(f"{file} holds no token: delete it, and a new one is made") from None

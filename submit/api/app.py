@@ -66,6 +66,7 @@ def application(api: Api, access: Access) -> Starlette:
         middleware=[Middleware(_Guard, access=access)],
         exception_handlers=_handlers(),
     )
+    app.router.redirect_slashes = False  # a redirect would go to whatever Host the caller names
     app.state.api = api
     app.state.registry = CollectorRegistry(auto_describe=False)
     app.state.registry.register(LedgerCollector(api.database, api.config))

@@ -54,7 +54,9 @@ def query(request: Request, kind: type[Query]) -> Query:
             given[name] = [*given.get(name, ()), value]
             continue
         if name in given:
-            raise UsageError(f"{name} is given twice")
+            raise UsageError(f"{name[:40]} is given twice")
+        if "\0" in value:
+            raise UsageError(f"{name[:40]} holds a NUL")
         given[name] = value
     try:
         return kind.model_validate(given)

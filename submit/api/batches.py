@@ -21,10 +21,13 @@ from models.store import outcomes
 from models.store.reruns import Which
 from submit import exports, rerunning, shapes, steering
 from submit.api.asked import Api, batch_number, query, stored
-from submit.batch_options import BatchOptions, Given
+from submit.batch_options import LARGEST_PRIORITY, BatchOptions, Given
 from submit.producer import submit_with
 from submit.progress import snapshot
 from submit.removal import remove
+
+Currency = Annotated[str, Field(pattern=r"^[A-Za-z]{3}$")]
+Priority = Annotated[int, Field(ge=-LARGEST_PRIORITY, le=LARGEST_PRIORITY)]
 
 
 class Submission(BaseModel):
@@ -43,10 +46,10 @@ class Submission(BaseModel):
     temperature: Annotated[float, Field(ge=0)] | None = None
     skip_invalid: bool = False
     name: str | None = None
-    priority: int = 0
+    priority: Priority = 0
     new: bool = False
     max_cost: str | None = None
-    currency: str = DEFAULT_CURRENCY
+    currency: Currency = DEFAULT_CURRENCY
 
 
 class Steps(BaseModel):
@@ -77,7 +80,7 @@ class Cap(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     max_cost: str | None = None
-    currency: str = DEFAULT_CURRENCY
+    currency: Currency = DEFAULT_CURRENCY
 
 
 class Placed(BaseModel):
@@ -85,7 +88,7 @@ class Placed(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    priority: int
+    priority: Priority
 
 
 class Again(BaseModel):

@@ -41,7 +41,7 @@ class Costs(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     by: str = ",".join(reports.DEFAULT_BY)
-    batch: int | None = None
+    batch: Annotated[int, Field(ge=1, lt=2**63)] | None = None
 
 
 def health(request: Request) -> Response:

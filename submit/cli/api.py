@@ -21,6 +21,10 @@ from submit.cli.options import ConfigOption, stored
 from submit.cli.output import note, say
 
 DEFAULT_PORT = 8430
+LONGEST_HEAD = 64 * 1024
+"""Bytes of a request's line and headers together."""
+MOST_CONNECTIONS = 500
+"""Beyond them callers get a 503: strangers that only hold connections open must not take all files of the process."""
 _MEGABYTE = 1024 * 1024
 
 
@@ -71,6 +75,9 @@ def api(
             log_config=None,
             access_log=False,
             server_header=False,
+            http="h11",  # the faster parser takes headers without end
+            h11_max_incomplete_event_size=LONGEST_HEAD,
+            limit_concurrency=MOST_CONNECTIONS,
             ssl_certfile=certificate,
             ssl_keyfile=private_key,
             timeout_graceful_shutdown=10,

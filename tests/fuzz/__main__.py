@@ -6,6 +6,7 @@ It needs atheris (`pip install -e '.[fuzz]'`); what it finds is kept beside the 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import re
 import subprocess
 import sys
@@ -90,7 +91,17 @@ def _play(name: str, folder: Path, seconds: int) -> None:
         f"-rss_limit_mb={MEGABYTES}",
         f"-max_len={LONGEST}",
     ]
-    atheris.Setup([sys.argv[0], *options, str(folder / "learned")], TARGETS[name])
+
+    def kept(data: bytes) -> None:
+        try:
+            TARGETS[name](data)
+        except Exception:
+            found = folder / f"crash-{hashlib.sha256(data).hexdigest()[:16]}"
+            found.write_bytes(data)
+            _say(f"Test unit written to {found}")
+            raise
+
+    atheris.Setup([sys.argv[0], *options, str(folder / "learned")], kept)
     atheris.Fuzz()
 
 
