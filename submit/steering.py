@@ -13,6 +13,7 @@ from models.errors import UsageError
 from models.states import BatchStatus
 from models.store import batches, budgets, outcomes
 from models.store import jobs as job_store
+from submit.batch_options import checked_priority
 from submit.producer import call_workers
 
 BY_HAND = "paused by hand"
@@ -49,6 +50,7 @@ def resume(database: Database, batch_id: int, limit: tuple[int, str] | None = No
 
 def prioritise(database: Database, batch_id: int, number: int) -> int:
     """Puts a batch before others (higher) or behind them; its priority before. Raises NotFoundError, UsageError."""
+    checked_priority(number)
     with database.write() as connection:
         row = batches.get(connection, batch_id)
         if not batches.set_priority(connection, batch_id, number):
