@@ -44,6 +44,7 @@ from worker.janitor import DEAD_SECONDS, Janitor, gone
 from worker.keys import KeyRing, seed_rows
 from worker.lease import Lease
 from worker.limits.limiter import Limiter, connect
+from worker.providers.masks import MaskingFormatter
 from worker.providers.registry import make_provider
 from worker.recorder import Recorder
 from worker.ruling import Ruling
@@ -57,6 +58,7 @@ log = logging.getLogger("truckllm.worker")
 
 T = TypeVar("T")
 
+LOG_LAYOUT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 OPEN_FILES = 16_384
 
 STORE_SECONDS = 15.0
@@ -89,7 +91,9 @@ def main(
     `providers` are those it serves (None: all). `parent_pipe` is a file descriptor whose end of file means that the parent
     has died. `alone_for`: the worker that started this process, to run suspects and end when there are none left.
     """
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(MaskingFormatter(LOG_LAYOUT, config, database_url, redis_url))
     logging.getLogger("truckllm").setLevel(logging.INFO)  # Celery raises the root's level while it starts
     logging.getLogger("celery").setLevel(logging.WARNING)
     logging.getLogger("kombu").setLevel(logging.WARNING)
