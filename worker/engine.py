@@ -33,6 +33,7 @@ from worker.http import SendError
 from worker.keys import KeyRing
 from worker.limits.limiter import Charge, Grant, LimitedKey, Limiter, Want
 from worker.providers.base import Provider
+from worker.providers.masks import masked, provider_secrets, without_secrets
 from worker.recorder import Recorder
 
 log = logging.getLogger("truckllm.engine")
@@ -97,6 +98,7 @@ class Engine:
         self._limiter = limiter
         self._recorder = recorder
         self._rng = random.Random()
+        self._secrets = provider_secrets(provider.config)
         self._compressor = zstandard.ZstdCompressor(level=3)
         self.shut: Callable[[], bool] = lambda: False
         """Whether the provider's breaker is open, as far as is known here."""
@@ -211,13 +213,14 @@ class Engine:
         # refusals come at once, answers may take minutes: who isn't refused soon has been let in
         let_in = asyncio.get_running_loop().call_later(LET_IN_SECONDS, self._cooling.answered, grant.key.pool, started)
         try:
-            response = await self.provider.generate(request)
+            response = without_secrets(await self.provider.generate(request), self._secrets)
         except SendError as error:
-            response = Response(b"", error.failure.http_status or 0, failure=error.failure)
+            lost = Response(b"", error.failure.http_status or 0, failure=error.failure)
+            response = without_secrets(lost, self._secrets)
             if not error.sent:
                 return await self._judge(prepared, grant, attempt_id, request, response, started, left=False)
         except Untranslatable as error:
-            failure = Failure(FailureKind.BAD_REQUEST, "untranslatable", str(error))
+            failure = Failure(FailureKind.BAD_REQUEST, "untranslatable", masked(str(error), self._secrets))
             await self._forget(attempt_id)
             return Finished(self._elsewhere(prepared.job, failure), NOTHING_TAKEN, None)
         except Exception as error:
