@@ -6,7 +6,6 @@ It does not send, limit, retry, pick keys or count money: the engine does. A new
 from __future__ import annotations
 
 import abc
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
@@ -155,20 +154,15 @@ class Provider(abc.ABC):  # noqa: B024 - `missing` says what a subclass lacks
         Raises SendError when nothing came that can be read, Untranslatable as `build` does.
         """
         call = self.build(request)
-        started = time.monotonic()
         try:
-            reply = await self.sender.send(call)
+            return self.read(request, await self.sender.send(call))
         except SendError as error:
             if error.partial is None:
                 raise
             # What came of a broken stream may be the whole answer, or a refusal, or tell what is billed in any case.
-            latency_ms = _since(started)
             response = self.read(request, error.partial)
             unclear = response.failure is not None and response.failure.kind is FailureKind.NETWORK
-            failure = error.failure if unclear else response.failure
-            return replace(response, failure=failure, latency_ms=latency_ms)
-        latency_ms = _since(started)
-        return replace(self.read(request, reply), latency_ms=latency_ms)
+            return replace(response, failure=error.failure) if unclear else response
 
     async def list_models(self, api_key: str) -> list[ModelInfo]:
         """The models this key may use, of all pages. Raises `ProviderRefused` with the provider's reason on any status but 200."""
@@ -187,11 +181,6 @@ class Provider(abc.ABC):  # noqa: B024 - `missing` says what a subclass lacks
             found.update((model.id, model) for model in page)
             call = self.next_list_models(api_key, reply)
         return list(found.values())
-
-
-def _since(started: float) -> int:
-    """Milliseconds since a moment, at least one: 0 stands for a time that nobody took."""
-    return max(1, round((time.monotonic() - started) * 1000))
 
 
 KEY_KINDS = frozenset({FailureKind.AUTH, FailureKind.QUOTA, FailureKind.KEY_MODEL, FailureKind.RATE_LIMIT})
