@@ -6,7 +6,7 @@ It does not hold failures of single calls: those are values (`models.request.Fai
     ├── UsageError         (2)    the command, the input file or the configuration is wrong; nothing was changed
     │   ├── ConfigError           truckllm.yaml (or what should be one)
     │   ├── InputError            lines of the input file
-    │   ├── ConflictError         the same file is already being worked on, with other options
+    │   ├── ConflictError         a batch's state doesn't allow it, or its file is being worked on with other options
     │   └── NotFoundError         no such batch, provider, key, route
     ├── BlockedError       (3)    work is left and no key can do it
     ├── StorageError       (4)    disk or database
@@ -37,7 +37,7 @@ class ConfigError(UsageError):
 
 
 class ConflictError(UsageError):
-    """The same file is already being worked on with other options."""
+    """What is asked doesn't go with a batch's state, or the same file is already being worked on with other options."""
 
 
 class NotFoundError(UsageError):

@@ -21,7 +21,7 @@ import zstandard
 from sqlalchemy.engine import RowMapping
 
 from models.database import Database, storage_errors
-from models.errors import StorageError, UsageError
+from models.errors import ConflictError, StorageError, UsageError
 from models.formats.results import Form, Outcome, Writer, metadata_in
 from models.states import BatchStatus, JobStatus
 from models.store import batches, outcomes
@@ -112,7 +112,7 @@ def _exported(path: Path | None, counts: Counter[str], kept: Path | None = None)
 def stream(database: Database, batch_id: int, form: Form = Form.JSONL) -> Iterator[bytes]:
     """A batch's results, so far or final, in pieces of some lines. Memory doesn't grow with the batch.
 
-    Raises NotFoundError and UsageError (it is being deleted) at once, StorageError from the iterator.
+    Raises NotFoundError and ConflictError (it is being deleted) at once, and these or StorageError from the iterator.
     """
     _exported_from(database, batch_id)
     return _gathered(_pieces(database, batch_id, form, Counter()))
@@ -133,7 +133,7 @@ def _exported_from(database: Database, batch_id: int) -> RowMapping:
     with storage_errors(database), database.read() as connection:
         batch = batches.get(connection, batch_id)
     if batch["status"] == BatchStatus.DELETING:
-        raise UsageError(f"batch {batch_id} is being deleted: `truckllm delete {batch_id}` goes on with that")
+        raise ConflictError(f"batch {batch_id} is being deleted: `truckllm delete {batch_id}` goes on with that")
     return batch
 
 
@@ -191,6 +191,7 @@ def _pages(database: Database, batch_id: int, *, replies: bool) -> Iterator[list
         with database.read() as connection:
             page = outcomes.page(connection, batch_id, after, replies=replies)
         if not page:
+            _exported_from(database, batch_id)  # what is deleted meanwhile must not pass for the end
             return
         yield page
         after = page[-1]["position"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from models.config import Config
 from models.database import Database
-from models.errors import UsageError
+from models.errors import ConflictError
 from models.states import BatchStatus
 from models.store import batches, budgets, outcomes
 from models.store import jobs as job_store
@@ -28,43 +28,45 @@ class Stopped:
 
 
 def pause(database: Database, batch_id: int) -> str | None:
-    """Nothing more of a batch is sent from now on. None, or why it is paused already. Raises NotFoundError, UsageError."""
+    """Nothing more of a batch is sent from now on. None, or why it is paused already. Raises NotFoundError, ConflictError."""
     with database.write() as connection:
         row = batches.get(connection, batch_id)
         if batches.pause(connection, batch_id, BY_HAND):
             return None
         if row["status"] != BatchStatus.PAUSED:
-            raise UsageError(f"batch {batch_id} is {row['status']}: only one that is queued or running can be paused")
+            raise ConflictError(
+                f"batch {batch_id} is {row['status']}: only one that is queued or running can be paused"
+            )
         return str(row["paused_reason"])
 
 
 def resume(database: Database, batch_id: int, limit: tuple[int, str] | None = None) -> None:
-    """A paused batch goes on, until it has cost `limit` (nano-units, currency) if that is given. Raises NotFoundError, UsageError."""
+    """A paused batch goes on, until it has cost `limit` (nano-units, currency) if that is given. Raises NotFoundError, ConflictError."""
     with database.write() as connection:
         row = batches.get(connection, batch_id)
-        if limit:
-            budgets.cap(connection, batch_id, *limit)
         if not batches.resume(connection, batch_id):
-            raise UsageError(f"batch {batch_id} is {row['status']}, not paused")
+            raise ConflictError(f"batch {batch_id} is {row['status']}, not paused")
+        if limit:  # after the batch, as everybody locks them
+            budgets.cap(connection, batch_id, *limit)
 
 
 def prioritise(database: Database, batch_id: int, number: int) -> int:
-    """Puts a batch before others (higher) or behind them; its priority before. Raises NotFoundError, UsageError."""
+    """Puts a batch before others (higher) or behind them; its priority before. Raises NotFoundError, ConflictError."""
     checked_priority(number)
     with database.write() as connection:
         row = batches.get(connection, batch_id)
         if not batches.set_priority(connection, batch_id, number):
-            raise UsageError(f"batch {batch_id} has ended already: it is {row['status']}")
+            raise ConflictError(f"batch {batch_id} has ended already: it is {row['status']}")
         return int(row["priority"])
 
 
 def cancel(database: Database, batch_id: int) -> Stopped:
-    """Stops a batch: its queued jobs are cancelled, calls under way finish. Raises NotFoundError, UsageError."""
+    """Stops a batch: its queued jobs are cancelled, calls under way finish. Raises NotFoundError, ConflictError."""
     with database.write() as connection:
         row = batches.get(connection, batch_id)
         stopped = batches.cancel(connection, batch_id)
     if not stopped and (row["status"] != BatchStatus.CANCELLED or row["finished_at"] is not None):
-        raise UsageError(f"batch {batch_id} has ended already: it is {row['status']}")
+        raise ConflictError(f"batch {batch_id} has ended already: it is {row['status']}")
     number, chunk = 0, -1
     while chunk:  # in chunks, so that workers get their turns in between
         with database.write() as connection:

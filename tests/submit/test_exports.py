@@ -18,8 +18,10 @@ from models.database import Database, open_database
 from models.errors import NotFoundError, StorageError, UsageError
 from models.store import batches, outcomes
 from models.store import jobs as job_store
-from submit.exports import export
+from submit import exports
+from submit.exports import export, stream
 from submit.producer import submit_batch
+from submit.removal import remove
 from tests.worker_by_hand import WorkerByHand
 
 CONFIG = """
@@ -260,3 +262,15 @@ def test_memory_does_not_grow_with_the_batch(sqlite: Database) -> None:
         [sys.executable, "-c", MEMORY, str(sqlite.url)], capture_output=True, text=True, timeout=60, check=True
     )
     assert int(run.stdout) < 60
+
+
+def test_a_batch_that_is_deleted_meanwhile_isnt_taken_for_whole(
+    sqlite: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exports, "_SENT", 1)
+    batch = finished(sqlite, prompts(3))
+    pieces = stream(sqlite, batch)
+    assert next(pieces)
+    assert remove(sqlite, batch) == 3
+    with pytest.raises(NotFoundError):
+        list(pieces)

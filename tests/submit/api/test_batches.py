@@ -99,14 +99,15 @@ def test_pause_resume_priority_and_cancel_are_as_the_commands(client: TestClient
     one = f"/v1/batches/{submit(client)['batch_id']}"
     assert client.post(f"{one}/pause").json()["status"] == "paused"
     assert client.post(f"{one}/resume", params={"max_cost": "2"}).json()["status"] == "queued"
-    assert client.post(f"{one}/resume").status_code == 400
+    assert client.post(f"{one}/resume").status_code == 409
     assert client.post(f"{one}/priority", params={"priority": 5}).status_code == 200
     assert client.post(f"{one}/cancel").json()["cancelled"] == 3
-    assert client.post(f"{one}/cancel").status_code == 400
+    assert client.post(f"{one}/cancel").status_code == 409
     only = client.post(f"{one}/rerun", params=[("status", "cancelled"), ("id", "p0"), ("id", "p2")])
     assert only.json()["queued"] == 2
     assert client.post(f"{one}/cancel").json()["cancelled"] == 3
     assert client.post(f"{one}/rerun", params={"status": "succeeded"}).status_code == 409
+    assert client.post(f"{one}/rerun", params={"status": "running"}).status_code == 400
     assert client.post(f"{one}/rerun", params={"status": "cancelled"}).json()["queued"] == 3
     assert client.delete(one).status_code == 409
     assert client.post(f"{one}/cancel").status_code == 200
