@@ -224,7 +224,11 @@ SIMPLE: dict[str, Line] = {
     "sampled-before": {"provider": "claude", "model": "claude-haiku-4-5", "prompt": "C", "temperature": 0.3},
     "newest": {"provider": "claude-newest", "model": "claude-haiku-4-5", "prompt": "D"},
     "astray": {"provider": "openai-astray", "model": "gpt-4o", "prompt": "Under another project"},
+    **{f"rotated-{n}": {"provider": "openai-two", "model": "gpt-4o", "prompt": f"In turn {n}"} for n in range(16)},
 }
+
+
+FAILED = frozenset(("gemini/blocked", "claude/refused", "simple/sampled-refused"))
 
 
 def all_lines() -> list[Line]:
@@ -276,6 +280,9 @@ PRICING: dict[str, Any] = {
     "currency": "USD",
 }
 SECRETS = ("sk-guide-a", "sk-guide-b", "sk-guide-c")
+LIMITED = ("sk-guide-d", "sk-guide-e")
+"""Keys that the sandbox holds to four calls a second each."""
+RPM = 240
 
 
 def sandbox_settings() -> Line:
@@ -284,9 +291,10 @@ def sandbox_settings() -> Line:
         {"provider": "openai", "key": secret, "organization": "org-acme", "project": f"proj-{secret[-1]}"}
         for secret in SECRETS
     ]
+    limited = [{"provider": "openai", "key": secret, "rpm": RPM} for secret in LIMITED]
     others = [{"provider": name, "key": SECRETS[0]} for name in ("gemini", "claude")]
     return {
-        "accounts": openai + others,
+        "accounts": openai + others + limited,
         "usage_extras": True,
         "faults": [
             {"kind": "cut_stream", "contains": "This one is cut", "times": 1},
@@ -308,6 +316,10 @@ def config(sandbox_url: str) -> Line:
     cheaper = {**PRICING, "input_token_cost": "0.001"}
     astray = {"id": "astray-1", "secret": SECRETS[1], "project": "proj-of-others", "pricing": cheaper}
     home = {"id": "astray-2", "secret": SECRETS[2], "project": "proj-c"}
+    in_turn = [
+        {"id": f"two-{secret[-1]}", "secret": secret, "limit_req_per_min": RPM, "limit_tokens_per_min": 10**6}
+        for secret in LIMITED
+    ]
     newest = {"anthropic_version": "2026-10-21"}
     return {
         "providers": [
@@ -315,6 +327,7 @@ def config(sandbox_url: str) -> Line:
             provider("gemini", "gemini"),
             provider("claude", "claude"),
             provider("openai-astray", "openai", astray, home, organization="org-acme"),
+            provider("openai-two", "openai", {**in_turn[0], "pricing": cheaper}, in_turn[1]),
             provider("claude-newest", "claude", **newest),
             provider("claude-dropping", "claude", **newest, drop_sampling=True),
         ]
