@@ -15,9 +15,10 @@ from tests.test_docs import COMMANDS, PAGES, ROOT, with_its_own
 EVERYWHERE = {"--help", "--version", "--install-completion", "--show-completion"}
 OTHERS = {
     *("--data-binary",),  # curl
-    *("--scale", "--rm", "--user"),  # docker
+    *("--scale", "--rm", "--user", "--profile"),  # docker
+    *("--appendonly",),  # Redis
     *("--api-key",),  # vLLM
-    *("--list", "--only", "--seed", "--database"),  # the chaos suite
+    *("--list", "--only", "--seed", "--database", "--jobs"),  # the chaos suite
 }
 """Options of other programs, which stand in the docs too."""
 PAGES_AND_CHANGES = [*PAGES, ROOT / "CHANGELOG.md"]
@@ -47,8 +48,8 @@ def test_every_option_that_a_page_names_exists(path: Path, known: dict[str, set[
 @pytest.mark.parametrize("path", PAGES_AND_CHANGES, ids=ids.get)
 def test_an_option_behind_a_command_is_that_commands(path: Path, known: dict[str, set[str]]) -> None:
     wrong = []
-    # in a code block or between backticks: the command's words up to the end of the line, of the span or of the pipe
-    for call in re.findall(r"\btruckllm ([a-z][^`\n|;)#&]*)", path.read_text()):
+    # in a code block or between backticks: the command's words up to the end of the line, of the span, the clause or the pipe
+    for call in re.findall(r"\btruckllm ([a-z](?:(?!, )[^`\n|;)#&])*)", path.read_text()):
         words = call.split()
         name = next((" ".join(words[:many]) for many in (2, 1) if " ".join(words[:many]) in known), None)
         if name is not None:
