@@ -20,7 +20,7 @@ from models.store import finals, loads, removals
 from models.store import jobs as job_store
 from models.store import workers as worker_store
 from worker import routing
-from worker.lease import BEAT_SECONDS, Lease
+from worker.lease import BEAT_SECONDS, BLIND_SECONDS, Lease
 from worker.recorder import Recorder
 from worker.ruling import Ruling
 from worker.runner import Runner
@@ -32,8 +32,6 @@ DEAD_SECONDS = 45.0
 SLOW_TICKS = 3
 """Every so many ticks (15 s) the slower checks run."""
 ORPHAN_SECONDS = 15.0
-BLIND_SECONDS = 3 * BEAT_SECONDS
-"""Whoever hasn't looked for so long knows nothing of the others' beats meanwhile."""
 
 
 class Census:
@@ -164,7 +162,10 @@ class Janitor:
             self._finish(connection, now)
         job_store.wake(connection, lanes, now)
         living = [row for row in rows if row["id"] not in dead]
-        suspects = self._warden is not None and self._warden.wanted(connection, living)
+        suspects = False
+        if self._warden is not None:
+            self._warden.mind(rows)
+            suspects = self._warden.wanted(connection, living)
         return job_store.waiting_lanes(connection, lanes), suspects
 
     def _give_orphans_back(self, connection: Connection, held: Mapping[int, int]) -> None:

@@ -20,6 +20,8 @@ from worker.recorder import Recorder
 log = logging.getLogger("truckllm.lease")
 
 BEAT_SECONDS = 5.0
+BLIND_SECONDS = 3 * BEAT_SECONDS
+"""Whoever hasn't looked for so long knows nothing of the others' beats meanwhile."""
 FRESH_SECONDS = 20.0
 """A worker whose last confirmed heartbeat is older sends nothing: others may be about to call it dead (after 45 s)."""
 

@@ -52,7 +52,7 @@ from worker.runner import Runner
 from worker.standings import Standings
 from worker.tasks import register
 from worker.turns import Turns
-from worker.watchdog import Watchdog
+from worker.watchdog import PATIENCE, Watchdog
 
 log = logging.getLogger("truckllm.worker")
 
@@ -152,7 +152,7 @@ class Process:
         register(self._app, self.drain)
         self._loop = _new_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="truckllm-loop", daemon=True)
-        self._watchdog = Watchdog(self._loop)
+        self._watchdog = Watchdog(self._loop, patience=PATIENCE if alone_for is None else warden.PATIENCE)
         self._runners: dict[str, Runner] = {}
         self._grace = config.worker.grace_seconds
         self._give_up = threading.Event()
@@ -213,12 +213,12 @@ class Process:
         with contextlib.suppress(redis.exceptions.RedisError, OSError, TimeoutError):
             await self._take_over()
         rings = [runner.engine.ring for runner in self._runners.values()]
-        ruling = Ruling(self._client, self.config.providers, rings, lambda: self._lease.worker_id)
+        self._ruling = Ruling(self._client, self.config.providers, rings, lambda: self._lease.worker_id)
         with contextlib.suppress(redis.exceptions.RedisError, OSError, TimeoutError):
-            await ruling.refresh()
+            await self._ruling.refresh()
         if self._alone_for is None:
             self._warden = warden.Warden(self.config, self.served, self._recorder, lambda: self._lease.worker_id)
-        janitor = Janitor(self._lease, self._recorder, self._runners, self._ring, self._warden, ruling)
+        janitor = Janitor(self._lease, self._recorder, self._runners, self._ring, self._warden, self._ruling)
         self._janitor = asyncio.ensure_future(janitor.run())
 
     async def _warn_of_others(self) -> None:

@@ -27,6 +27,7 @@ from models.store import suspects as suspect_store
 from models.store import workers as worker_store
 from models.store.suspects import Crash
 from worker import routing
+from worker.lease import BLIND_SECONDS
 from worker.recorder import Recorder
 from worker.runner import Runner
 
@@ -38,10 +39,20 @@ LOOK_SECONDS = 0.1
 AGAIN_SECONDS = 10.0
 """How long none is started after one that died without having run anything."""
 
+PATIENCE = 25
+"""Ticks of the watchdog after which such a process ends itself when it hangs: before anybody takes it for dead, because then what
+hung it would be given back as if it had done nothing."""
+
+SILENT_SECONDS = 32.0
+"""So long without a beat, and it is ended: it hangs in a way that stops its watchdog, too."""
+
 LINGER_SECONDS = 5.0
 """How long such a process waits for more suspects before it ends."""
 
 PAUSE_SECONDS = 0.5
+
+PART_SECONDS = 10.0
+"""How long such a process waits at its end for what it is just claiming or giving back, should the database be away."""
 
 FIRST_TO_GO = "500"
 """Added to its chances when the system, out of memory, looks for a process to end: better this one than those beside it."""
@@ -49,10 +60,15 @@ FIRST_TO_GO = "500"
 
 class Warden:
     """The part of an ordinary worker that has suspects run apart. `providers` are those that it was told to serve; `worker_id` gives
-    its present number."""
+    its present number. `clock` is monotonic."""
 
     def __init__(
-        self, config: Config, providers: Sequence[str], recorder: Recorder, worker_id: Callable[[], int]
+        self,
+        config: Config,
+        providers: Sequence[str],
+        recorder: Recorder,
+        worker_id: Callable[[], int],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._command = [*OURS, "--parent-pipe", "0"]
         if config.path is not None:
@@ -66,6 +82,9 @@ class Warden:
         self._watching: asyncio.Task[None] | None = None
         self._stopping = False
         self._not_before = float("-inf")
+        self._clock = clock
+        self._sign: tuple[int, int | None] | None = None  # its pid and beat, as last seen
+        self._sign_at = self._looked = float("-inf")
 
     @property
     def pid(self) -> int | None:
@@ -88,9 +107,29 @@ class Warden:
         if self._stopping or self._watching is not None or time.monotonic() < self._not_before:
             return
         child = Child("the process of suspects", [*self._command, "--alone-for", str(self._worker_id())])
-        child.start()
+        try:
+            child.start()
+        except OSError as error:  # no memory, no process left: the rest of the janitor's round must not wait for that
+            log.warning("%s can't be started now: %s", child.name, error)
+            self._not_before = time.monotonic() + AGAIN_SECONDS
+            return
         self._child = child
         self._watching = asyncio.ensure_future(self._watch(child))
+
+    def mind(self, rows: Sequence[RowMapping]) -> None:
+        """Ends the process of suspects if it has shown no life for long, so that what is in it is charged. `rows` are all workers."""
+        child, now = self._child, self._clock()
+        if child is None or (pid := child.pid) is None or self._stopping:
+            self._sign = None
+            return
+        here = (processes.host(), processes.boot_id(), pid)
+        beat = next((row["beat"] for row in reversed(rows) if (row["host"], row["boot_id"], row["pid"]) == here), None)
+        if self._sign != (pid, beat) or now - self._looked > BLIND_SECONDS:
+            self._sign, self._sign_at = (pid, beat), now
+        self._looked = now
+        if now - self._sign_at > SILENT_SECONDS:
+            log.warning("%s has shown no life for %.0f s and is ended", child.name, now - self._sign_at)
+            child.signal(signal.SIGKILL)
 
     async def _watch(self, child: Child) -> None:
         assert child.process is not None
@@ -157,11 +196,6 @@ class Warden:
         """Whether no such process is left."""
         return self._child is None or self._child.pid is None
 
-    def kill(self) -> None:
-        """Ends what is left of it at once."""
-        if self._child is not None:
-            self._child.kill()
-
 
 def _same_post(row: RowMapping, mine: RowMapping) -> bool:
     return row["alone_for"] is None and all(row[name] == mine[name] for name in ("host", "boot_id", "queues"))
@@ -185,14 +219,16 @@ async def attend(
     """What the process itself does: runs suspects until none has waited for a while, or `stopping` says so."""
     of_interest = lanes(config, list(runners))
     budget = config.worker.budget_seconds
+    over = asyncio.Event()
 
     async def tend(runner: Runner) -> None:
-        while not stopping():
+        while not over.is_set():
             try:
                 await runner.drain(budget)
             except Exception as error:
                 log.warning("a drain of suspects failed and is tried again: %s", type(error).__name__)
-            await asyncio.sleep(PAUSE_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(over.wait(), PAUSE_SECONDS)
 
     tending = [asyncio.ensure_future(tend(runner)) for runner in runners.values()]
     seen = time.monotonic()
@@ -202,5 +238,8 @@ async def attend(
             if waits or any(runner.held for runner in runners.values()):
                 seen = time.monotonic()
         await asyncio.sleep(PAUSE_SECONDS)
-    for task in tending:
-        task.cancel()
+    over.set()
+    for runner in runners.values():
+        runner.stop()
+    # not cancelled: a claim that is cut short is found only when this process is gone, and counts against its jobs
+    await asyncio.wait(tending, timeout=PART_SECONDS)

@@ -39,7 +39,7 @@ class Watchdog:
         self._loop = loop
         self._tick = tick
         self._patience = patience
-        self._bite = bite or _end
+        self._bite = bite or (lambda: _end(tick * patience))
         self._pulse = 0
         self._gone = False
 
@@ -67,7 +67,7 @@ class Watchdog:
                 return
 
 
-def _end() -> None:
-    log.critical("the event loop has hung for %d s: this process ends, and its jobs are given back", PATIENCE)
+def _end(seconds: float) -> None:
+    log.critical("the event loop has hung for %d s: this process ends, and its jobs are given back", seconds)
     faulthandler.dump_traceback(sys.stderr, all_threads=True)  # names of functions, no values
     os._exit(HUNG)

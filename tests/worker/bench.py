@@ -46,8 +46,7 @@ class Bench:
         self.recorder: Recorder = process._recorder
         self.limiter: Limiter = process._limiter
         self.lease: Lease = process._lease
-        rings = [runner.engine.ring for runner in self.runners.values()]
-        self.ruling = Ruling(process._client, self.config.providers, rings, lambda: self.lease.worker_id)
+        self.ruling: Ruling = process._ruling
         self.janitor = Janitor(self.lease, self.recorder, self.runners, self._ring, ruling=self.ruling)
 
     async def _ring(self, provider: str) -> None:
