@@ -50,10 +50,12 @@ class Ruling:
     async def refresh(self) -> None:
         """Says what isn't known to the others, and goes by the word of those that started later. Before the first call, and every
         few seconds."""
-        if self._began is None:
-            self._began = self._worker_id()  # that it was taken for dead since doesn't make its configuration younger
         known: dict[Any, Any] = await self._client.hgetall(_NAME)
         said = {pool.decode(): msgspec.msgpack.decode(word, type=Word) for pool, word in known.items()}
+        if self._began is None:
+            # That it was taken for dead since doesn't make its configuration younger. Whoever has spoken before started before,
+            # though its number be higher: numbers begin anew with a new database, and this Redis may have seen an older one.
+            self._began = max([self._worker_id(), *(word.worker + 1 for word in said.values())])
         new: dict[Any, Any] = {
             pool: msgspec.msgpack.encode(Word(self._began, limits.whole, limits.models))
             for pool, limits in self._mine.items()

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import redis
 
@@ -16,6 +17,7 @@ from models.config import Config
 from models.config_file import load_config_text
 from models.database import Database, upgrade
 from tests.worker.bench import Bench, bench
+from worker.ruling import Word
 
 Start = Callable[..., Bench]
 
@@ -90,3 +92,15 @@ def test_the_word_survives_a_redis_that_forgot_it(start_worker: Start, valkey_ur
         client.flushall()
     refresh(old, new, old)
     assert limits(old) == {"p/k|requests": 60}
+
+
+def test_what_a_worker_of_a_database_that_is_gone_has_said_rules_nobody_for_ever(
+    start_worker: Start, valkey_url: str
+) -> None:
+    word = msgspec.msgpack.encode(Word(500, {"requests": 60}, {}))
+    with contextlib.closing(redis.Redis.from_url(valkey_url)) as client:
+        client.hset("{truckllm}:limits-of", "p/k", word)
+    first = start_worker(config(limit_req_per_min=600))
+    second = start_worker(config(limit_req_per_min=300))
+    refresh(first, second, first)
+    assert limits(first) == limits(second) == {"p/k|requests": 300}
