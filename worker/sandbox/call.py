@@ -153,6 +153,8 @@ class Call:
 
     def _with_cache(self, chat: Chat, reply: Reply, holder: Holder) -> Reply:
         """The reply whose usage says what of the prompt is not text, and what was read from or written to the cache if it is marked."""
+        if not chat.marks and not chat.media:
+            return reply
         usage = replace(reply.usage, media=chat.media)
         if chat.marks:
             share = self._house.cache.share((holder.pool, chat.model), chat.marks, self._request.mono)

@@ -219,7 +219,7 @@ def read_chat(raw: bytes, version: str, strict_models: bool) -> Chat:
         raise bad("messages: at least one message is required")
     if strict_models and _NEWEST.match(model):
         _as_the_newest(body)
-    check_marks(body)
+    marked = check_marks(body)
     _metadata(body.get("metadata"))
     texts = [] if system is None else [content_text(system, "system", "system")]
     texts += [_message(message, at, at == len(messages) - 1) for at, message in enumerate(messages)]
@@ -239,7 +239,7 @@ def read_chat(raw: bytes, version: str, strict_models: bool) -> Chat:
     wants = _thinking(body, max_tokens, forced is not None)
     kinds = [str(tool.get("type")) for tool in body.get("tools") or []]
     wants = replace(wants, searches=any(kind.startswith("web_search_20") for kind in kinds))
-    marks = marks_in(body)
+    marks = marks_in(body) if marked else ()
     return chat(model, texts, max_tokens, stream=bool(stream), shape=forced or form, wants=wants, marks=marks)
 
 

@@ -14,9 +14,11 @@ from worker.sandbox.replies import input_tokens, prompt_sha, prompt_text
 _MOST_MARKS = 4
 
 
-def check_marks(body: dict[str, Any]) -> None:
-    """Refuse marks of the cache of a wrong form, and more than there may be."""
-    marks = _all_marks(body)
+def check_marks(body: dict[str, Any]) -> bool:
+    """Whether there are marks of the cache; raises Refusal for those of a wrong form, and for more than there may be."""
+    marks = list(_marks({name: body.get(name) for name in ("system", "messages", "tools")}))
+    if body.get("cache_control") is not None:
+        marks.append(("cache_control", body["cache_control"]))
     for where, mark in marks:
         if type(mark) is not dict:
             raise bad(f"{where}: Input should be a valid dictionary")
@@ -26,13 +28,7 @@ def check_marks(body: dict[str, Any]) -> None:
             raise bad(f"{where}.ttl: Input should be '5m' or '1h'")
     if len(marks) > _MOST_MARKS:
         raise bad(f"A maximum of {_MOST_MARKS} blocks with cache_control may be provided. Found {len(marks)}.")
-
-
-def _all_marks(body: dict[str, Any]) -> list[tuple[str, Any]]:
-    marks = list(_marks({name: body.get(name) for name in ("system", "messages", "tools")}))
-    if body.get("cache_control") is not None:
-        marks.append(("cache_control", body["cache_control"]))
-    return marks
+    return bool(marks)
 
 
 def _marks(value: object, where: str = "") -> Iterator[tuple[str, Any]]:
@@ -50,8 +46,6 @@ def _marks(value: object, where: str = "") -> Iterator[tuple[str, Any]]:
 
 def marks_in(body: dict[str, Any]) -> tuple[Mark, ...]:
     """The marked beginnings of a valid body, shortest first. A mark of the whole body stands at its end."""
-    if not _all_marks(body):
-        return ()
     marks: list[Mark] = []
     texts: list[str] = []  # of the contents so far, whole
     contents = [("system", body.get("system"))] + [(one["role"], one["content"]) for one in body["messages"]]

@@ -40,7 +40,7 @@ def performed(reply: Reply, wants: Wants) -> Reply:
 
     One that calls a tool of the caller's does nothing more.
     """
-    if reply.finish == "filter":
+    if reply.finish == "filter" or not (wants.thinks or wants.searches or wants.runs_code):
         return reply
     if wants.thinks:
         thought = words(f"thought {reply.digest}", reply.usage.reasoning // reply.copies) if wants.shown else ""

@@ -24,6 +24,7 @@ MEBIBYTE = 1024 * 1024
 PIECES = 6
 HUGE = 10**12
 """What a lie about tokens adds: no call takes so many, and still it is a number like others."""
+_NO_WANTS = Wants()
 _ENDS = re.compile(rb'"(finish_reason|finishReason|stop_reason)": ?"|"type": ?"response\\.(completed|incomplete)"')
 
 
@@ -58,7 +59,7 @@ class Chat:
     tier: str = "default"
     vectors: Vectors | None = None
     shape: Shape | None = None
-    wants: Wants = Wants()
+    wants: Wants = _NO_WANTS
     marks: tuple[Mark, ...] = ()
     media: tuple[tuple[str, int], ...] = ()
 
@@ -178,7 +179,7 @@ def chat(
         operation,
         tier,
         shape=shape,
-        wants=wants or Wants(),
+        wants=wants or _NO_WANTS,
         marks=marks,
         media=media,
     )

@@ -70,6 +70,14 @@ CLAUDE_BODY = {
     ],
     "thinking": {"type": "enabled", "budget_tokens": 1024},
 }
+SEARCHING = {
+    "model": "claude-haiku-4-5",
+    "max_tokens": 2000,
+    "messages": HI,
+    "thinking": {"type": "enabled", "budget_tokens": 1024},
+    "tools": [{"type": "web_search_20250305", "name": "web_search"}],
+}
+HOSTED = [{"type": "web_search"}, {"type": "code_interpreter", "container": {"type": "auto"}}]
 FLAT = {"type": "function", "name": "get_w", "parameters": SCHEMA, "strict": True}
 
 Check = Callable[[str, Any], list[str]]
@@ -134,10 +142,14 @@ def test_openai(play: Play) -> None:
                 wrong += [f"streamed: {one}" for one in check("CreateChatCompletionStreamResponse", chunk)]
         else:
             wrong += [f"answered, {name}: {one}" for one in check("CreateChatCompletionResponse", answer.json())]
+    search = {"model": "gpt-5-search-api", "messages": HI, "web_search_options": {}}
+    wrong += check("CreateChatCompletionRequest", search)
+    wrong += check("CreateChatCompletionResponse", ask(played, "openai/v1/chat/completions", search).json())
     asked: list[dict[str, Any]] = [
         {"input": "hi"},
         {"input": "hi", "tools": [FLAT], "tool_choice": "required"},
         {"input": "hi", "text": {"format": {"type": "json_schema", "name": "n", "schema": SCHEMA, "strict": True}}},
+        {"input": "hi", "tools": HOSTED, "reasoning": {"effort": "low", "summary": "auto"}},
     ]
     for body in asked:
         for stream in (False, True):
@@ -164,8 +176,9 @@ def test_openai(play: Play) -> None:
 def test_claude(play: Play) -> None:
     check, wrong = specification("anthropic", "official"), []
     played = play(usage_extras=True)
-    for name, line in {**LINES, "own": CLAUDE_BODY}.items():
-        body = line if name == "own" else {**built(Claude, line), "model": "claude-haiku-4-5"}
+    owns = {"own": CLAUDE_BODY, "own, searching": SEARCHING, "own, streamed": {**SEARCHING, "stream": True}}
+    for name, line in {**LINES, **owns}.items():
+        body = line if name in owns else {**built(Claude, line), "model": "claude-haiku-4-5"}
         wrong += [f"sent, {name}: {one}" for one in check("CreateMessageParams", body)]
         answer = ask(played, "claude/v1/messages", body)
         assert answer.status_code == 200, (name, answer.text)
