@@ -26,6 +26,7 @@ Price = NewType("Price", int)
 
 _FINEST_DIGIT = -12  # of a price per 1,000 tokens: 10**-12 * 10**9 nanos * 1,000 thousands = 1
 _LARGEST_DIGIT = 6
+_MOST_NANOS = 10**9 * NANOS
 _AMOUNT = re.compile(r"(?P<whole>\d+)(?:\.(?P<part>\d+))?(?:\s*(?P<currency>[A-Za-z]{3}))?")
 
 
@@ -101,6 +102,16 @@ def parse_amount(text: str, default_currency: str = DEFAULT_CURRENCY) -> tuple[i
         raise UsageError(f'{text[:40]!r} is no amount of money: write it like "20", "0.50" or "20 {default_currency}"')
     nanos = int(match["whole"]) * NANOS + int(part.rstrip("0").ljust(9, "0"))
     return nanos, (match["currency"] or default_currency).upper()
+
+
+def parse_cap(text: str | None, default_currency: str = DEFAULT_CURRENCY) -> tuple[int, str] | None:
+    """What a batch may cost at most, as `parse_amount` gives it; None stays None. Raises UsageError, also for 0."""
+    if text is None:
+        return None
+    nanos, currency = parse_amount(text, default_currency)
+    if not 0 < nanos < _MOST_NANOS:
+        raise UsageError(f"a cap of {text.strip()}: it must be more than 0 and less than {_MOST_NANOS // NANOS:,}")
+    return nanos, currency
 
 
 def _digits(nanos: int) -> str:

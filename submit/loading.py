@@ -90,12 +90,16 @@ def begin(database: Database, order: Order) -> Load | Found | None:
                 if mine is None and unfinished:
                     raise _conflict(order, unfinished[0])
                 if mine is not None and mine["status"] != BatchStatus.LOADING:
+                    if order.cap:
+                        budgets.cap(connection, mine["id"], *order.cap)
                     return Found(mine["id"], mine["total"], mine["status"] == BatchStatus.PAUSED)
                 if mine is not None:
                     if has_died(mine["loader"] or ""):
                         batches.release(connection, mine["id"], mine["loader"])
                     done = batches.take_over(connection, mine["id"], loader, now)
                     if done is not None:
+                        if order.cap:  # before it is published
+                            budgets.cap(connection, mine["id"], *order.cap)
                         return Load(mine["id"], loader, done)
             if order.new or mine is None:
                 batch_id = batches.create(

@@ -18,11 +18,11 @@ from models.database import Database, open_database, storage_errors
 from models.errors import BadLine, ConfigError, ConflictError, InputError, NotFoundError
 from models.formats.lines import Line
 from models.lanes import Lanes
-from models.money import format_money, parse_amount
+from models.money import format_money, parse_cap
 from models.plugins import unclaimed_in
 from models.request import SIMPLE
 from models.states import BatchStatus
-from models.store import batches, budgets
+from models.store import batches
 from models.wording import counted
 from submit import bell, lookalikes
 from submit.batch_options import BatchOptions, Given, checked_priority
@@ -111,7 +111,7 @@ def submit_batch(
         new=new,
         ring=ring,
         progress=progress,
-        cap=parse_amount(max_cost) if max_cost else None,
+        cap=parse_cap(max_cost),
     )
 
 
@@ -152,11 +152,7 @@ def submit_with(
         store = database if isinstance(database, Database) else open_database(database or settings.database_url)
         try:
             with storage_errors(store):
-                done = _submit(store, settings, lanes, given, order, checked, ring, progress)
-                if cap and done.found != "new":
-                    with store.write() as connection:
-                        budgets.cap(connection, done.batch_id, *cap)
-                return done
+                return _submit(store, settings, lanes, given, order, checked, ring, progress)
         finally:
             if store is not database:
                 store.close()

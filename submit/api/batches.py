@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from models.database import home
 from models.errors import ConflictError, UsageError
 from models.formats.results import Form
-from models.money import DEFAULT_CURRENCY, parse_amount
+from models.money import DEFAULT_CURRENCY, parse_cap
 from models.states import JobStatus
 from models.store import batches as batch_store
 from models.store import outcomes
@@ -129,7 +129,7 @@ async def create(request: Request) -> Response:
             name=asked.name,
             priority=asked.priority,
             new=asked.new,
-            cap=parse_amount(asked.max_cost, asked.currency) if asked.max_cost else None,
+            cap=parse_cap(asked.max_cost, asked.currency),
         )
     answer = {"batch_id": done.batch_id, "total": done.total, "found": done.found, "warnings": list(done.warnings)}
     where = {"Location": f"/v1/batches/{done.batch_id}"}
@@ -180,7 +180,7 @@ def pause(request: Request) -> Response:
 def resume(request: Request) -> Response:
     """POST /v1/batches/{id}/resume."""
     api, number, asked = Api.of(request), batch_number(request), query(request, Cap)
-    limit = parse_amount(asked.max_cost, asked.currency) if asked.max_cost else None
+    limit = parse_cap(asked.max_cost, asked.currency)
     with stored(api.database):
         steering.resume(api.database, number, limit)
         steering.wake(api.database, api.config, number)

@@ -20,7 +20,7 @@ from models.config_file import FILE_NAMES, STORAGE_VARIABLES, load_config
 from models.database import Database, open_database, storage_errors, stored_file
 from models.errors import UsageError
 from models.formats.results import Form
-from models.money import parse_amount
+from models.money import parse_cap
 from submit.batch_options import BatchOptions
 
 ConfigOption = Annotated[
@@ -133,15 +133,10 @@ def takes_batch_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def cap(max_cost: str | None, currency: str) -> tuple[int, str] | None:
     """What `--max-cost` and `--currency` say, as nano-units and currency. Raises UsageError."""
-    if max_cost is None:
-        return None
     try:
-        nanos, code = parse_amount(max_cost, currency.upper())
+        return parse_cap(max_cost, currency)
     except UsageError as error:
         raise UsageError(f"--max-cost: {error}") from None
-    if nanos <= 0:
-        raise UsageError(f"--max-cost is {max_cost}: it must be more than 0")
-    return nanos, code
 
 
 def found_config(path: Path | None) -> Config | None:

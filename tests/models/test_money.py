@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.errors import UsageError
-from models.money import Price, cost_nanos, decimal_amount, format_money, parse_amount, price_per_million
+from models.money import Price, cost_nanos, decimal_amount, format_money, parse_amount, parse_cap, price_per_million
 
 PRICES = st.decimals(min_value=0, max_value=9_999_999, places=12, allow_nan=False, allow_infinity=False)
 PARTS = st.lists(st.tuples(st.integers(0, 10**9), st.integers(0, 10**18).map(Price)), max_size=6)
@@ -127,6 +127,14 @@ def test_anything_else_is_no_amount(text: str) -> None:
 
 def test_an_amount_without_currency_takes_the_one_that_was_asked_for() -> None:
     assert parse_amount("3", "EUR") == (3 * 10**9, "EUR")
+
+
+@pytest.mark.parametrize("text", ["0", "0.00 EUR", "1000000000", "-1", ""])
+def test_a_cap_is_more_than_nothing_and_less_than_a_database_holds(text: str) -> None:
+    assert parse_cap(None) is None
+    assert parse_cap("999999999") == (999_999_999 * 10**9, "USD")
+    with pytest.raises(UsageError):
+        parse_cap(text)
 
 
 def test_a_factor_and_fees_are_rounded_once_with_the_rest() -> None:

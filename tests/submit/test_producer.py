@@ -22,7 +22,7 @@ from models.config_file import load_config_text
 from models.database import Database, open_database
 from models.errors import ConflictError, InputError, StorageError, UsageError
 from models.states import BatchStatus
-from models.store import batches
+from models.store import batches, budgets
 from models.store import jobs as job_store
 from models.tables import batches as batch_table
 from models.tables import job_inputs, jobs
@@ -66,6 +66,12 @@ def sqlite(tmp_path: Path) -> Iterator[Database]:
 
 def prompts(number: int, model: str = "gpt-4o") -> list[dict[str, Any]]:
     return [{"prompt": f"say {n}", "model": model} for n in range(number)]
+
+
+def cap(database: Database, batch_id: int) -> int | None:
+    with database.read() as connection:
+        found = budgets.get(connection, batch_id)
+    return None if found is None else int(found["most_nanos"])
 
 
 def status(database: Database, batch_id: int) -> str:
@@ -169,8 +175,9 @@ def test_what_is_no_input_is_refused(put: Callable[..., Submitted], tmp_path: Pa
 
 def test_the_same_input_finds_its_unfinished_batch(put: Callable[..., Submitted], database: Database) -> None:
     first = put(prompts(3))
-    again = put(prompts(3), name="another name", priority=5)
+    again = put(prompts(3), name="another name", priority=5, max_cost="2")
     assert (again.batch_id, again.found, again.total) == (first.batch_id, "resumed", 3)
+    assert cap(database, first.batch_id) == 2 * 10**9
     assert number_of_batches(database) == 1
 
 
@@ -255,8 +262,9 @@ def test_a_load_that_was_interrupted_is_invisible_and_goes_on_where_it_stopped(
         put(prompts(7), progress=interrupt)
     with database.read() as connection:
         assert batches.runnable(connection) == []
-    done = put(prompts(7))
+    done = put(prompts(7), max_cost="2")
     assert (done.found, done.total) == ("resumed", 7)
+    assert cap(database, done.batch_id) == 2 * 10**9
     assert status(database, done.batch_id) == BatchStatus.QUEUED
     assert [row[:2] for row in stored(database)] == [(n, f"line-{n + 1}") for n in range(7)]
     assert number_of_batches(database) == 1

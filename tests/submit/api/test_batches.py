@@ -70,6 +70,7 @@ def test_bad_lines_are_named_and_nothing_is_enqueued(client: TestClient) -> None
         ("/v1/batches", {"colour": "red"}, "colour"),
         ("/v1/batches", {"temperature": "warm"}, "temperature"),
         ("/v1/batches", {"max_cost": "much"}, "much"),
+        ("/v1/batches", {"max_cost": "0"}, "more than 0"),
         ("/v1/batches", [("limit", "1"), ("limit", "2")], "twice"),
         ("/v1/batches/1/priority", {}, "priority"),
     ],
