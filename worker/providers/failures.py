@@ -6,7 +6,7 @@ It does not know any provider's error codes; each dialect's own file maps them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Any
@@ -18,6 +18,8 @@ from worker.providers.masks import MASK, masked
 from worker.providers.replies import at, http_date, name, reply_time, seconds, storable
 
 MESSAGE_LIMIT = 1000
+_LONGEST_KEY = 1000
+"""So much more is looked at than is kept: no key is cut in half before it is known."""
 _KEY_LIKE = re.compile(
     r"""
     \b(?:sk|pk|rk)-[\w*.-]{6,}       # OpenAI, Anthropic and many others; masked forms too
@@ -35,8 +37,8 @@ def clean(text: Any, secrets: Iterable[str] = ()) -> str:
     """A message fit for a database, a log and a page: no secrets, no control characters, at most 1,000 characters."""
     if not isinstance(text, str):
         return ""
-    message = storable(text[: 50 * MESSAGE_LIMIT])  # a key that is cut here is known by its beginning
-    message = _KEY_LIKE.sub(MASK, masked(message, secrets))
+    message = masked(storable(text[: 50 * MESSAGE_LIMIT + _LONGEST_KEY]), secrets)[: 50 * MESSAGE_LIMIT]
+    message = _KEY_LIKE.sub(MASK, message)
     message = " ".join("".join(c if c.isprintable() else " " for c in message).split())
     return message if len(message) <= MESSAGE_LIMIT else message[: MESSAGE_LIMIT - 1] + "…"
 
@@ -68,9 +70,10 @@ def redirected(reply: Reply) -> Failure:
     return Failure(FailureKind.BAD_REQUEST, f"http_{reply.status}", message, reply.status)
 
 
-def plain_failure(reply: Reply, secrets: Iterable[str]) -> Failure:
+def plain_failure(reply: Reply, secrets: Sequence[str]) -> Failure:
     """A failure from a status and a body that isn't the dialect's error form, such as a proxy's page."""
-    text = clean(re.sub(r"<[^>]{0,500}>", " ", reply.body[:4000].decode("utf-8", "replace")), secrets)[:300]
+    begin = masked(reply.body[: 4000 + _LONGEST_KEY].decode("utf-8", "replace"), secrets)[:4000]
+    text = clean(re.sub(r"<[^>]{0,500}>", " ", begin), secrets)[:300]
     kind = FailureKind.BAD_REQUEST if reply.status == 404 else None
     failure = http_failure(reply, kind, f"HTTP {reply.status}: {text}" if text else None)
     return replace(failure, retry_after=retry_after(reply))
