@@ -20,7 +20,7 @@ from models.config import Config
 from models.errors import StorageError, Untranslatable
 from models.formats.simple import simple_input
 from models.prices import Cost, price
-from models.request import SIMPLE, Failure, FailureKind, Request, Response
+from models.request import SIMPLE, Failure, FailureKind, Request, Response, Usage
 from models.states import JobStatus, Outcome
 from models.store import attempts as attempt_store
 from models.store.endings import Answer, AttemptEnd, Ending
@@ -31,7 +31,7 @@ from worker.experience import Cooling, Experience, Kind
 from worker.failover import About, Past, Situation, Verdict, decide, outcome_of, provider_failed
 from worker.http import SendError
 from worker.keys import KeyRing
-from worker.limits.limiter import Charge, Grant, LimitedKey, Limiter, Want
+from worker.limits.limiter import UNITS, Charge, Grant, LimitedKey, Limiter, Want
 from worker.providers.base import Provider
 from worker.providers.masks import masked, provider_secrets, without_secrets
 from worker.recorder import Recorder
@@ -162,13 +162,15 @@ class Engine:
         most = self.provider.max_output_tokens(request)
         going_in = self.estimates.input_tokens(request.model, request.input)
         coming_out = self.estimates.output_tokens(request.model, most if most is None else min(most, MOST_TOKENS))
-        charge = self.provider.charge(request, going_in, coming_out)
-        return Charge(
-            requests=charge.requests,
-            tokens=min(charge.tokens, MOST_TOKENS),
-            input_tokens=min(charge.input_tokens, MOST_TOKENS),
-            output_tokens=min(charge.output_tokens, MOST_TOKENS),
-        )
+        return _sound(self.provider.charge(request, going_in, coming_out))
+
+    def _settled(self, booked: Charge, usage: Usage) -> Charge | None:
+        """What the limits should have booked; None where the plugin can't tell, then the reply, which is paid for, counts all the same."""
+        try:
+            return _sound(self.provider.settled(booked, usage))
+        except Exception:
+            log.exception("provider %s failed to tell what a call took", self.name)
+            return None
 
     def may_cost(self, prepared: Prepared, key: LimitedKey) -> Cost | None:
         """What the call may cost on this key, at the tier that the request asks for: output as far as the request lets it go, where it
@@ -292,7 +294,7 @@ class Engine:
         actual = None
         if usage:
             self.estimates.learn(request.model, request.input, usage.input_tokens, usage.output_tokens)
-            actual = self.provider.settled(grant.charge, usage)
+            actual = self._settled(grant.charge, usage)
         if failure is None:
             self._experience.add("good")
             self.latency_ms = (
@@ -343,8 +345,12 @@ class Engine:
             if self._cooling.cool(key.pool, retry_after or 0.0):
                 return
             seconds = self._cooling.seconds(key.pool)
-            if await self._limiter.too_many(key, retry_after, seconds):
-                self._cooling.cools(key.pool, max(seconds, retry_after or 0.0))
+            cools = True  # also when Redis is away: the hundreds behind this one needn't each wait for it
+            try:
+                cools = await self._limiter.too_many(key, retry_after, seconds)
+            finally:
+                if cools:
+                    self._cooling.cools(key.pool, max(seconds, retry_after or 0.0))
 
     async def _past(self, job: Claimed) -> list[Past]:
         rows = await self._recorder.call(lambda connection: attempt_store.history(connection, job.id))
@@ -396,3 +402,8 @@ class Engine:
             not_before=snoozed,
             excluded=field,
         )
+
+
+def _sound(charge: Charge) -> Charge:
+    """A plugin's charge in whole numbers that the limiter can count: nothing below zero gives back what others have booked."""
+    return Charge(*(min(max(int(charge.of(unit)), 0), MOST_TOKENS) for unit in UNITS))

@@ -113,8 +113,13 @@ class Flights:
         return self._engine.may_launch(flight.prepared, flight.grant.key)
 
     async def _announce(self, gathered: Sequence[Flight]) -> None:
-        flights = [flight for flight in gathered if self._goes(flight)]
-        if held_back := [flight for flight in gathered if not self._goes(flight)]:
+        flights: list[Flight] = []
+        held_back: list[Flight] = []
+        for (
+            flight
+        ) in gathered:  # asked once each: what is forgotten in time may have changed the answer the second time
+            (flights if self._goes(flight) else held_back).append(flight)
+        if held_back:
             await self._take_back(held_back)
             for flight in held_back:
                 self._land(flight)
