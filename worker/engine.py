@@ -31,7 +31,8 @@ from worker.experience import Cooling, Experience, Kind
 from worker.failover import About, Past, Situation, Verdict, decide, outcome_of, provider_failed
 from worker.http import SendError
 from worker.keys import KeyRing
-from worker.limits.limiter import UNITS, Charge, Grant, LimitedKey, Limiter, Want
+from worker.limits.limiter import Charge, Grant, LimitedKey, Limiter, Want
+from worker.limits.shapes import UNITS
 from worker.providers.base import Provider
 from worker.providers.masks import masked, provider_secrets, without_secrets
 from worker.recorder import Recorder
