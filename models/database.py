@@ -6,6 +6,7 @@ its turn instead of failing half way, and `synchronous=FULL` keeps what was comm
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine, make_url
 from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
 
-from models import processes
+from models import permissions, processes
 from models.errors import SchemaError, StorageError, UsageError
 
 SCHEMA = "0004"
@@ -141,11 +142,16 @@ def home_path() -> Path:
 
 
 def home() -> Path:
-    """`home_path`, made private on first use. Raises StorageError when that can't be a folder of ours."""
+    """`home_path`, made private on first use. Raises StorageError when that can't be a folder of ours, or is another user's."""
     path = home_path()
     try:
         if not path.is_dir():
-            path.mkdir(parents=True, mode=0o700, exist_ok=True)  # two may start at once
+            for missing in [one for one in reversed(path.parents) if not one.exists()]:
+                missing.mkdir(mode=0o700, exist_ok=True)  # `parents=True` would leave their mode to the umask
+            path.mkdir(mode=0o700, exist_ok=True)  # two may start at once
+        about = path.stat()
+        if os.getuid() and permissions.stranger(about):
+            raise StorageError(f"the state folder {path} belongs to another user ({about.st_uid}): {_WAY_OUT}")
     except FileExistsError:
         raise StorageError(f"the state folder {path} is a file: {_WAY_OUT}") from None
     except OSError as error:
@@ -181,6 +187,10 @@ def open_database(url: str | None = None, *, check: bool = True) -> Database:
         database = Database(url)
     except sa.exc.ArgumentError as error:
         raise UsageError(f"database_url: not a database URL ({error}); use sqlite:///… or postgresql://…") from None
+    named = database.url.database if database.sqlite else None
+    if named and named != ":memory:" and not named.startswith("file:"):
+        with contextlib.suppress(OSError):  # whatever the umask; if it can't be made, SQLite says why
+            os.close(os.open(named, os.O_CREAT | os.O_RDWR, 0o600))
     if check:
         check_schema(database)
     return database

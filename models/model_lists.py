@@ -44,7 +44,8 @@ def keep(home: Path, lists: Iterable[ModelList]) -> None:
     }
     new = home / f"{FILE}.{os.getpid()}"
     with contextlib.suppress(OSError):
-        new.write_text(json.dumps(tree), encoding="utf-8")
+        with open(os.open(new, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            json.dump(tree, file)
         new.replace(home / FILE)
 
 

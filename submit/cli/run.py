@@ -21,10 +21,11 @@ from models import plugins
 from models.config import Config
 from models.config_file import load_config
 from models.crew import Plan
-from models.database import Database, home, open_database, storage_errors
+from models.database import Database, home, home_path, open_database, storage_errors
 from models.errors import StorageError
 from models.formats.results import Form
 from models.money import DEFAULT_CURRENCY
+from models.permissions import exposed
 from models.store import ledger, outcomes
 from models.wording import counted
 from submit import bell, shapes
@@ -40,7 +41,7 @@ from submit.cli.options import (
     cap,
     takes_batch_options,
 )
-from submit.cli.output import print_json, print_table, terminal_width
+from submit.cli.output import note, print_json, print_table, terminal_width
 from submit.cli.vigil import GivenUpError, Vigil
 from submit.disk import check_target
 from submit.exports import STDOUT, Exported, export, kept_sentence
@@ -102,7 +103,10 @@ def run(
     if json and out == STDOUT:
         raise typer.BadParameter("--json and -o - would write into each other")
     job = Job(file, out, options, new, form, json, cap(max_cost, currency))
-    raise typer.Exit(do(job, load_config(config, secrets=True)))
+    settings = load_config(config, secrets=True)
+    for sentence, mend in exposed(settings.path, home_path()):
+        note(f"warning: {sentence}; `{mend}`")
+    raise typer.Exit(do(job, settings))
 
 
 def do(job: Job, config: Config) -> int:

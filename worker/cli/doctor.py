@@ -26,6 +26,7 @@ from models.config_file import load_config
 from models.database import SCHEMA, Database, home_path, open_database, schema_version, storage_errors
 from models.errors import ConfigError, TruckError
 from models.model_lists import ModelList, keep
+from models.permissions import exposed
 from models.store import keys as key_store
 from models.store import workers as worker_store
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from worker.http import HttpSender
 
 LIVE_SECONDS = 45.0
+_PRIVATE = ("truckllm.db", "truckllm.db-wal", "truckllm.db-shm", "worker.log", "stack.json", "api-token")
 LOW_DISK_BYTES = 500 * 1024 * 1024
 REDIS_SECONDS = 5.0
 
@@ -154,8 +156,10 @@ def _of_environment(path: Path | None) -> Iterator[Finding]:
 
 def _of_files(config: Config) -> Iterator[Finding]:
     home = home_path()
+    for sentence, mend in exposed(config.path, home):
+        yield Finding("permissions", "warning", sentence, mend)
     private = [home] if home.exists() else []
-    private += [file for name in ("truckllm.db", "worker.log") if (file := home / name).exists()]
+    private += [file for name in _PRIVATE if (file := home / name).exists()]
     if config.path is not None and _holds_secret(config):
         private.append(config.path)
     open_to_others = [file for file in private if stat.S_IMODE(file.stat().st_mode) & 0o077]

@@ -17,7 +17,8 @@ import typer
 from models.config import Config
 from models.config_file import load_config
 from models.crew import Crew, Plan, stop_signals
-from models.database import home
+from models.database import home, home_path
+from models.permissions import exposed
 from models.processes import die_with_parent
 
 TICK_SECONDS = 0.2
@@ -62,6 +63,9 @@ def command(join: Join) -> Callable[..., None]:
         if parent_pipe is not None:
             die_with_parent()
         settings = load_config(config, secrets=True)
+        if parent_pipe is None:
+            for sentence, mend in exposed(settings.path, home_path()):
+                typer.echo(f"warning: {sentence}; `{mend}`", err=True)
         names = _known(settings, provider or [])
         count = processes or settings.worker.processes
         if settings.redis_url is not None and (count == 1 or alone_for is not None):
