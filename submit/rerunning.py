@@ -65,6 +65,10 @@ def _placed(
     if route is not None and model is not None:
         raise UsageError("--route and --model: a route's candidates name their models; keep one of them")
     lanes = Lanes(config)
+    try:
+        lanes.check(provider=provider, route=route)
+    except NoLane as unknown:
+        raise UsageError(str(unknown)) from None
 
     def place(kind: Kind) -> tuple[str, str]:
         try:

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Annotated, Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, Json
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -44,6 +44,7 @@ class Submission(BaseModel):
     system: str | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0)] | None = None
+    answer: Annotated[Json[dict[str, Any]] | None, Field(alias="schema")] = None
     skip_invalid: bool = False
     name: str | None = None
     priority: Priority = 0
@@ -111,7 +112,7 @@ async def create(request: Request) -> Response:
     """POST /v1/batches: the input is the body, whatever `truckllm submit FILE` takes."""
     api = Api.of(request)
     asked = query(request, Submission)
-    options = asked.model_dump(include=set(Given.__annotations__))
+    options = {**asked.model_dump(include=set(Given.__annotations__)), "schema": asked.answer}
     with tempfile.TemporaryFile(dir=home()) as upload:
         size = 0
         async for chunk in request.stream():

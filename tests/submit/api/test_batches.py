@@ -12,7 +12,7 @@ import zstandard
 from starlette.testclient import TestClient
 
 from models.database import Database
-from models.store import endings
+from models.store import batches, endings
 from models.store.attempts import Announcement
 from models.store.endings import Ending
 from tests.making import NOW, announce, claim, ending, make_batch, make_worker
@@ -53,6 +53,15 @@ def test_a_packed_body_and_a_table_are_taken_too(client: TestClient) -> None:
     assert submit(client, gzip.compress(BODY))["total"] == 3
     table = submit(client, b"text\nhello\nworld\n", template="Translate: {text}", model="gpt-4o")
     assert table["total"] == 2
+
+
+def test_a_schema_that_answers_must_fit_is_taken_as_json(client: TestClient, database: Database) -> None:
+    shape = {"type": "object", "properties": {"a": {"type": "string"}}}
+    number = submit(client, schema=json.dumps(shape))["batch_id"]
+    with database.read() as connection:
+        stored = json.loads(batches.get(connection, number)["defaults"])
+    assert stored["response_format"]["json_schema"]["schema"] == shape
+    assert client.post("/v1/batches", content=BODY, params={"schema": "{oops", "new": "true"}).status_code == 400
 
 
 def test_bad_lines_are_named_and_nothing_is_enqueued(client: TestClient) -> None:
