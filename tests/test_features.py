@@ -113,6 +113,10 @@ GUIDE: dict[str, tuple[str, ...]] = {
 """The guide's headings and what stands below each. Its first one is a section here, below the page's own title."""
 
 
+BEYOND = ("Provider features", "Plugins", "Lines and translation", "Routes and money", "Rerun and steering")
+"""What else was asked for; the page's last sections."""
+
+
 def sections() -> dict[str, list[list[str]]]:
     """The rows of the tables below each heading, cell by cell, by the heading with its marks."""
     found: dict[str, list[list[str]]] = {}
@@ -166,9 +170,11 @@ def _turned_off(mark: ast.expr) -> bool:
     return ast.unparse(mark.func if isinstance(mark, ast.Call) else mark) in ("pytest.mark.skip", "pytest.mark.xfail")
 
 
-def test_every_heading_of_the_guide_has_its_section_in_the_guides_order() -> None:
+def test_every_heading_of_the_guide_has_its_section_in_the_guides_order_and_the_rest_comes_behind() -> None:
     ours = [title for title in SECTIONS if title in GUIDE or title == "## Providers"]
     assert ours == ["## Providers", *list(GUIDE)[1:]]
+    assert list(SECTIONS)[-len(BEYOND) - 1 :] == ["## Beyond the guide", *(f"### {title}" for title in BEYOND)]
+    assert all(SECTIONS[f"### {title}"] for title in BEYOND)
 
 
 @pytest.mark.parametrize("heading", GUIDE)

@@ -61,7 +61,7 @@ OPENAI: dict[str, Line] = {
     "chat": _chat(messages=[{"role": "developer", "content": "Be terse."}, user("A chat")]),
     "stream": _chat(messages=[user("A stream")], stream=True),
     "stream-cut": _chat(messages=[user("This one is cut")], stream=True),
-    "stream-stalled": _chat(messages=[user("This one stalls")], stream=True),
+    "stream-stalled": {**_chat(messages=[user("This one stalls")], stream=True), "provider": "openai-impatient"},
     "tools": _chat(messages=[user("A call of a function")], **_TOOLS),
     "tools-streamed": _chat(messages=[user("A streamed call of a function")], stream=True, **_TOOLS),
     "tool-results": _chat(
@@ -224,7 +224,7 @@ SIMPLE: dict[str, Line] = {
     "sampled-before": {"provider": "claude", "model": "claude-haiku-4-5", "prompt": "C", "temperature": 0.3},
     "newest": {"provider": "claude-newest", "model": "claude-haiku-4-5", "prompt": "D"},
     "astray": {"provider": "openai-astray", "model": "gpt-4o", "prompt": "Under another project"},
-    **{f"rotated-{n}": {"provider": "openai-two", "model": "gpt-4o", "prompt": f"In turn {n}"} for n in range(16)},
+    **{f"rotated-{n}": {"provider": "openai-two", "model": "gpt-4o", "prompt": f"In turn {n}"} for n in range(24)},
 }
 
 
@@ -291,7 +291,8 @@ def sandbox_settings() -> Line:
         {"provider": "openai", "key": secret, "organization": "org-acme", "project": f"proj-{secret[-1]}"}
         for secret in SECRETS
     ]
-    limited = [{"provider": "openai", "key": secret, "rpm": RPM} for secret in LIMITED]
+    # a machine that stands still for a second sends late and at once; all at once would be far too many
+    limited = [{"provider": "openai", "key": secret, "rpm": RPM, "burst_seconds": 2} for secret in LIMITED]
     others = [{"provider": name, "key": SECRETS[0]} for name in ("gemini", "claude")]
     return {
         "accounts": openai + others + limited,
@@ -320,10 +321,12 @@ def config(sandbox_url: str) -> Line:
         {"id": f"two-{secret[-1]}", "secret": secret, "limit_req_per_min": RPM, "limit_tokens_per_min": 10**6}
         for secret in LIMITED
     ]
+    ours = {"organization": "org-acme", "project": "proj-a"}
     newest = {"anthropic_version": "2026-10-21"}
     return {
         "providers": [
-            provider("openai", "openai", organization="org-acme", project="proj-a", stream_silence_seconds=1),
+            provider("openai", "openai", **ours),
+            provider("openai-impatient", "openai", **ours, stream_silence_seconds=2),
             provider("gemini", "gemini"),
             provider("claude", "claude"),
             provider("openai-astray", "openai", astray, home, organization="org-acme"),
