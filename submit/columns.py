@@ -76,7 +76,7 @@ class Lines:
         self._template = template
         used = template.columns if template else ("prompt",)
         missing = [column for column in used if column not in names]
-        there = f"{name} has the columns {', '.join(names)}"
+        there = f"{name} has the columns {_escaped(', '.join(names))}"
         if missing and template is None:
             raise InputError(
                 f"{there}, and none named prompt: say what to ask with --template, as in 'Translate: {{text}}'"
@@ -124,7 +124,7 @@ def csv_lines(stream: BinaryIO, template: Template | None, name: str) -> Lines:
     try:
         header = next(reader, [])
     except csv.Error as error:
-        raise InputError(f"{name}: the header can't be read: {error}") from None
+        raise InputError(f"{name}: the header can't be read: {_escaped(str(error))}") from None
     names = [cell.strip() or f"column-{number}" for number, cell in enumerate(header, 1)]
     if not header:
         raise InputError(f"{name} has no header: its first line must name the columns")
@@ -132,7 +132,7 @@ def csv_lines(stream: BinaryIO, template: Template | None, name: str) -> Lines:
         raise InputError(f"{name}: the header is not UTF-8; save the file as CSV in UTF-8")
     twice = next((column for column in names if names.count(column) > 1), None)
     if twice is not None:
-        raise InputError(f"{name}: the column {twice!r} stands twice in the header")
+        raise InputError(f"{name}: the column {_escaped(repr(twice))} stands twice in the header")
     return Lines(names, _csv_rows(reader, names), template, name)
 
 
@@ -165,7 +165,13 @@ def _csv_rows(reader: Iterator[list[str]], names: Sequence[str]) -> Iterator[Map
 def _why_not_csv(message: str) -> str:
     if "unexpected end of data" in message:
         return 'a cell that begins with " never ends'
-    return f"not CSV: {message}"
+    return f"not CSV: {_escaped(message)}"
+
+
+def _escaped(text: str, most: int = 500) -> str:
+    """As it may stand in a message: control characters escaped, cut where a file puts too much into it."""
+    short = text if len(text) <= most else text[:most] + "…"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in short)
 
 
 def parquet_lines(stream: BinaryIO, template: Template | None, name: str) -> Lines:
@@ -180,7 +186,7 @@ def parquet_lines(stream: BinaryIO, template: Template | None, name: str) -> Lin
     try:
         file = parquet.ParquetFile(stream, buffer_size=1024 * 1024, pre_buffer=False)
     except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"{name} is no whole Parquet file: {error}") from None
+        raise InputError(f"{name} is no whole Parquet file: {_escaped(str(error))}") from None
     return Lines(file.schema_arrow.names, _parquet_rows(file, name), template, name)
 
 
@@ -193,7 +199,7 @@ def _parquet_rows(file: Any, name: str) -> Iterator[Mapping[str, Any]]:
             for cells in zip(*columns, strict=True):
                 yield dict(zip(batch.schema.names, cells, strict=True))
     except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"{name} can't be read: {error}") from None
+        raise InputError(f"{name} can't be read: {_escaped(str(error))}") from None
 
 
 def _values(column: Any) -> Iterable[Any]:

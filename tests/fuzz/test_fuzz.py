@@ -190,6 +190,48 @@ def test_rows_of_a_table_are_neither_lost_nor_doubled() -> None:
     holds()
 
 
+FOUND: tuple[tuple[str, bytes], ...] = (
+    # a reason held the tab that the csv module names as it is
+    ("table", b'prompt\tmodel\na\ta\tg,prompt,"a #"\n"\n9\n1\n"%\nb"\n9b"\n'),
+    ("table", b"\x1b[31mred\x07,b\n1,2\n"),
+    ("table", b",".join(b"column%d" % n for n in range(2_000)) + b"\n"),
+    # the name of an unknown field was the key itself
+    ("config", b"providers: [{id: openai, keys: [{id: a, secret:canary.0123456789}]}]"),
+    ("config", b"providers: [{id: openai, keys: [{id: a, canary.0123456789}]}]"),
+    ("config", b"providers:\n- id: openai\n  canary.0123456789: 1\n  keys: [{id: a, secret: b}]\n"),
+    # numbers and texts that no column takes
+    ("http-api", b"GET /v1/costs?batch=" + b"9" * 30),
+    ("http-api", b"POST /v1/batches?model=openai/x&priority=" + b"9" * 30 + b'\n{"prompt":"a"}'),
+    ("http-api", b'POST /v1/batches?model=openai/x&name=%00\n{"prompt":"a"}'),
+    ("http-api", b"POST /v1/batches/1/rerun?from=%00"),
+    ("http-api", b"POST /v1/batches?model=" + b"m" * 600 + b'\n{"prompt":"a"}'),
+    ("lines", b'{"prompt":"a","model":"openai/' + b"m" * 400 + b'"}'),
+    # a list of models that isn't what was kept
+    ("kept-models", b'{"a":{"base_url":"b","listed_at":1,"models":[{"id":"c","retires_at":5}]}}'),
+    ("kept-models", b'{"a":{"base_url":5,"listed_at":1' + b"0" * 400 + b',"models":[]}}'),
+    ("kept-models", b"[" * 100_000),
+    # a half character in the pieces of a tool's arguments; pieces that are no text
+    (
+        "reply-claude",
+        b'\0\0\1data: {"type":"message_start","message":{"id":"a"}}\n\n'
+        b'data: {"type":"content_block_delta","index":0,"delta":{"type":"input_json_delta","partial_json":"\\ud800"}}\n\n',
+    ),
+    (
+        "reply-claude",
+        b'\0\0\1data: {"type":"message_start","message":{"id":"a"}}\n\n'
+        b'data: {"type":"content_block_start","index":0,"content_block":{"partial_json":[1]}}\n\n',
+    ),
+    ("reply-openai-responses", b'\0\0\1data: {"type":"response.output_text.delta","delta":"\\ud800"}\n\n'),
+)
+
+
+@pytest.mark.parametrize(
+    ("target", "data"), FOUND, ids=[f"{number}-{target}" for number, (target, _) in enumerate(FOUND)]
+)
+def test_what_was_found_once_stays_mended(target: str, data: bytes) -> None:
+    TARGETS[target](data)
+
+
 def test_an_archive_that_unpacks_to_a_line_without_end_is_refused_in_bounded_memory() -> None:
     TARGETS["container"](gzip.compress(b'{"prompt":"' + b"a" * 5_000_000, 1))
 
