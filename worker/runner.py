@@ -36,8 +36,6 @@ LOOK_SECONDS = 1.0
 """How often it is looked whether the batches of what waits are still to run."""
 HOLD_SECONDS = 2.0
 """A claimed job that may not start within this goes back, so that other workers and a cancel can have it."""
-LATEST_START = 1.0
-"""A call that is this late for its slot isn't sent: its booking stands for another moment."""
 LEAST_PAUSE = 0.2
 LEAST_ASK = 16
 MOST_PAUSE = 1.0
