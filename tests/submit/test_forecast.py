@@ -22,6 +22,11 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 PRICED = "pricing: {input_token_cost: 0.001, output_token_cost: 0.002}"
 
 
+@pytest.fixture
+def cli(quick_cli: Cli) -> Cli:
+    return quick_cli
+
+
 def config_of(keys: str, *, provider: str = "openai", more: str = "") -> str:
     return f"providers:\n  - id: {provider}\n    keys:\n{keys}{more}"
 

@@ -22,6 +22,11 @@ SECRET = "the patient in bed nine"
 
 
 @pytest.fixture
+def cli(quick_cli: Cli) -> Cli:
+    return quick_cli
+
+
+@pytest.fixture
 def stored(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
     monkeypatch.setenv("TRUCKLLM_HOME", environment["TRUCKLLM_HOME"])
     database = open_database()

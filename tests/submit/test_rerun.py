@@ -20,6 +20,11 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
+def cli(quick_cli: Cli) -> Cli:
+    return quick_cli
+
+
+@pytest.fixture
 def stored(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("TRUCKLLM_HOME", environment["TRUCKLLM_HOME"])
     database = open_database()

@@ -18,6 +18,11 @@ Config = Callable[..., Path]
 Lines = Callable[..., Path]
 
 
+@pytest.fixture
+def cli(quick_cli: Cli) -> Cli:
+    return quick_cli
+
+
 def batches(cli: Cli) -> list[dict[str, Any]]:
     return list(json.loads(cli("status", "--json").stdout)["batches"])
 

@@ -9,10 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.conftest import SandboxProcess, wait_for
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def cli(quick_cli: Cli) -> Cli:
+    return quick_cli
 
 
 def test_a_pause_stops_sending_within_two_seconds_and_run_goes_on_after_resume(

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-import truckllm
 from models.database import Database, open_database
-from submit.cli import app
 from tests.submit.cli.reading import Cli
 
 CONFIG = """
@@ -28,25 +25,9 @@ def config(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def command(
-    tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Cli:
+def command(quick_cli: Cli) -> Cli:
     """Runs a command like `cli`, but in this process, which is faster."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TRUCKLLM_HOME", environment["TRUCKLLM_HOME"])
-    entries = {name: app.Entry(*entry) for name, entry in truckllm._COMMANDS.items()}
-
-    def run(*arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
-        capfd.readouterr()
-        with monkeypatch.context() as patch:
-            for name, value in env.items():
-                patch.setenv(name, value)
-            with pytest.raises(SystemExit) as end:
-                app.main(entries, [str(argument) for argument in arguments])
-        out, err = capfd.readouterr()
-        return subprocess.CompletedProcess(arguments, int(end.value.code or 0), out, err)
-
-    return run
+    return quick_cli
 
 
 @pytest.fixture

@@ -14,6 +14,11 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
+def cli(quick_cli: Cli) -> Cli:
+    return quick_cli
+
+
+@pytest.fixture
 def findings(cli: Cli) -> Callable[..., tuple[int, dict[str, dict[str, Any]]]]:
     """Runs it; the exit code and the findings by what was looked at."""
 

@@ -20,6 +20,11 @@ from tests.conftest import SandboxProcess
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+@pytest.fixture
+def cli(quick_cli: Cli) -> Cli:
+    return quick_cli
+
+
 def in_days(days: int) -> str:
     return (datetime.now(UTC) + timedelta(days=days)).strftime("%Y-%m-%d")
 
