@@ -191,7 +191,7 @@ def test_poison_that_is_rerun_still_runs_alone_and_has_two_tries_again(database:
         die(database, worker)
     assert statuses(database, batch) == ["failed"]
     with database.write() as connection:
-        assert rerun(connection, batch, Which(JobStatus.FAILED, error_code=suspects.POISON)) == 1
+        assert rerun(connection, batch, Which(JobStatus.FAILED, error_code=suspects.POISON)).number == 1
     assert claim(database, make_worker(database)) == []
     worker = make_worker(database)
     assert take(database, worker) == [0]
