@@ -126,7 +126,7 @@ class Moves(RuleBasedStateMachine):
     @rule(which=st.sampled_from([0, 1]), status=st.sampled_from([JobStatus.FAILED, JobStatus.SUCCEEDED]))
     def is_rerun(self, which: int, status: JobStatus) -> None:
         with self.database.write() as connection:
-            if rerun_store.rerun(connection, self.batches[which], rerun_store.Which(status), most=2):
+            if rerun_store.rerun(connection, self.batches[which], rerun_store.Which(status), most=2).number:
                 self.completed.discard(self.batches[which])
 
     @rule(which=st.sampled_from([0, 1]))

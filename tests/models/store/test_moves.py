@@ -179,7 +179,7 @@ def test_a_rerun_queues_the_failed_jobs_and_only_those(database: Database) -> No
         record(connection, [ending(call, JobStatus.FAILED, excluded=",openai,") for call in calls[2:]], 5, NOW)
     assert finish(database, batch)
     with database.write() as connection:
-        assert [rerun_store.rerun(connection, batch, most=2) for _ in range(3)] == [2, 1, 0]
+        assert [rerun_store.rerun(connection, batch, most=2).number for _ in range(3)] == [2, 1, 0]
     assert statuses(database, batch) == ["succeeded"] * 2 + ["queued"] * 3
     row = job_rows(database, batch)[4]
     assert (row["epoch"], row["excluded"], row["error_code"], row["error_message"]) == (3, "", None, None)
@@ -214,7 +214,7 @@ def test_nothing_of_a_cancelled_batch_is_rerun(database: Database) -> None:
         record(connection, [ending(call, JobStatus.FAILED)], 0, NOW)
         batch_store.cancel(connection, batch)
         job_store.cancel_queued(connection, batch, NOW)
-        assert rerun_store.rerun(connection, batch) == 0
+        assert rerun_store.rerun(connection, batch).number == 0
     assert statuses(database, batch) == ["failed", "cancelled"]
     assert finish(database, batch)
     assert_counts_are_true(database, batch)
