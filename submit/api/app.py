@@ -81,8 +81,11 @@ class _Guard:
         self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] == OPEN:
+        if scope["type"] != "http" or scope["path"] == OPEN:  # it looks at no query
             await self._app(scope, receive, send)
+            return
+        if not scope["query_string"].isascii():
+            await _error(400, "the query holds bytes beyond ASCII: write them as %XX")(scope, receive, send)
             return
         request = Request(scope)
         may = self._access.of(request.headers.get("authorization"))

@@ -49,11 +49,7 @@ def query(request: Request, kind: type[Query]) -> Query:
     """The query parameters. Raises UsageError that names each one that is wrong, unknown or given twice."""
     given: dict[str, str | list[str]] = {}
     several = {info.alias or name for name, info in kind.model_fields.items() if info.annotation == list[str]}
-    try:
-        asked = request.query_params.multi_items()
-    except UnicodeDecodeError:
-        raise UsageError("the query isn't UTF-8: write bytes beyond ASCII as %XX") from None
-    for name, value in asked:
+    for name, value in request.query_params.multi_items():
         if name in several:
             given[name] = [*given.get(name, ()), value]
             continue

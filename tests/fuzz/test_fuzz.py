@@ -201,6 +201,8 @@ FOUND: tuple[tuple[str, bytes], ...] = (
     ("config", b"providers:\n- id: openai\n  canary.0123456789: 1\n  keys: [{id: a, secret: b}]\n"),
     # numbers and texts that no column takes
     ("http-api", b"GET /v1/batches?limit=\x9f"),
+    ("http-api", b"GET /nowhere?\xff"),
+    ("http-api", b"GET /healthz?\xff"),
     ("http-api", b"GET /v1/costs?batch=" + b"9" * 30),
     ("http-api", b"POST /v1/batches?model=openai/x&priority=" + b"9" * 30 + b'\n{"prompt":"a"}'),
     ("http-api", b'POST /v1/batches?model=openai/x&name=%00\n{"prompt":"a"}'),
