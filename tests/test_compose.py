@@ -147,6 +147,7 @@ def test_the_services_do_the_main_job(
     write_config: Callable[..., Path],
     write_lines: Callable[..., Path],
     cli: Cli,
+    quick_cli: Cli,
     start: Start,
     environment: dict[str, str],
     tmp_path: Path,
@@ -177,8 +178,13 @@ def test_the_services_do_the_main_job(
     here = {**environment, **settings}
     assert not healthy(SERVICES["worker-openai"], here)
     workers = [start(*command[name], **settings, **keys) for name in (*WORKERS, "worker-openai")]
-    for service in WORKERS.values():
-        wait_for(lambda service=service: healthy(service, here), "the health check to pass", 30)
+
+    def serving() -> set[str]:
+        known = json.loads(quick_cli("workers", "--json", **settings).stdout)["workers"]
+        return {name for one in known if one["alive"] for name in one["providers"]}
+
+    wait_for(lambda: serving() == set(models), "all providers to be served", 30)
+    assert all(healthy(service, here) for service in WORKERS.values())
     seen = cli("status", batch, "--watch", "--json", **settings)
     assert seen.returncode == 0, seen.stdout + seen.stderr
     assert json.loads(seen.stdout)["succeeded"] == len(lines)
@@ -190,7 +196,7 @@ def test_the_services_do_the_main_job(
     assert {row["provider"] for row in results} == set(models)
 
     def tickets() -> dict[str, int]:
-        known = json.loads(cli("workers", "--json", **settings).stdout)["workers"]
+        known = json.loads(quick_cli("workers", "--json", **settings).stdout)["workers"]
         return {name: sum(one["tickets"] for one in known if one["providers"] == [name]) for name in models}
 
     # workers tell how many they have taken with their next heartbeat

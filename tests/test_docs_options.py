@@ -18,7 +18,7 @@ OTHERS = {
     *("--scale", "--rm", "--user", "--profile"),  # docker
     *("--appendonly",),  # Redis
     *("--api-key",),  # vLLM
-    *("--list", "--only", "--seed", "--database", "--jobs"),  # the chaos suite
+    *("--list", "--only", "--seed", "--database", "--jobs", "--replay", "--minutes"),  # the chaos suite, the fuzzer
 }
 """Options of other programs, which stand in the docs too."""
 PAGES_AND_CHANGES = [*PAGES, ROOT / "CHANGELOG.md"]
