@@ -35,6 +35,15 @@ TRUCKLLM = [sys.executable, "-P", "-m", "truckllm"]
 """The command, started as the installed script does: the working directory is not on the path."""
 
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under nohup: then no process started here could be interrupted
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """`-n auto`: one more than there are processors, because tests of real processes mostly wait."""
+    return (os.cpu_count() or 1) + 1
+
+
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
     """The condition's first true value; fails loudly when it doesn't come."""
     deadline = time.monotonic() + seconds

@@ -345,7 +345,7 @@ class Engine:
         async with self._telling:
             if self._cooling.cool(key.pool, retry_after or 0.0):
                 return
-            seconds = self._cooling.seconds(key.pool)
+            seconds = self._cooling.seconds(key.pool, told=retry_after is not None)
             cools = True  # also when Redis is away: the hundreds behind this one needn't each wait for it
             try:
                 cools = await self._limiter.too_many(key, retry_after, seconds)

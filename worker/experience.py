@@ -18,6 +18,8 @@ STRAY_SHARE = 0.02
 """Of a provider's calls: so many may go wrong and it still counts as one that answers. Where more do, no job is to blame for its own."""
 FIRST_COOL = (1.0, 2.0)
 LONGEST_COOL = 15.0
+LONGEST_TOLD_COOL = 4.0
+"""A provider that tells how long to wait needs no guess; a little more is left to all who were told the same."""
 
 Kind = Literal["good", "bad", "limited"]
 
@@ -76,9 +78,9 @@ class Cooling:
         if started >= self._began.get(pool, float("-inf")):
             self._rounds.pop(pool, None)
 
-    def seconds(self, pool: str) -> float:
-        """How long to cool the pool if a 429 that told no time is one of several."""
-        longest = min(LONGEST_COOL, FIRST_COOL[1] * 2.0 ** self._rounds.get(pool, 0))
+    def seconds(self, pool: str, *, told: bool = False) -> float:
+        """How long to cool the pool at least if a 429 is one of several; `told`: it told itself how long to wait."""
+        longest = min(LONGEST_TOLD_COOL if told else LONGEST_COOL, FIRST_COOL[1] * 2.0 ** self._rounds.get(pool, 0))
         return self._rng.uniform(longest / 2, longest)
 
     def cools(self, pool: str, seconds: float) -> None:

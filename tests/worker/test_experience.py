@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from worker.experience import LONGEST_COOL, Cooling, Experience
+from worker.experience import LONGEST_COOL, LONGEST_TOLD_COOL, Cooling, Experience
 
 
 class Clock:
@@ -73,6 +73,7 @@ def test_a_pool_rests_longer_each_time_that_nothing_came_through_in_between() ->
     assert 1 <= rests[0] <= 2
     assert all(2 ** min(n, 3) * 1.0 <= rest <= 2 ** min(n, 3) * 2.0 for n, rest in enumerate(rests[:4]))
     assert all(LONGEST_COOL / 2 <= rest <= LONGEST_COOL for rest in rests[4:])
+    assert LONGEST_TOLD_COOL / 2 <= cooling.seconds("p", told=True) <= LONGEST_TOLD_COOL
     cooling.answered("p", clock.now)
     assert cooling.seconds("p") <= 2
     assert not cooling.cool("q")

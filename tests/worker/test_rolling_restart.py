@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from models.config_file import load_config
 from models.database import Database, upgrade
 from models.tables import attempts, jobs, workers
+from submit.bell import ring
 from submit.producer import submit_batch
 from tests.conftest import SandboxProcess, Valkey, wait_for
 from tests.making import attempt_rows, batch_status, job_rows
@@ -60,6 +61,7 @@ def test_a_rolling_restart_costs_no_call_shorter_than_the_grace(
         ]
         submitted = submit_batch(lines, config=load_config(config, secrets=True), database=database)
         batches.append(submitted.batch_id)
+        ring(valkey.url, {"openai": 2 * len(old + new)})  # one ticket is for a hundred rows, and any worker's
         wait_for(lambda: calling(number(worker)), "it to have calls out")  # noqa: B023 - it is over within this turn
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(30) == 0

@@ -22,7 +22,6 @@ from worker.providers.base import Call, Provider, Reply
 KEY = "sk-contract-0123456789abcdef"
 MODEL = "the-model"
 QUESTION = "Is it true that 123456 is even?"
-SIMPLE_INPUT: dict[str, Any] = {"messages": [{"role": "user", "content": QUESTION}]}
 TALK = {"system": "Be brief-123475.", "user": "First-123476?", "assistant": "Indeed-123477.", "again": "Then-123478?"}
 # Fields of the neutral shape beside messages, each with a value that can be found again.
 FIELDS: dict[str, Any] = {
@@ -62,6 +61,11 @@ HEADERS: tuple[dict[str, str], ...] = (
     {"retry-after": "Mon, 99 Foo", "date": "Mon, 99 Foo"},
     {"x-request-id": "\0", "request-id": ""},
 )
+
+
+def simple_input() -> dict[str, Any]:
+    """A question; a new one each time, because a plugin may change what it is given."""
+    return {"messages": [{"role": "user", "content": QUESTION}]}
 
 
 def dumped(value: Any) -> bytes:
@@ -164,7 +168,7 @@ class ProviderContract:
         return self.provider_class(ProviderConfig.model_validate(values), NoSender())
 
     def simple(self, **fields: Any) -> Request:
-        return Request(self.model, {**SIMPLE_INPUT, **fields}, KEY)
+        return Request(self.model, {**simple_input(), **fields}, KEY)
 
     def own(self) -> Request:
         dialect = self.provider_class.dialect
@@ -234,7 +238,7 @@ class ProviderContract:
 
     def test_an_unknown_operation_is_refused(self, provider: Provider) -> None:
         with pytest.raises(Untranslatable):
-            provider.build(Request(self.model, SIMPLE_INPUT, KEY, operation="levitate"))
+            provider.build(Request(self.model, simple_input(), KEY, operation="levitate"))
 
     @pytest.mark.parametrize("field", FIELDS)
     def test_a_field_is_sent_or_refused_but_never_dropped(self, provider: Provider, field: str) -> None:
@@ -335,7 +339,7 @@ class ProviderContract:
                 assert len(failure.code) <= 64
 
     def test_a_key_that_looks_like_none_is_removed_all_the_same(self, provider: Provider) -> None:
-        request = Request(self.model, SIMPLE_INPUT, "canary.0123456789")
+        request = Request(self.model, simple_input(), "canary.0123456789")
         for body in ({"error": {"message": "no canary.0123456789 here"}}, b"<p>no canary.0123456789 here</p>"):
             failure = provider.read(request, self.reply(body, 400)).failure
             assert failure is not None

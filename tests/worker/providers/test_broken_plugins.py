@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from models.request import Failure, FailureKind, ModelInfo, Request, Response, Usage
+from models.request import FailureKind, ModelInfo, Request, Response, Usage
 from tests.worker.providers.acme import Acme, AcmeContract
 from worker.limits.shapes import Charge
 from worker.providers.answers import Answer

@@ -26,7 +26,7 @@ from models.store import endings, ledger
 from tests.making import announce, attempt_rows, claim, ending, make_batch, make_worker
 from worker.providers.base import Provider, Reply
 from worker.providers.claude import Claude
-from worker.providers.contract import KEY, MODEL, SIMPLE_INPUT, NoSender
+from worker.providers.contract import KEY, MODEL, NoSender, simple_input
 from worker.providers.gemini import Gemini
 from worker.providers.openai import OpenAI
 
@@ -65,7 +65,7 @@ def read(dialect: str, operation: str, row: dict[str, Any]) -> Any:
     else:
         body = orjson.dumps(row["body"])
     reply = Reply(row.get("status", 200), {"date": DATE, **row.get("headers", {})}, body)
-    source = {"input": row["input"]} if "input" in row else SIMPLE_INPUT
+    source = {"input": row["input"]} if "input" in row else simple_input()
     return CLASSES[dialect](config, NoSender()).read(Request(MODEL, source, KEY, operation=operation), reply)
 
 
