@@ -79,15 +79,14 @@ def clock_steps(ground: Ground) -> None:
 def far_snoozes(ground: Ground) -> None:
     """Rows that a wrong clock has told to wait for a month are pulled in to ten minutes."""
     ground.start()
-    ground.start_worker()
-    ground.submit(40)
-    ground.finish(60)
     number = ground.submit(20)
     far = time.time() + 30 * 86_400
     with ground.database.write() as connection:
         waiting = jobs.update().where(jobs.c.batch_id == number, jobs.c.status == JobStatus.QUEUED)
         told = connection.execute(waiting.values(not_before=far)).rowcount
     ground.remarks.append(f"{told} rows told to wait for a month")
+    ground.submit(40)
+    ground.start_worker()
     latest = sa.select(sa.func.max(jobs.c.not_before))
     ground.until(
         lambda: (ground.rows(latest)[0]["max_1"] or 0.0) < time.time() + 601,
