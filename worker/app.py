@@ -6,6 +6,7 @@ It starts nothing: `worker.process` does.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 from celery import Celery
@@ -14,9 +15,26 @@ from kombu import Queue  # type: ignore[attr-defined]
 from models.queues import TRANSPORT_OPTIONS, broker_url, queue_name
 from worker import transport
 
+EARLY = (
+    "celery.app.amqp",
+    "celery.app.control",
+    "celery.app.events",
+    "celery.app.log",
+    "celery.apps.worker",
+    "celery.events",
+    "celery.loaders.app",
+    "celery.worker.consumer",
+    "kombu.pidbox",
+    "kombu.transport.redis",
+)
+"""What Celery imports when it is first needed. Its consumer and whoever sends the first ticket do that from two threads at once,
+and now and then each waits for the other's import lock: Python ends one of them with a deadlock error, and the worker with it."""
+
 
 def make_app(redis_url: str, providers: Sequence[str]) -> Celery:
     """An app that takes the tickets of these providers. SQL is the truth, so it has no result backend."""
+    for module in EARLY:
+        import_module(module)
     transport.use()
     app = Celery("truckllm", broker=broker_url(redis_url), set_as_current=False)
     app.conf.update(

@@ -43,7 +43,7 @@ def stop_at_work(ground: Ground, worker: Worker) -> None:
 @scenario("paused-machine")
 def paused_machine(ground: Ground) -> None:
     """SIGSTOP for 90 s, then SIGCONT: rescued by another, late replies fenced and in the ledger, nothing sent on an old lease."""
-    ground.start(latency=0.6, rpm=900)
+    ground.start(latency=2.0, rpm=900)
     ground.submit(ground.some(2400))
     sleeper, other = ground.start_worker(), ground.start_worker()
     stop_at_work(ground, sleeper)

@@ -140,7 +140,7 @@ def silent_provider(ground: Ground) -> None:
 
 @scenario("flapping", databases=("sqlite",))
 def flapping(ground: Ground) -> None:
-    """The only provider is up for 5 s and down for 5 s, six times: no job fails, the down times cost few calls, the up times work."""
+    """The only provider is up and down for 5 s each, six times: few calls go into the down times, a row fails only after five."""
     half, cycles = 5.0, ground.some(6, least=2)
     ground.start(latency=LATENCY, rpm=RPM, providers=("openai",))
     ground.submit(ground.some(1000, least=200))
@@ -162,10 +162,10 @@ def flapping(ground: Ground) -> None:
     ]
     allowed = 0.75 * half * RPM / 60  # without a breaker all of it
     ground.promise(max(bad) <= allowed, f"calls into the down times: {bad}, {allowed:.0f} may be")
-    ground.promise(max(calls_a_job(ground)) <= MOST_ATTEMPTS, f"calls a job: {calls_a_job(ground)}")
-    ground.remarks.append(
-        f"calls in down times {bad}, in up times {good}; a job: {dict(sorted(calls_a_job(ground).items()))}"
-    )
+    made = calls_a_job(ground)
+    ground.promise(max(made) <= MOST_ATTEMPTS, f"calls a job: {made}")
+    ground.may_fail = min(made.get(MOST_ATTEMPTS, 0), sum(made.values()) // 100)
+    ground.remarks.append(f"calls in down times {bad}, in up times {good}; a job: {dict(sorted(made.items()))}")
 
 
 def judge_storm(ground: Ground, ended: float) -> None:
