@@ -35,7 +35,9 @@ TRUCKLLM = [sys.executable, "-P", "-m", "truckllm"]
 """The command, started as the installed script does: the working directory is not on the path."""
 
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under nohup: then no process started here could be interrupted
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # as under nohup: then no process started here could be interrupted
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
