@@ -1,19 +1,21 @@
-"""Ends a process whose event loop hangs, so that its jobs are rescued, another process takes its place, and a row that hangs whoever
-reads it is found like one that crashes.
+"""Has a process watched whose event loop may hang, so that it is ended, its jobs are rescued, another takes its place, and a row that
+hangs whoever reads it is found like one that crashes.
 
-It counts its own ticks, not time: a machine that stood still has counted none.
+It only beats, and sees to it that somebody listens; who listens, and what is done about silence, is `worker.watcher`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
 import logging
 import os
+import signal
+import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable
+
+from worker import watcher
 
 log = logging.getLogger("truckllm.watchdog")
 
@@ -21,53 +23,79 @@ TICK_SECONDS = 1.0
 PATIENCE = 60
 """Ticks without a sign of life; long after others have taken the process for dead."""
 
-HUNG = 70
-"""Exit code of a process that hung."""
+AGAIN_TICKS = 10
+"""After so many ticks another watcher is started where one could not be, or has ended."""
 
 
 class Watchdog:
-    """Watches a loop from a thread of its own. `bite` is what it does about one that hangs."""
+    """Watches the loop of this process, which is ended after `patience` ticks of `tick` seconds in which it did nothing else."""
 
     def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        *,
-        tick: float = TICK_SECONDS,
-        patience: int = PATIENCE,
-        bite: Callable[[], None] | None = None,
+        self, loop: asyncio.AbstractEventLoop, *, tick: float = TICK_SECONDS, patience: int = PATIENCE
     ) -> None:
         self._loop = loop
         self._tick = tick
         self._patience = patience
-        self._bite = bite or (lambda: _end(tick * patience))
-        self._pulse = 0
+        self._watcher: subprocess.Popen[bytes] | None = None
+        self._idle = 0
         self._gone = False
 
+    @property
+    def pid(self) -> int | None:
+        """The process id of the watcher, while there is one."""
+        return self._watcher.pid if self._watcher is not None else None
+
     def start(self) -> None:
-        """From any thread."""
+        """From the main thread."""
+        with contextlib.suppress(RuntimeError, OSError, ValueError):  # no stderr to tell it on
+            # by a handler in C, which needs no lock: names of functions, no values; then the signal does what it always does
+            faulthandler.register(watcher.LAST_WORDS, all_threads=True, chain=True)
+        self._begin()
         self._loop.call_soon_threadsafe(self._beat)
-        threading.Thread(target=self._watch, name="truckllm-watchdog", daemon=True).start()
 
     def stop(self) -> None:
         """A loop that is told to end beats no more, and is left alone."""
         self._gone = True
+        self._let_go()
+
+    def _begin(self) -> None:
+        command = [sys.executable, "-I", "-S", watcher.__file__, str(os.getpid()), str(self._tick), str(self._patience)]
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, watcher.DEAF_TO)  # handed on to it
+        try:
+            # it needs none of our secrets, and a terminal's Ctrl-C is not for it
+            self._watcher = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env={}, start_new_session=True
+            )
+        except OSError as error:  # no memory, no process left
+            log.warning("nobody can be started now who would notice if this process hung: %s", error)
+            return
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        assert self._watcher.stdin is not None
+        os.set_blocking(self._watcher.stdin.fileno(), False)
+
+    def _let_go(self) -> None:
+        gone, self._watcher = self._watcher, None
+        if gone is not None and gone.stdin is not None:
+            gone.stdin.close()
+            gone.kill()  # it would end by itself, if nobody has stopped it
+            gone.wait()
 
     def _beat(self) -> None:
-        self._pulse += 1
+        if self._gone:
+            return
+        if self._watcher is None:
+            self._idle += 1
+            if self._idle >= AGAIN_TICKS:
+                self._idle = 0
+                self._begin()
+        else:
+            assert self._watcher.stdin is not None
+            try:
+                os.write(self._watcher.stdin.fileno(), b".")
+            except BlockingIOError:
+                pass  # it was stopped, and has beats enough to read
+            except OSError:
+                log.warning("the watcher of this process has ended; another is started")
+                self._let_go()
         self._loop.call_later(self._tick, self._beat)
-
-    def _watch(self) -> None:
-        seen, missed = -1, 0
-        while not self._gone:
-            time.sleep(self._tick)
-            missed = missed + 1 if self._pulse == seen else 0
-            seen = self._pulse
-            if missed >= self._patience and not self._gone:
-                self._bite()
-                return
-
-
-def _end(seconds: float) -> None:
-    log.critical("the event loop has hung for %d s: this process ends, and its jobs are given back", seconds)
-    faulthandler.dump_traceback(sys.stderr, all_threads=True)  # names of functions, no values
-    os._exit(HUNG)
