@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
-import redis
 
-from models.database import Database, upgrade
+from models.database import Database
 from models.request import Request, Usage
 from tests.making import attempt_rows, make_batch, statuses
-from tests.worker.bench import bench
+from tests.worker.bench import Bench
 from tests.worker.scripted import Scripted, chats, config, play
 from worker.keys import limited_key
 from worker.limits.shapes import Charge
+
+DATABASES = ["sqlite"]
 
 
 class Odd(Scripted):
@@ -36,19 +36,15 @@ class Raises(Scripted):
 
 @pytest.mark.parametrize("kind", [Odd, Raises])
 def test_a_plugin_that_counts_wrongly_takes_from_nobody_and_loses_nothing(
-    tmp_path: Path, valkey_url: str, kind: type[Scripted]
+    start_worker: Callable[..., Bench], database: Database, kind: type[Scripted]
 ) -> None:
-    with contextlib.closing(redis.Redis.from_url(valkey_url)) as client:
-        client.flushall()
-    with contextlib.closing(Database(f"sqlite:///{tmp_path}/truckllm.db")) as database:
-        upgrade(database)
-        with bench(config({"limit_tokens_per_min": 100_000}), database, valkey_url) as worker:
-            batch = make_batch(database, chats(4))
-            play(worker, kind=kind)
-            worker.drain("p")
-            worker.run(worker.runners["p"]._flights._tally.flush())
-            settings = worker.config.provider("p")
-            (room,) = worker.run(worker.limiter.room([limited_key(settings, settings.keys[0], "m")]))
-        assert statuses(database, batch) == ["succeeded"] * 4
-        assert [row["input_tokens"] for row in attempt_rows(database, batch)] == [5] * 4
-        assert all(bucket.booked >= 0 for bucket in room.buckets)
+    worker = start_worker(config({"limit_tokens_per_min": 100_000}))
+    batch = make_batch(database, chats(4))
+    play(worker, kind=kind)
+    worker.drain("p")
+    worker.run(worker.runners["p"]._flights._tally.flush())
+    settings = worker.config.provider("p")
+    (room,) = worker.run(worker.limiter.room([limited_key(settings, settings.keys[0], "m")]))
+    assert statuses(database, batch) == ["succeeded"] * 4
+    assert [row["input_tokens"] for row in attempt_rows(database, batch)] == [5] * 4
+    assert all(bucket.booked >= 0 for bucket in room.buckets)

@@ -3,44 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import redis
 
 from models.config import RouteConfig
-from models.database import Database, upgrade
+from models.database import Database
 from models.request import FailureKind, Response
 from models.store import jobs as job_store
 from models.tables import jobs
 from tests.making import announce, claim, job_rows, make_batch, make_worker, statuses
-from tests.worker.bench import Bench, bench, until
+from tests.worker.bench import Bench, until
 from tests.worker.scripted import Sent, chat, chats, config, play, refusal
 
+DATABASES = ["sqlite"]
+
 Start = Callable[..., Bench]
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    made = Database(f"sqlite:///{tmp_path}/truckllm.db")
-    upgrade(made)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def start_worker(database: Database, valkey_url: str) -> Iterator[Start]:
-    """Workers on one database and one Valkey, emptied: no breaker of another test is open."""
-    with contextlib.closing(redis.Redis.from_url(valkey_url)) as client:
-        client.flushall()
-    with ExitStack() as stack:
-        yield lambda settings=None: stack.enter_context(bench(settings or config(), database, valkey_url))
 
 
 def models(sent: list[Sent]) -> Counter[str]:

@@ -6,13 +6,12 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
 import pytest
 
 from models import processes
-from models.database import Database, upgrade
+from models.database import Database
 from models.request import ModelInfo
 from models.store import keys as key_store
 from models.store import workers as worker_store
@@ -21,13 +20,7 @@ from tests.worker.scripted import Scripted, config, play
 from worker import janitor as janitor_module
 from worker import keys as keys_module
 
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    made = Database(f"sqlite:///{tmp_path}/truckllm.db")
-    upgrade(made)
-    yield made
-    made.close()
+DATABASES = ["sqlite"]
 
 
 @pytest.fixture

@@ -3,45 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
-import redis
 
-from models.database import Database, upgrade
+from models.database import Database
 from models.request import Response, Usage
 from models.states import JobStatus
 from models.store import batches as batch_store
 from models.store import jobs as job_store
 from models.store.endings import Ending
 from tests.making import assert_counts_are_true, attempt_rows, job_rows, make_batch, statuses
-from tests.worker.bench import Bench, bench, until
+from tests.worker.bench import Bench, until
 from tests.worker.scripted import ANSWER, Gate, Sent, chat, chats, config, play
 from worker import runner as runner_module
 
+DATABASES = ["sqlite"]
+
 Start = Callable[..., Bench]
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    made = Database(f"sqlite:///{tmp_path}/truckllm.db")
-    upgrade(made)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def start_worker(database: Database, valkey_url: str) -> Iterator[Start]:
-    """Workers on one database and one Valkey, emptied: no breaker of another test is open."""
-    with contextlib.closing(redis.Redis.from_url(valkey_url)) as client:
-        client.flushall()
-    with ExitStack() as stack:
-        yield lambda settings=None: stack.enter_context(bench(settings or config(), database, valkey_url))
 
 
 def ours(worker: Bench, database: Database) -> dict[int, int]:

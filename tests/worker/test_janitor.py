@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models import processes
-from models.database import Database, upgrade
+from models.database import Database
 from models.states import BatchStatus, JobStatus
 from models.store import batches as batch_store
 from models.store import jobs as job_store
@@ -28,6 +28,8 @@ from tests.worker.bench import Bench, bench
 from worker import janitor as janitor_module
 from worker import lease as lease_module
 from worker.janitor import DEAD_SECONDS, Census
+
+DATABASES = ["sqlite"]
 
 STEP = 5.0
 
@@ -143,14 +145,6 @@ def test_no_order_of_beats_kills_a_worker_that_was_seen_to_beat_within_45_second
 
 
 # What a janitor heals
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    made = Database(f"sqlite:///{tmp_path}/truckllm.db")
-    upgrade(made)
-    yield made
-    made.close()
 
 
 @pytest.fixture

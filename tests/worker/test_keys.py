@@ -12,13 +12,15 @@ from typing import Any
 import pytest
 
 from models.config import Config, KeyConfig, ProviderConfig
-from models.database import Database, upgrade
+from models.database import Database
 from models.request import Failure, FailureKind
 from models.store import keys as key_store
 from tests.conftest import SandboxProcess
 from tests.worker.bench import Bench, bench, until
 from worker.keys import PROBE_SECONDS, QUOTA_SECONDS, REMEMBER_SECONDS, buckets, pool_name, seed_rows
 from worker.limits.limiter import Charge, Grant, Wait, Want
+
+DATABASES = ["sqlite"]
 
 REFUSED = Failure(FailureKind.AUTH, "invalid_api_key", "no such key", 401)
 OUT_OF_MONEY = Failure(FailureKind.QUOTA, "insufficient_quota", "no money", 429)
@@ -35,14 +37,6 @@ KEYS = [
     key("cheap", pricing={"input_token_cost": "0.1", "output_token_cost": "0.1"}),
     key("unpriced"),
 ]
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    made = Database(f"sqlite:///{tmp_path}/truckllm.db")
-    upgrade(made)
-    yield made
-    made.close()
 
 
 @pytest.fixture

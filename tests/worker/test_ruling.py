@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -15,9 +13,10 @@ import redis
 
 from models.config import Config
 from models.config_file import load_config_text
-from models.database import Database, upgrade
-from tests.worker.bench import Bench, bench
+from tests.worker.bench import Bench
 from worker.ruling import Word
+
+DATABASES = ["sqlite"]
 
 Start = Callable[..., Bench]
 
@@ -30,17 +29,6 @@ def config(model_limit: int | None = None, **limits: Any) -> Config:
         secrets=True,
         environ={},
     )
-
-
-@pytest.fixture
-def start_worker(tmp_path: Path, valkey_url: str) -> Iterator[Start]:
-    with contextlib.closing(redis.Redis.from_url(valkey_url)) as client:
-        client.flushall()
-    database = Database(f"sqlite:///{tmp_path}/truckllm.db")
-    upgrade(database)
-    with ExitStack() as stack:
-        yield lambda settings: stack.enter_context(bench(settings, database, valkey_url))
-    database.close()
 
 
 def limits(worker: Bench, model: str = "m") -> dict[str, int]:

@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from models import database as database_module
-from models.database import Database, upgrade
+from models.database import Database
 from models.request import Request, Response, Usage
 from models.states import BatchStatus
 from models.store import batches as batch_store
@@ -41,13 +41,7 @@ from worker import lease as lease_module
 from worker.limits.shapes import Charge
 from worker.providers.openai import OpenAI
 
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    made = Database(f"sqlite:///{tmp_path}/truckllm.db")
-    upgrade(made)
-    yield made
-    made.close()
+DATABASES = ["sqlite"]
 
 
 @pytest.fixture

@@ -5,15 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from models import processes
 from models.config import Config
 from models.config_file import load_config_text
-from models.database import Database, upgrade
+from models.database import Database
 from models.store import workers as worker_store
 from models.tables import jobs
 from submit.producer import submit_batch
@@ -25,6 +23,8 @@ from worker.lease import BEAT_SECONDS
 from worker.recorder import Recorder
 from worker.watchdog import TICK_SECONDS
 
+DATABASES = ["sqlite"]
+
 HANGS = (sys.executable, "-c", "import time; time.sleep(600)")
 
 
@@ -32,14 +32,6 @@ HANGS = (sys.executable, "-c", "import time; time.sleep(600)")
 def config() -> Config:
     text = "providers: [{id: openai, type: openai, keys: [{id: k, secret: s}]}]"
     return load_config_text(text, secrets=True, environ={})
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(f"sqlite:///{tmp_path}/truckllm.db")
-    upgrade(database)
-    yield database
-    database.close()
 
 
 def test_a_process_of_suspects_that_hangs_is_gone_before_others_take_it_for_dead() -> None:

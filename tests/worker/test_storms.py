@@ -3,45 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 
 import pytest
-import redis
 
-from models.database import Database, upgrade
+from models.database import Database
 from models.errors import Untranslatable
 from models.request import FailureKind, Response
 from tests.making import attempt_rows, job_rows, make_batch, statuses
-from tests.worker.bench import Bench, bench, until
+from tests.worker.bench import Bench, until
 from tests.worker.scripted import ANSWER, Sent, chats, config, play, refusal
 from worker import engine as engine_module
 from worker.keys import buckets, pool_name
 from worker.limits.limiter import LimitedKey
 
+DATABASES = ["sqlite"]
+
 PROBE_EVERY = 0.2
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    made = Database(f"sqlite:///{tmp_path}/truckllm.db")
-    upgrade(made)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def worker(database: Database, valkey_url: str) -> Iterator[Bench]:
+def worker(start_worker: Callable[..., Bench]) -> Bench:
     """A worker at 6,000 requests a minute whose breaker lets a probe go every 0.2 s."""
-    with contextlib.closing(redis.Redis.from_url(valkey_url)) as client:
-        client.flushall()
-    with bench(config({"limit_req_per_min": 6000}), database, valkey_url) as made:
-        breaker = made.runners["p"]._breaker
-        window, least, share, _, hurry = breaker._settings
-        breaker._settings = (window, least, share, PROBE_EVERY, hurry)
-        yield made
+    made = start_worker(config({"limit_req_per_min": 6000}))
+    breaker = made.runners["p"]._breaker
+    window, least, share, _, hurry = breaker._settings
+    breaker._settings = (window, least, share, PROBE_EVERY, hurry)
+    return made
 
 
 def drain(worker: Bench, story: Callable[[], Awaitable[None]], seconds: float = 30.0) -> None:
