@@ -5,6 +5,7 @@ It judges nobody else; the janitor does.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -49,6 +50,7 @@ class Lease:
         self._lost = lost
         self._alone_for = alone_for
         self._drain: Callable[[], None] | None = drain
+        self._ending = False
         self._calls = 0
         self._confirmed = float("-inf")
 
@@ -79,6 +81,8 @@ class Lease:
                 now=now,
                 alone_for=self._alone_for,
             )
+            if self._ending:
+                worker_store.drain(connection, number)
             return number, offset
 
         self.worker_id, self._recorder.clock_offset = await self._recorder.call(register)
@@ -120,6 +124,12 @@ class Lease:
         before = awake_clock()
         now = self._recorder.database.now(connection)
         return now, now - (before + awake_clock()) / 2
+
+    async def end(self) -> None:
+        """Lets the others know that this worker only finishes what it has: what one of them is to do, it doesn't do any more."""
+        self._ending, self._drain = True, None
+        with contextlib.suppress(StorageError):
+            await self._recorder.call(lambda connection: worker_store.drain(connection, self.worker_id))
 
     async def leave(self) -> None:
         """Takes this process's row away; what it still ran is given back by the next janitor."""

@@ -283,6 +283,7 @@ class Process:
     def _stop_runners(self) -> None:
         for runner in self._runners.values():
             runner.stop()
+        asyncio.ensure_future(self._lease.end())
         if self._warden is not None:
             self._warden.stop()
         if (hub := get_event_loop()) is not None:

@@ -150,7 +150,7 @@ def crashed(connection: Connection, worker_id: int, how: str, now: float) -> Cra
             not_before=None,
             error_code=POISON,
             error_message=f"every worker process that ran this row died, at last {crashes} times with no other row in it ({how}): "
-            "its reply crashes the code that reads it, or takes more memory than there is. Its calls may have been billed. "
+            "it crashes or hangs the code that writes its call or reads its reply, or takes more memory than there is. Its calls may have been billed. "
             f"The worker's log tells of each time; mend what is at fault there, then `truckllm rerun {batch_id} --error poison`",
             finished_at=now,
         )

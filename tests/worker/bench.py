@@ -71,6 +71,10 @@ class Bench:
 
         return self.run(work())
 
+    def stop(self) -> None:
+        """What the first SIGTERM does."""
+        self._process._loop.call_soon_threadsafe(self._process._stop_runners)
+
     def tick(self) -> None:
         """One round of the janitor."""
         self.run(self.janitor.tick())

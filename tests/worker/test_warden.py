@@ -17,12 +17,18 @@ import pytest
 import sqlalchemy as sa
 
 from models.config_file import load_config
-from models.database import Database, upgrade
+from models.database import Database
 from models.store import jobs as job_store
+from models.store import workers as worker_store
 from models.tables import jobs, workers
 from submit.producer import submit_batch
 from tests.conftest import SandboxProcess, Valkey, wait_for
-from tests.making import assert_counts_are_true, attempt_rows, batch_status, job_rows
+from tests.making import assert_counts_are_true, attempt_rows, batch_status, job_rows, make_batch
+from tests.worker.bench import Bench
+from tests.worker.scripted import chats, config
+from worker.warden import Warden
+
+DATABASES = ["sqlite"]
 
 KILLER = """
 import os, signal
@@ -90,12 +96,11 @@ def ward(
     write_config: Callable[..., Path],
     start_sandbox: Callable[..., SandboxProcess],
     valkey: Valkey,
+    database: Database,
 ) -> Ward:
     sandbox = start_sandbox(latency=0.3)
     settings = {"openai": {"type": "killer"}}
     config = write_config(sandbox.url, providers=["openai"], settings=settings, redis_url=valkey.url)
-    database = Database(f"sqlite:///{tmp_path}/truckllm.db")
-    upgrade(database)
     return Ward(tmp_path, start, config, database)
 
 
@@ -138,3 +143,40 @@ def test_a_process_of_suspects_ends_with_its_parent_and_that_counts_against_no_j
     assert sum(row["rescues"] - 3 for row in rows) == 1, "what was under way at the kill, and nothing that SIGTERM cut"
     assert {row["status"] for row in rows} <= {"queued", "succeeded"}
     assert Counter(row["outcome"] for row in attempt_rows(ward.database, batch))["unknown"] == 1
+
+
+@pytest.mark.parametrize("told", ["by SIGTERM", "by a person"])
+def test_a_worker_told_to_end_leaves_suspects_to_the_next_at_once(
+    start_worker: Callable[..., Bench], database: Database, told: str
+) -> None:
+    """It may have its grace to live, and runs none meanwhile."""
+    settings = config()
+    old, new = start_worker(settings), start_worker(settings)
+    make_batch(database, chats(1))
+    with database.write() as connection:
+        connection.execute(jobs.update().values(rescues=2))
+
+    def turn() -> list[bool]:
+        with database.read() as connection:
+            rows = worker_store.everyone(connection)
+            wardens = [Warden(settings, ["p"], one.recorder, lambda one=one: one.lease.worker_id) for one in (old, new)]
+            return [warden.wanted(connection, rows) for warden in wardens]
+
+    assert turn() == [True, False]
+    if told == "by SIGTERM":
+        old.stop()
+    else:
+        with database.write() as connection:
+            worker_store.drain(connection, old.lease.worker_id)
+    wait_for(lambda: turn() == [False, True], "the younger one's turn", 10)
+
+
+def test_a_worker_that_is_taken_for_dead_while_it_ends_still_leaves_suspects_to_others(
+    start_worker: Callable[..., Bench], database: Database
+) -> None:
+    worker = start_worker()
+    worker.stop()
+    worker.run(worker.recorder.call(lambda connection: worker_store.remove(connection, [worker.lease.worker_id])))
+    worker.run(worker.lease.beat())
+    with database.read() as connection:
+        assert [row["draining"] for row in worker_store.everyone(connection)] == [1]
