@@ -67,15 +67,19 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A batch of the same input and options that is loaded and unfinished."""
+    """A batch of the same input and options that is loaded, and so goes on, or has ended already."""
 
     batch_id: int
     total: int
-    paused: bool
+    status: BatchStatus
+
+    @property
+    def finished(self) -> bool:
+        return self.status not in UNFINISHED
 
 
 def begin(database: Database, order: Order) -> Load | Found | None:
-    """The batch for this order: found, taken over from a loader that died, or made.
+    """The batch for this order: found (also one that is completed), taken over from a loader that died, or made.
 
     None, after a short wait, while another process loads it or has just made it: ask again. Raises ConflictError.
     """
@@ -86,21 +90,25 @@ def begin(database: Database, order: Order) -> Load | Found | None:
             same = batches.same_file(connection, order.sha256)
             unfinished = [row for row in same if row["status"] in UNFINISHED]
             if not order.new:
-                mine = next((row for row in unfinished if row["options_hash"] == order.options_hash), None)
+                alike = [row for row in same if row["options_hash"] == order.options_hash]
+                mine = next((row for row in alike if row["status"] in UNFINISHED), None)
+                done = next((row for row in alike if row["status"] == BatchStatus.COMPLETED), None)
+                if mine is None and done is not None:  # who asks again may have died before the answers were written
+                    return Found(done["id"], done["total"], BatchStatus.COMPLETED)
                 if mine is None and unfinished:
                     raise _conflict(order, unfinished[0])
                 if mine is not None and mine["status"] != BatchStatus.LOADING:
                     if order.cap:
                         budgets.cap(connection, mine["id"], *order.cap)
-                    return Found(mine["id"], mine["total"], mine["status"] == BatchStatus.PAUSED)
+                    return Found(mine["id"], mine["total"], BatchStatus(mine["status"]))
                 if mine is not None:
                     if has_died(mine["loader"] or ""):
                         batches.release(connection, mine["id"], mine["loader"])
-                    done = batches.take_over(connection, mine["id"], loader, now)
-                    if done is not None:
+                    there = batches.take_over(connection, mine["id"], loader, now)
+                    if there is not None:
                         if order.cap:  # before it is published
                             budgets.cap(connection, mine["id"], *order.cap)
-                        return Load(mine["id"], loader, done)
+                        return Load(mine["id"], loader, there)
             if order.new or mine is None:
                 batch_id = batches.create(
                     connection,

@@ -26,7 +26,7 @@ from models.store import batches
 from models.wording import counted
 from submit import bell, lookalikes
 from submit.batch_options import BatchOptions, Given, checked_priority
-from submit.loading import Load, Order, begin, fill, told
+from submit.loading import Found, Load, Order, begin, fill, told
 from submit.price_sources import price_notes
 from submit.shutdowns import shutdowns
 from submit.source import Input, Source, opened
@@ -43,13 +43,14 @@ Progress = Callable[[str, int], None]
 class Submitted:
     """What became of a submission.
 
-    `found` is "new", "resumed" (an unfinished batch of the same file and options was there, and goes on) or "joined" (another
-    process was submitting the very same at this moment). `warnings` are sentences for people.
+    `found` is "new", "resumed" (an unfinished batch of the same file and options was there, and goes on), "completed" (one that is
+    completed was there: nothing was enqueued) or "joined" (another process was submitting the very same at this moment).
+    `warnings` are sentences for people.
     """
 
     batch_id: int
     total: int
-    found: Literal["new", "resumed", "joined"]
+    found: Literal["new", "resumed", "completed", "joined"]
     warnings: tuple[str, ...] = ()
 
 
@@ -86,7 +87,7 @@ def submit_batch(
     """Puts an input into the queue: a path ("-" is stdin), an open binary file, or an iterable of dicts, one a line.
 
     All lines are read and checked before anything is stored, and nothing is visible before all of them are stored. The same
-    input with the same options finds its batch as long as that is unfinished, also a load that was interrupted.
+    input with the same options finds its batch, also a load that was interrupted, and one that is completed: nothing is paid twice.
 
     `given` are the options that make it another batch. `model` is asked for instead of every line's own; `provider` or `route` is
     for lines that name neither; with `no_fallback` nothing but the first choice is asked. `limit` takes only so many lines,
@@ -240,11 +241,13 @@ def _submit(
             continue
         if not isinstance(found, Load):
             break
-        if found.done == 0 and not order.new:
+        if found.done == 0:
             warnings = _paid_before(database, order, found.batch_id)
         if fill(database, order, found, source, lanes, progress):
             break
         _say_if_cancelled(database, found.batch_id)
+    if isinstance(found, Found) and found.finished:
+        return Submitted(found.batch_id, found.total, "completed", tuple(settings.warnings))
     if not isinstance(found, Load) or found.done:
         warnings += _unheard(database, order, found.batch_id)
     warnings += [*checked.warnings, *settings.warnings]
@@ -254,7 +257,7 @@ def _submit(
         warnings += call_workers(database, settings, checked.lanes, settings.redis_url)
     if isinstance(found, Load):
         return Submitted(found.batch_id, order.total, "new" if found.done == 0 else "resumed", tuple(warnings))
-    if found.paused:
+    if found.status == BatchStatus.PAUSED:
         warnings.append(f"batch {found.batch_id} is paused: `truckllm resume {found.batch_id}` lets it go on")
     return Submitted(found.batch_id, found.total, "joined" if joined else "resumed", tuple(warnings))
 
@@ -302,10 +305,12 @@ def _paid_before(database: Database, order: Order, batch_id: int) -> list[str]:
     cost = " + ".join(format_money(value, currency) for currency, value in sorted(nanos.items())) or "unpriced"
     old = row["id"]
     other = "" if row["options_hash"] == order.options_hash else f" with other options ({told(row['defaults'])})"
+    is_cancelled = row["status"] == BatchStatus.CANCELLED
+    rest, what = (" --status cancelled", "was cancelled") if is_cancelled else ("", "failed")
     return [
         f"batch {old} did this input already{other} ({counts.succeeded:,} succeeded, {counts.failed:,} failed, {cost}), and "
         f"batch {batch_id} pays for all of it again. `truckllm results {old}` writes its results, "
-        f"`truckllm rerun {old}` repeats only what failed, `truckllm cancel {batch_id}` stops this one"
+        f"`truckllm rerun {old}{rest}` repeats only what {what}, `truckllm cancel {batch_id}` stops this one"
     ]
 
 

@@ -46,7 +46,9 @@ MaxCostOption = Annotated[
     typer.Option(help="Pause before the batch costs more than this; goes on by `resume --max-cost`.", metavar="AMOUNT"),
 ]
 CurrencyOption = Annotated[str, typer.Option(help="Currency of --max-cost.", metavar="CODE")]
-NewOption = Annotated[bool, typer.Option("--new", help="Make a new batch even if one works on the same file.")]
+NewOption = Annotated[
+    bool, typer.Option("--new", help="Make a new batch, and pay for it, even if the same file is done or under way.")
+]
 BatchArgument = Annotated[int, typer.Argument(help="The batch's number.", metavar="BATCH")]
 
 

@@ -95,7 +95,7 @@ def run(
     """Do the whole job: submit FILE, work on it, write the results and a cost report.
 
     Without a Redis URL in the configuration it starts what it needs and ends it again; with one, workers elsewhere do the
-    work. The same command goes on with a batch that was interrupted. Exit codes: 0 all succeeded, 1 some jobs failed, 2 bad
+    work. The same command goes on with a batch that was interrupted, and writes the results of one that is completed again. Exit codes: 0 all succeeded, 1 some jobs failed, 2 bad
     usage or input, 3 blocked (no usable key) or paused, 4 disk or database, or the books don't add up, 130 interrupted. --json: the fields of `status BATCH --json`,
     and {seconds, results: {path, lines, succeeded, failed, cancelled} or null when exit code 3 or 4, calls, unknown_calls (maybe
     billed), unpriced_calls}.
@@ -170,7 +170,12 @@ class Run:
                 progress=progress,
             )
         batch_id = submitted.batch_id
-        found = {"new": "", "resumed": ", found again: this goes on with it", "joined": ", just submitted by another"}
+        found = {
+            "new": "",
+            "resumed": ", found again: this goes on with it",
+            "completed": f", all done before: nothing is asked or paid again. `truckllm rerun {batch_id}` repeats what failed, --new asks everything anew",
+            "joined": ", just submitted by another",
+        }
         self._tell(f"batch {batch_id}: {counted(submitted.total, 'job')}{found[submitted.found]}")
         for warning in submitted.warnings:
             self._tell(f"note: {warning}")

@@ -45,8 +45,8 @@ def submit(
 ) -> None:
     """Put a file into the queue and print the batch's number.
 
-    Every line is checked first; if one is bad, nothing is enqueued. The same file with the same options finds its batch while
-    that is unfinished. --json: {batch_id, total, found ("new", "resumed" or "joined"), warnings}.
+    Every line is checked first; if one is bad, nothing is enqueued. The same file with the same options finds its batch, also when
+    that is completed. --json: {batch_id, total, found ("new", "resumed", "completed" or "joined"), warnings}.
     """
     settings = load_config(config, secrets=False)
     done = submit_with(
@@ -59,9 +59,16 @@ def submit(
             {"batch_id": done.batch_id, "total": done.total, "found": done.found, "warnings": list(done.warnings)}
         )
         return
-    how = {"new": "enqueued", "resumed": "found, and goes on", "joined": "found, just submitted by another process"}
+    how = {
+        "new": "enqueued",
+        "resumed": "found, and goes on",
+        "completed": f"completed before, so nothing was enqueued: `truckllm results {done.batch_id}` writes its results, "
+        f"`truckllm rerun {done.batch_id}` repeats what failed, --new asks and pays for everything anew",
+        "joined": "found, just submitted by another process",
+    }
     note(f"batch {done.batch_id}: {counted(done.total, 'job')}, {how[done.found]}")
-    _say_who_works(settings, done.batch_id)
+    if done.found != "completed":
+        _say_who_works(settings, done.batch_id)
     say(str(done.batch_id))
 
 

@@ -122,6 +122,41 @@ def before_ack(doom: Doom) -> None:
     behind(Process, "drain", doom)
 
 
+def before_reconcile(doom: Doom) -> None:
+    """The last row of a batch has ended, this process has taken its reconciliation over, and nothing is compared."""
+    import models.finalizing
+
+    before(models.finalizing, "reconcile", doom)
+
+
+def in_reconcile(doom: Doom) -> None:
+    """A chunk of a batch's books is compared."""
+    from models.store.reconciliation import Reconciliation
+
+    behind(Reconciliation, "chunk", doom)
+
+
+def after_reconcile(doom: Doom) -> None:
+    """A batch's books are right, and nothing says that it is completed."""
+    from models.store import finals
+
+    before(finals, "complete", doom)
+
+
+def in_complete(doom: Doom) -> None:
+    """A batch is called completed, and the transaction is not committed."""
+    from models.store import finals
+
+    behind(finals, "complete", doom)
+
+
+def after_complete(doom: Doom) -> None:
+    """A batch is completed, and nobody in the process knows."""
+    import worker.finalizer
+
+    behind(worker.finalizer, "finalize", doom)
+
+
 def at_poison(doom: Doom) -> None:
     """A row that crashes its worker each time."""
     from worker.engine import Engine
@@ -150,6 +185,27 @@ def after_publish(doom: Doom) -> None:
     before(submit.producer, "call_workers", doom)
 
 
+def before_export(doom: Doom) -> None:
+    """`run` has seen the last answer, and writes no result yet."""
+    import submit.cli.run
+
+    before(submit.cli.run, "export", doom)
+
+
+def in_export(doom: Doom) -> None:
+    """`run` has written some lines of the results."""
+    import submit.exports
+
+    before(submit.exports, "_outcome", doom)
+
+
+def after_export(doom: Doom) -> None:
+    """`run` has written the results, and has neither said so nor ended what it started."""
+    import submit.cli.run
+
+    behind(submit.cli.run, "export", doom)
+
+
 POINTS: dict[str, Callable[[Doom], None]] = {
     "after-claim": after_claim,
     "after-reserve": after_reserve,
@@ -159,9 +215,17 @@ POINTS: dict[str, Callable[[Doom], None]] = {
     "in-record": in_record,
     "after-record": after_record,
     "before-ack": before_ack,
+    "before-reconcile": before_reconcile,
+    "in-reconcile": in_reconcile,
+    "after-reconcile": after_reconcile,
+    "in-complete": in_complete,
+    "after-complete": after_complete,
     "in-load": in_load,
     "before-publish": before_publish,
     "after-publish": after_publish,
+    "before-export": before_export,
+    "in-export": in_export,
+    "after-export": after_export,
 }
 
 

@@ -205,7 +205,7 @@ def test_new_makes_another_batch_each_time_and_the_latest_is_found(
     assert put(prompts(3), model="gpt-4o-mini", new=True).batch_id not in ids
 
 
-def test_a_finished_batch_is_paid_again_with_a_warning_that_names_it(
+def test_a_completed_batch_is_found_and_paid_again_only_on_demand_with_a_warning_that_names_it(
     put: Callable[..., Submitted], database: Database
 ) -> None:
     first = put(prompts(2))
@@ -214,7 +214,9 @@ def test_a_finished_batch_is_paid_again_with_a_warning_that_names_it(
     worker.succeed(one, cost_nanos=1_500_000)
     worker.fail(two)
     assert status(database, first.batch_id) == BatchStatus.COMPLETED
-    second = put(prompts(2))
+    assert put(prompts(2), priority=3, max_cost="2") == Submitted(first.batch_id, 2, "completed", ())
+    assert (cap(database, first.batch_id), number_of_batches(database)) == (None, 1)
+    second = put(prompts(2), new=True)
     assert second.batch_id != first.batch_id
     assert second.found == "new"
     (warning,) = second.warnings
@@ -225,7 +227,23 @@ def test_a_finished_batch_is_paid_again_with_a_warning_that_names_it(
         f"truckllm rerun {first.batch_id}",
     ):
         assert part in warning
-    assert put(prompts(2), limit=1, new=True).warnings == ()
+    assert put(prompts(2)).batch_id == second.batch_id
+
+
+def test_what_is_completed_is_found_beside_an_unfinished_batch_of_other_options_and_a_cancelled_one(
+    put: Callable[..., Submitted], database: Database
+) -> None:
+    first = put(prompts(2))
+    worker = WorkerByHand(database)
+    for job in worker.claim(2):
+        worker.succeed(job)
+    second = put(prompts(2), new=True)
+    with database.write() as connection:
+        batches.cancel(connection, second.batch_id)
+        job_store.cancel_queued(connection, second.batch_id, 1.0)
+    other = put(prompts(2), limit=1)
+    assert other.batch_id not in (first.batch_id, second.batch_id)
+    assert put(prompts(2)) == Submitted(first.batch_id, 2, "completed", ())
 
 
 def test_a_batch_that_was_cancelled_before_any_call_is_no_reason_to_warn(

@@ -6,6 +6,7 @@ import contextlib
 import json
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -15,6 +16,7 @@ from models.states import BatchStatus
 from models.tables import attempts, batches, jobs, workers
 from tests.chaos.ground import Ground, Kill, Started
 from tests.chaos.registry import scenario
+from tests.conftest import TRUCKLLM
 
 CHUNK = 2000
 """So many rows the producer stores at once."""
@@ -136,14 +138,48 @@ def run_again_and_again(ground: Ground, kills: int, *, everything: bool) -> None
     ground.promise(all(row["status"] == "succeeded" for row in written), "a row of the results did not succeed")
 
 
-def start_run(ground: Ground, path: Path, number: int) -> Started:
-    return ground.begin("run", path, "-c", ground.config_path, name=f"run{number}")
+def start_run(ground: Ground, path: Path, number: int, command: Sequence[str] = TRUCKLLM) -> Started:
+    return ground.begin("run", path, "-c", ground.config_path, name=f"run{number}", command=command)
 
 
 @scenario("run-kills")
 def run_kills(ground: Ground) -> None:
     """`kill -9` of `run`: no process stays behind, and `run` again goes on where it was."""
     run_again_and_again(ground, ground.some(4), everything=False)
+
+
+@scenario("export-kills", short=0.3)
+def export_kills(ground: Ground) -> None:
+    """`kill -9` of `run` behind the last answer: before, while and after it writes the results. The same command writes them, and asks for nothing again."""
+    ground.start(latency=0.02, rpm=None)
+    rows = ground.lines(ground.some(400, 60))
+    path = ground.write(rows)
+    ground.expected += len(rows)
+    results = path.with_suffix(".results.jsonl")
+    points = ("before-export", "in-export", "after-export")
+    for number, point in enumerate(points):
+        nth = ground.rng.randint(1, len(rows)) if point == "in-export" else 1
+        doomed = ground.doomed(point, nth, 0.0, ground.folder / f"run{number}.died")
+        run = start_run(ground, path, number, command=doomed)
+        kin: set[psutil.Process] = set()
+
+        def died() -> bool:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                kin.update(family(run.pid))  # noqa: B023
+            return run.poll() is not None  # noqa: B023
+
+        ground.until(died, f"run to die {point}", 90)
+        ground.promise(run.returncode == -signal.SIGKILL, f"run was to die {point} and ended with {run.returncode}")
+        ground.strikes.append(f"run {point}")
+        ground.until(lambda: all(gone(process) for process in kin), "all that run had started to end", 15)  # noqa: B023
+        ground.promise(results.exists() == (point == "after-export"), f"killed {point}: {results.name} is wrong")
+    run = start_run(ground, path, len(points))
+    ground.until(lambda: run.poll() is not None, "the last run to end", 60)
+    ground.promise(run.returncode == 0, f"the last run ended with {run.returncode}: {ground.state()}")
+    ground.finish()
+    ground.promise(len(ground.log()) == len(rows), f"{len(rows)} rows, and {len(ground.log())} calls")
+    written = [json.loads(line)["id"] for line in results.read_text().splitlines()]
+    ground.promise(written == [row["id"] for row in rows], "the results are not the input's rows in order")
 
 
 @scenario("everything-kills")

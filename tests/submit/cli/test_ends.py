@@ -49,12 +49,10 @@ def test_rerun_takes_only_failed_jobs_and_keeps_the_results(command: Cli, prompt
     assert "has no failed jobs" in command("rerun", 1).stderr
 
 
-def test_rerun_waits_for_another_batch_of_the_same_file(command: Cli, prompts: Path, stored: Database) -> None:
+def test_rerun_waits_for_another_batch_of_the_same_file(command: Cli, prompts: Path) -> None:
     command("submit", prompts)
-    worker = WorkerByHand(stored)
-    for job in worker.claim(4):
-        worker.fail(job)
+    command("cancel", 1)
     assert command("submit", prompts).stdout == "2\n"
-    run = command("rerun", 1)
+    run = command("rerun", 1, "--status", "cancelled")
     assert run.returncode == 2
     assert "another batch works on the same file" in run.stderr

@@ -86,7 +86,11 @@ def test_a_finished_file_with_other_options_is_paid_again_and_that_is_said(
     )
     finish(stored)
     same = command("submit", prompts, "--limit", 3)
-    assert "batch 1 did this input already (3 succeeded" in same.stderr
+    assert same.stdout == "1\n"
+    assert "batch 1: 3 jobs, completed before, so nothing was enqueued" in same.stderr
+    new = command("submit", prompts, "--limit", 3, "--new")
+    assert new.stdout == "3\n"
+    assert "batch 1 did this input already (3 succeeded" in new.stderr
 
 
 def test_name_and_priority_of_a_batch_that_is_found_stay_and_that_is_said(command: Cli, prompts: Path) -> None:
