@@ -173,7 +173,7 @@ class Run:
         found = {
             "new": "",
             "resumed": ", found again: this goes on with it",
-            "completed": f", all done before: nothing is asked or paid again. `truckllm rerun {batch_id}` repeats what failed, --new asks everything anew",
+            "completed": ", completed before: nothing is asked or paid again (--new asks everything anew)",
             "joined": ", just submitted by another",
         }
         self._tell(f"batch {batch_id}: {counted(submitted.total, 'job')}{found[submitted.found]}")

@@ -12,12 +12,14 @@ from pathlib import Path
 import psutil
 import sqlalchemy as sa
 
+from models.errors import StorageError
 from models.states import BatchStatus
 from models.tables import attempts, batches, jobs, workers
 from tests.chaos.ground import Ground, Kill, Started
 from tests.chaos.registry import scenario
 from tests.conftest import TRUCKLLM
 
+FULL = Path("/dev/full")
 CHUNK = 2000
 """So many rows the producer stores at once."""
 
@@ -150,7 +152,7 @@ def run_kills(ground: Ground) -> None:
 
 @scenario("export-kills", short=0.3)
 def export_kills(ground: Ground) -> None:
-    """`kill -9` of `run` behind the last answer: before, while and after it writes the results. The same command writes them, and asks for nothing again."""
+    """`kill -9` of `run` before, while and after it writes the results, and a full disk there: the same command writes them, and asks for nothing again."""
     ground.start(latency=0.02, rpm=None)
     rows = ground.lines(ground.some(400, 60))
     path = ground.write(rows)
@@ -173,6 +175,11 @@ def export_kills(ground: Ground) -> None:
         ground.strikes.append(f"run {point}")
         ground.until(lambda: all(gone(process) for process in kin), "all that run had started to end", 15)  # noqa: B023
         ground.promise(results.exists() == (point == "after-export"), f"killed {point}: {results.name} is wrong")
+    if FULL.exists():  # every write to it says that the disk is full
+        run = ground.begin("run", path, "-c", ground.config_path, "-o", FULL, name="run-full")
+        ground.until(lambda: run.poll() is not None, "run to end at a full disk", 60)
+        ground.promise(run.returncode == StorageError.exit_code, f"with the disk full run ended with {run.returncode}")
+    results.unlink()
     run = start_run(ground, path, len(points))
     ground.until(lambda: run.poll() is not None, "the last run to end", 60)
     ground.promise(run.returncode == 0, f"the last run ended with {run.returncode}: {ground.state()}")
