@@ -29,6 +29,9 @@ from models.database import Database, upgrade
 from models.states import JobStatus, Outcome
 from models.tables import attempts, batches, jobs, workers
 from submit.producer import submit_batch
+from tests.chaos.casualties import Kill as Kill
+from tests.chaos.casualties import Stop as Stop
+from tests.chaos.casualties import Worker as Worker
 from tests.conftest import TRUCKLLM, SandboxProcess, Valkey
 
 T = TypeVar("T")
@@ -46,33 +49,6 @@ class StuckError(Exception):
     """Something was waited for in vain; says in what state all was."""
 
 
-@dataclass(slots=True)
-class Worker:
-    """A worker process. `marker`: where a doomed one writes the moment of its death."""
-
-    process: subprocess.Popen[bytes]
-    output: Path
-    point: str
-    marker: Path
-    over: bool = False
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
-
-    @property
-    def alive(self) -> bool:
-        return self.process.poll() is None
-
-
-@dataclass(frozen=True, slots=True)
-class Kill:
-    """When (unix seconds) a worker was killed, and at what point."""
-
-    at: float
-    what: str
-
-
 @dataclass
 class Ground:
     """Made for one scenario on one database; `with` ends whatever was started on it.
@@ -88,14 +64,16 @@ class Ground:
     workers: list[Worker] = field(default_factory=list)
     kills: list[Kill] = field(default_factory=list)
     """Of workers."""
+    stops: list[Stop] = field(default_factory=list)
+    """Of workers that went on later."""
+    cuts: list[float] = field(default_factory=list)
+    """When (unix seconds) the open connections between workers and providers were cut."""
     strikes: list[str] = field(default_factory=list)
     """Whatever else was killed, cut or stopped: servers, producers, `run`."""
     expected: int = 0
     """Rows that must have an outcome at the end."""
     may_fail: int = 0
     """How many of them may fail."""
-    allowed: int = 0
-    """Extra calls that are right for other reasons than kills, such as retries of billed failures."""
     broken: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
@@ -104,6 +82,7 @@ class Ground:
         self.rng = random.Random(f"{self.seed}/{self.name}/{self.kind}")
         self.began = time.monotonic()
         self._numbers = iter(range(10**9))
+        self._bounded = False
         self._stack = contextlib.ExitStack()
         self.processes: list[Started] = []
 
@@ -134,29 +113,33 @@ class Ground:
         latency: float = 0.3,
         rpm: int | None = 1200,
         providers: Sequence[str] = ("openai", "claude"),
+        limits: dict[str, dict[str, int]] | None = None,
         settings: dict[str, dict[str, Any]] | None = None,
         sandbox: dict[str, Any] | None = None,
         **config: Any,
     ) -> None:
         """Starts sandbox and Valkey, makes the tables, writes the configuration.
 
-        `rpm` is the limit of each provider's one key (None: none), which also paces the work; `settings` replaces fields of
-        providers, `sandbox` adds settings of the sandbox, `config` adds to the configuration's top level.
+        `rpm` is the limit of each provider's one key (None: none), which also paces the work. `limits` are others in its place,
+        by provider, of tokens: then every line bounds its answer, to 50 to 150 tokens (100 on average). `settings` replaces
+        fields of providers, `sandbox` adds settings of the sandbox, `config` adds to the configuration's top level.
         """
+        self._bounded = bool(limits)
         self.sandbox = self._start_sandbox(latency=latency, seed=self.seed, **(sandbox or {}))
         self.valkey = Valkey()
         self._stack.callback(self.valkey.close)
         self.database = Database(self.url)
         self._stack.callback(self.database.close)
         upgrade(self.database)
-        limits = {"limit_req_per_min": rpm} if rpm else {}
+        requests = {"limit_req_per_min": rpm} if rpm else {}
+        held = {name: (limits or {}).get(name, requests) for name in providers}
         self.providers = list(providers)
         tree = {
             "providers": [
                 {
                     "id": name,
                     "base_url": f"{self.sandbox.url}/{name}/v1",
-                    "keys": [{"id": f"{name}-1", "secret": f"sk-chaos-{name}-1", "pricing": PRICING, **limits}],
+                    "keys": [{"id": f"{name}-1", "secret": f"sk-chaos-{name}-1", "pricing": PRICING, **held[name]}],
                     **(settings or {}).get(name, {}),
                 }
                 for name in providers
@@ -214,9 +197,9 @@ class Ground:
             number = next(self._numbers)
             provider = self.providers[number % len(self.providers)]
             prompt = f"{words} {number} of {self.name}"
-            found.append(
-                {"id": f"row-{number}", "provider": provider, "model": MODELS[provider], "prompt": prompt, **more}
-            )
+            bound = {"max_tokens": 50 + number * 37 % 101} if self._bounded else {}
+            line = {"id": f"row-{number}", "provider": provider, "model": MODELS[provider], "prompt": prompt}
+            found.append({**line, **bound, **more})
         return found
 
     def submit(self, lines: int | Sequence[Row]) -> int:
@@ -324,6 +307,15 @@ class Ground:
         """How many of the expected rows have none yet."""
         return self.expected - self.ended()
 
+    def number_of(self, worker: Worker) -> int:
+        """A worker's present number in the database; 0 when it has none."""
+        return self.number(sa.select(workers.c.id).where(workers.c.pid == worker.pid))
+
+    def living(self) -> set[int]:
+        """The numbers of the workers and their processes that live."""
+        crew = self.rows(sa.select(workers.c.id, workers.c.pid))
+        return {int(row["id"]) for row in crew if psutil.pid_exists(row["pid"])}
+
     def running(self, worker: Worker) -> int:
         """How many rows a worker has claimed."""
         mine = sa.select(workers.c.id).where(workers.c.pid == worker.pid).scalar_subquery()
@@ -346,7 +338,7 @@ class Ground:
         }
 
     def registered(self, worker: Worker) -> bool:
-        return bool(self.number(sa.select(sa.func.count()).select_from(workers).where(workers.c.pid == worker.pid)))
+        return bool(self.number_of(worker))
 
     def log(self) -> list[Row]:
         """The calls for text that the sandbox has seen, oldest first."""

@@ -24,9 +24,10 @@ COLUMNS = {
     "doubled": "doubled",
     "extra calls": "extra",
     "in flight": "in_flight",
+    "unexplained": "unexplained",
     "unseen": "unseen",
     "ledger": "ledger_difference",
-    "over limit": "limit_overshoot",
+    "over limit": "over_limit",
     "s": "seconds",
 }
 

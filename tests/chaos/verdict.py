@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Self
 
 import sqlalchemy as sa
 
@@ -18,14 +20,14 @@ from models.tables import attempts, batches, job_inputs, jobs, results
 from tests.acceptance.truth import _prompt as prompt_of
 from tests.acceptance.truth import assert_ledger_is_the_log
 from tests.chaos.figures import Figures
-from tests.chaos.ground import Ground, Kill, Row
+from tests.chaos.ground import NUMBERS, Ground, Row, Stop
 from worker.sandbox.quotas import key_name
 from worker.sandbox.replies import prompt_sha
 
 NOTICED_SECONDS = 3.0
 """So long a starved sandbox may take to see that a connection is closed, or to send replies into it that were due."""
-ANSWERED_SECONDS = 2.0
-"""So long a starved worker may take to record a reply. One that is older and not recorded wasn't in flight: it was lost."""
+ANSWERED_SECONDS = 5.0
+"""So long a worker on a starved machine may take to record a reply. One that is older and not recorded wasn't in flight: it was lost."""
 SPOILT = {
     *("reset", "hang", "truncated", "rubbish", "empty", "error_in_200", "cut_stream", "stalled_stream", "no_done"),
     *("no_finish", "malformed_chunk", "gigantic"),
@@ -47,8 +49,8 @@ def judge(ground: Ground) -> Figures:
         if not refused(call):
             made[call["prompt_sha"]].append(call)
     extra = {sha: len(rows) - 1 for sha, rows in made.items() if len(rows) > 1}
+    flying = in_flight(made, by_sha, Breaks.of(ground))
     shown = {sha: sum(row["outcome"] in SETTLED for row in rows) for sha, rows in by_sha.items()}
-    recorded = {sha: sum(row["outcome"] != Outcome.UNKNOWN for row in rows) for sha, rows in by_sha.items()}
     different, told = difference(ground, Counter(row["outcome"] for row in ledger)[Outcome.UNKNOWN])
     ended = ground.rows(sa.select(jobs.c.status, sa.func.count().label("n")).group_by(jobs.c.status))
     states = {row["status"]: int(row["n"]) for row in ended}
@@ -68,11 +70,12 @@ def judge(ground: Ground) -> Figures:
         lost=lost(ground, states),
         doubled=doubled(ground, ledger),
         extra=sum(extra.values()),
-        allowed=ground.allowed,
-        in_flight=in_flight(calls, ground.kills, recorded),
+        in_flight=flying.total(),
+        unexplained=sum(max(0, count - flying[sha]) for sha, count in extra.items()),
         unseen=sum(max(0, count - shown.get(sha, 0)) for sha, count in extra.items()),
         ledger_difference=different,
         limit_overshoot=overshoot(ground, calls),
+        token_overshoot=token_overshoot(ground, calls),
         seconds=round(time.monotonic() - ground.began, 1),
         broken=tuple(broken),
         remarks=(*ground.remarks, *told),
@@ -109,46 +112,107 @@ def total(ground: Ground) -> int:
     return ground.number(sa.select(sa.func.count()).select_from(jobs))
 
 
-def in_flight(calls: Iterable[Row], kills: Iterable[Kill], recorded: Mapping[str, int]) -> int:
-    """Calls of killed workers that weren't recorded yet: their connection broke at a kill; or the whole reply went out around
-    one, and of this prompt more replies went out than the ledger has `recorded`."""
-    moments = [kill.at for kill in kills]
-    count = 0
-    whole: Counter[str] = Counter()
-    answered: Counter[str] = Counter()
+@dataclass(frozen=True, slots=True)
+class Breaks:
+    """When (unix seconds) workers were killed or stopped and connections cut, and which workers (by number) lived to the end."""
+
+    kills: Sequence[float] = ()
+    stops: Sequence[Stop] = ()
+    cuts: Sequence[float] = ()
+    living: Set[int] = frozenset()
+
+    @classmethod
+    def of(cls, ground: Ground) -> Self:
+        return cls([kill.at for kill in ground.kills], ground.stops, ground.cuts, ground.living())
+
+
+def in_flight(made: Mapping[str, Sequence[Row]], by_sha: Mapping[str, Sequence[Row]], breaks: Breaks) -> Counter[str]:
+    """How many of each prompt's calls (`made`, none of them refused) were taken from their worker while they were open, or had been
+    answered and were not recorded yet: because it was killed or stopped, or the connection was cut. `by_sha` are the ledger's rows.
+
+    When a call began and ended is the sandbox's word. The ledger only says less: of calls at a kill those count that may
+    be of a worker that is gone, at a stop those of that worker, at a cut those that are `unknown`.
+    """
+    found: Counter[str] = Counter()
+    for sha, calls in made.items():
+        rows = by_sha.get(sha, ())
+        whose = [int(row["id"]) // NUMBERS for row in rows]
+        unknown = sum(row["outcome"] == Outcome.UNKNOWN for row in rows)
+        unrecorded = max(0, sum(bool(call["sent_whole"]) for call in calls) - (len(rows) - unknown))
+        killed = min(lost_at(calls, breaks.kills, unrecorded), sum(one not in breaks.living for one in whose))
+        cut = min(lost_at(calls, breaks.cuts, unrecorded), unknown)
+        stopped = sum(
+            min(sum(call["at"] <= stop.at + NOTICED_SECONDS and stop.at <= call["finished_at"] for call in calls), own)
+            for stop in breaks.stops
+            if (own := whose.count(stop.worker))
+        )
+        if number := min(killed + cut + stopped, len(calls)):
+            found[sha] = number
+    return found
+
+
+def lost_at(calls: Iterable[Row], moments: Sequence[float], unrecorded: int) -> int:
+    """Calls of one prompt that broke at one of these moments, and, up to `unrecorded`, those whose whole reply went out around one."""
+    broken = answered = 0
     for call in calls:
-        if refused(call):
-            continue
-        at, end, sha = call["at"], call["finished_at"], call["prompt_sha"]
-        if not call["sent_whole"]:
-            count += any(at <= k + NOTICED_SECONDS and k - 0.01 <= end <= k + NOTICED_SECONDS for k in moments)
-            continue
-        whole[sha] += 1
-        answered[sha] += any(at <= k and k - ANSWERED_SECONDS <= end <= k + NOTICED_SECONDS for k in moments)
-    return count + sum(min(number, max(0, whole[sha] - recorded.get(sha, 0))) for sha, number in answered.items())
+        at, end = call["at"], call["finished_at"]
+        if call["sent_whole"]:
+            answered += any(at <= k and k - ANSWERED_SECONDS <= end <= k + NOTICED_SECONDS for k in moments)
+        else:
+            broken += any(at <= k + NOTICED_SECONDS and k - 0.01 <= end <= k + NOTICED_SECONDS for k in moments)
+    return broken + min(answered, unrecorded)
 
 
 def overshoot(ground: Ground, calls: Iterable[Row]) -> int:
     """Calls beyond a key's limit of requests in its worst 60 s."""
-    limits = {
-        key_name(key.secret.reveal()): key.limit_req_per_min
-        for provider in ground.config.providers
-        for key in provider.keys
-        if key.limit_req_per_min
-    }
-    starts: dict[str, list[float]] = defaultdict(list)
+    limits = limits_of(ground, "limit_req_per_min")
+    starts: dict[str, list[tuple[float, int]]] = defaultdict(list)
     for call in calls:
         if call["key_id"] in limits:
-            starts[call["key_id"]].append(call["mono"])
-    worst = 0
-    for key, moments in starts.items():
-        moments.sort()
-        first = 0
-        for last, moment in enumerate(moments):
-            while moment - moments[first] >= 60.0:
-                first += 1
-            worst = max(worst, last - first + 1 - int(limits[key] or 0))
-    return worst
+            starts[call["key_id"]].append((call["mono"], 1))
+    return max([0, *(worst(found) - limits[key] for key, found in starts.items())])
+
+
+def token_overshoot(ground: Ground, calls: Sequence[Row]) -> int:
+    """Tokens beyond a key's limits in their worst 60 s, as the sandbox books them: a call's when it comes; of output that is limited
+    apart when it has been produced."""
+    most = 0
+    for name in ("limit_tokens_per_min", "limit_input_tokens_per_min", "limit_output_tokens_per_min"):
+        limits = limits_of(ground, name)
+        booked: dict[str, list[tuple[float, int]]] = defaultdict(list)
+        for call in calls:
+            if call["key_id"] not in limits:
+                continue
+            if "output" not in name:
+                booked[call["key_id"]].append((call["mono"], call["booked_tokens"]))
+            elif call["billed"]:
+                produced = call["mono"] + call["finished_at"] - call["at"]
+                booked[call["key_id"]].append((produced, call["output_tokens"]))
+        most = max([most, *(worst(found) - limits[key] for key, found in booked.items())])
+    return most
+
+
+def limits_of(ground: Ground, name: str) -> dict[str, int]:
+    """A limit of all keys that have it, by the names that keys have in the sandbox's log."""
+    return {
+        key_name(key.secret.reveal()): int(limit)
+        for provider in ground.config.providers
+        for key in provider.keys
+        if (limit := getattr(key, name, None))
+    }
+
+
+def worst(booked: Iterable[tuple[float, int]]) -> int:
+    """The most that was booked (seconds, how much) within 60 s."""
+    found = sorted(booked)
+    most = held = first = 0
+    for moment, units in found:
+        held += units
+        while moment - found[first][0] >= 60.0:
+            held -= found[first][1]
+            first += 1
+        most = max(most, held)
+    return most
 
 
 def difference(ground: Ground, cut: int) -> tuple[int, list[str]]:

@@ -137,6 +137,7 @@ class Call:
             row.limited = True
             self._refuse(dialect.denied(denial, chat.model))
             return
+        row.booked_tokens = at_arrival
         fault = self._house.faults.for_chat(dialect.name, secret, chat, request.mono)
         if fault is None:
             self._bill(chat, reply.usage)

@@ -20,12 +20,14 @@ class Row:
 
     `at` and `finished_at` are unix seconds, `mono` seconds of this machine's monotonic clock. `status` is the one
     answered with, None if there was no answer (yet). `sent_whole`: the whole reply was written while the caller was
-    still connected. `limited`: refused by a limit.
+    still connected. `limited`: refused by a limit. `booked_tokens`: what was booked on the key's limit of tokens when the
+    call came; what a provider books as it produces is `output_tokens`.
     """
 
     __slots__ = (
         "at",
         "billed",
+        "booked_tokens",
         "fault",
         "finished_at",
         "key_id",
@@ -56,6 +58,7 @@ class Row:
         self.usage = _NOTHING
         self.sent_whole = False
         self.limited = False
+        self.booked_tokens = 0
         self.finished_at: float | None = None
 
     def as_dict(self) -> dict[str, object]:
@@ -79,6 +82,7 @@ class Row:
             "fees": dict(self.usage.fees),
             "sent_whole": self.sent_whole,
             "limited": self.limited,
+            "booked_tokens": self.booked_tokens,
             "finished_at": self.finished_at,
         }
 

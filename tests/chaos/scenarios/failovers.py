@@ -33,7 +33,7 @@ def routed(ground: Ground, route: str, count: int, words: str = "plain") -> list
     return found
 
 
-@scenario("failover-promises", databases=("sqlite",))
+@scenario("failover-promises")
 def failover_promises(ground: Ground) -> None:
     """A route's first provider fails for 20 s: the second does its work, nobody outside is asked, and refused requests go nowhere else."""
     seconds = ground.some(20, least=8)
@@ -107,7 +107,7 @@ def failover_promises(ground: Ground) -> None:
     )
 
 
-@scenario("blocked", databases=("sqlite",))
+@scenario("blocked")
 def blocked(ground: Ground) -> None:
     """The only key is revoked in the middle: two workers stop using it at once, `status`, `run` and the logs say why and what to do."""
     ground.start(latency=LATENCY, rpm=RPM, providers=("openai",))

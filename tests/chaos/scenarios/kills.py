@@ -9,7 +9,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from models.states import JobStatus
-from models.tables import jobs
+from models.tables import batches, jobs
 from tests.chaos.doomed import POISON
 from tests.chaos.ground import Ground, Worker
 from tests.chaos.registry import scenario
@@ -31,6 +31,8 @@ POINTS = (
     "before-ack",
 )
 """Where a worker can be killed: all steps of a call, from claim to the ticket's acknowledgement."""
+ENDS = ("before-reconcile", "in-reconcile", "after-reconcile", "in-complete", "after-complete")
+"""Where one can be killed when the last row of a batch has ended: all steps of its finalizing."""
 MOST_MEETINGS = {"before-ack": 1, "after-claim": 4, "after-reserve": 6, "in-record": 12, "after-record": 12}
 """Up to which time a worker that comes by a point is killed there; 40 where nothing else is said."""
 
@@ -54,8 +56,9 @@ def at_work(ground: Ground, worker: Worker) -> bool:
 
 @scenario("random-kills", short=0.08)
 def random_kills(ground: Ground) -> None:
-    """`kill -9` of a worker at random moments, one of three at work, started again at once."""
-    ground.start(latency=LATENCY, rpm=rpm(ground))
+    """`kill -9` of a worker at random moments, one of three at work, started again at once; one key's limit is of tokens."""
+    tokens = {"openai": {"limit_tokens_per_min": 100 * rpm(ground)}}
+    ground.start(latency=LATENCY, rpm=rpm(ground), limits=tokens)
     ground.submit(ground.some(200, least=80))
     crew = [ground.start_worker() for _ in range(ground.some(3, least=2))]
     for _ in range(ground.some(20, least=2)):
@@ -94,6 +97,30 @@ def named_kills(ground: Ground) -> None:
         doomed.remove(victim)
     ground.promise(steady.alive, "the worker that nobody killed has ended")
     ground.finish()
+
+
+@scenario("finalizing-kills")
+def finalizing_kills(ground: Ground) -> None:
+    """Workers that kill themselves while they finalize a batch, before, in and after its reconciliation and its completion: another completes it, once."""
+    ground.start(latency=0.05, rpm=None)
+    ends = list(ENDS) * (2 if ground.scale >= 1 else 1)
+    ground.rng.shuffle(ends)
+    completed: dict[int, float] = {}
+    for point in ends[: ground.some(len(ends), least=2)]:
+        ground.submit(ground.some(60, least=20))
+        ground.died(ground.start_worker(point))
+        for row in ground.rows(sa.select(batches.c.id, batches.c.finished_at).where(batches.c.status == "completed")):
+            completed.setdefault(int(row["id"]), float(row["finished_at"]))
+    open_ = [row["status"] for row in ground.rows(sa.select(batches.c.status)) if row["status"] != "completed"]
+    ground.promise(bool(open_), "no worker was killed before its batch was completed")
+    ground.start_worker()
+    ground.finish(60)
+    once = {
+        int(row["id"]): float(row["finished_at"]) for row in ground.rows(sa.select(batches.c.id, batches.c.finished_at))
+    }
+    twice = {number: (at, once[number]) for number, at in completed.items() if once[number] != at}
+    ground.promise(not twice, f"batches were completed twice: {twice}")
+    ground.remarks.append(f"{len(open_)} of {len(once)} batches left by the killed ones, completed by the last worker")
 
 
 @scenario("poison-among-kills")

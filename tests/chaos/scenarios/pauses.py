@@ -9,35 +9,51 @@ import time
 
 import sqlalchemy as sa
 
+from models.request import SIMPLE
 from models.states import Outcome
-from models.tables import attempts, workers
-from tests.chaos.ground import NUMBERS, Ground, Worker
+from models.tables import attempts, job_inputs
+from tests.acceptance.truth import _prompt as prompt_of
+from tests.chaos.ground import NUMBERS, Ground, Stop, Worker
 from tests.chaos.registry import scenario
+from worker.sandbox.replies import prompt_sha
 
 STILL = 90.0
 
 
-def number_of(ground: Ground, worker: Worker) -> int:
-    """A worker's present number in the database."""
-    return ground.number(sa.select(workers.c.id).where(workers.c.pid == worker.pid))
+def open_calls(ground: Ground, worker: Worker) -> int:
+    """How many of its calls the sandbox is about to answer: those announced and not sent are not among them."""
+    number = ground.number_of(worker)
+    query = sa.select(job_inputs.c.body).join(attempts, attempts.c.job_id == job_inputs.c.job_id)
+    its = (attempts.c.id >= number * NUMBERS, attempts.c.id < (number + 1) * NUMBERS)
+    asked = ground.rows(query.where(attempts.c.outcome == Outcome.UNKNOWN, *its))
+    waiting = {call["prompt_sha"] for call in ground.log() if call["finished_at"] is None}
+    return sum(prompt_sha(prompt_of(row["body"], SIMPLE)) in waiting for row in asked)
 
 
-def stop_at_work(ground: Ground, worker: Worker) -> None:
-    """SIGSTOP while calls are out, but not while it holds SQLite's only lock: that would stop everybody, as it would under any program."""
+def locked(ground: Ground) -> bool:
+    """Whether somebody keeps SQLite's only lock."""
+    if ground.kind != "sqlite":
+        return False
+    with contextlib.closing(sqlite3.connect(str(sa.make_url(ground.url).database), timeout=3)) as other:
+        try:
+            other.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return True
+        other.execute("ROLLBACK")
+        return False
+
+
+def stop_at_work(ground: Ground, worker: Worker) -> tuple[float, int]:
+    """SIGSTOP while calls are out, but not while it holds SQLite's only lock: that would stop everybody, as it would under any program.
+    When that was (unix seconds), and how many calls had been announced."""
     while True:
         ground.until(lambda: ground.calling(worker) > 3, "the worker to have calls out", 60)
         worker.process.send_signal(signal.SIGSTOP)
-        if ground.kind != "sqlite":
-            return
-        with contextlib.closing(sqlite3.connect(str(sa.make_url(ground.url).database), timeout=3)) as other:
-            try:
-                other.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError:
-                worker.process.send_signal(signal.SIGCONT)
-                ground.quiet(ground.rng.uniform(0.05, 0.5))
-                continue
-            other.execute("ROLLBACK")
-            return
+        stopped = time.time()
+        if open_calls(ground, worker) > 3 and not locked(ground):
+            return stopped, ground.calling(worker)
+        worker.process.send_signal(signal.SIGCONT)
+        ground.quiet(ground.rng.uniform(0.05, 0.5))
 
 
 @scenario("paused-machine")
@@ -46,21 +62,17 @@ def paused_machine(ground: Ground) -> None:
     ground.start(latency=2.0, rpm=900)
     ground.submit(ground.some(2400))
     sleeper, other = ground.start_worker(), ground.start_worker()
-    stop_at_work(ground, sleeper)
-    stopped = time.time()
+    stopped, out = stop_at_work(ground, sleeper)
     ground.strikes.append("a worker was stopped")
-    out = ground.calling(sleeper)
-    ground.allowed += out
-    old = number_of(ground, sleeper)
-    ground.until(
-        lambda: not number_of(ground, sleeper), "the one that stands still to be taken for dead", 80, every=0.2
-    )
+    old = ground.number_of(sleeper)
+    ground.stops.append(Stop(stopped, old))
+    ground.until(lambda: not ground.number_of(sleeper), "the one that stands still to be taken for dead", 80, every=0.2)
     noticed = time.time() - stopped
     ground.promise(ground.running(other) >= 0 and other.alive, "the other worker ended")
     ground.quiet(max(0.0, STILL - noticed))
     sleeper.process.send_signal(signal.SIGCONT)
-    ground.until(lambda: number_of(ground, sleeper), "it to register again", 30)
-    fresh = number_of(ground, sleeper)
+    ground.until(lambda: ground.number_of(sleeper), "it to register again", 30)
+    fresh = ground.number_of(sleeper)
     ground.promise(fresh != old, "it goes on under its old number")
     ground.submit(ground.some(600))
     ground.until(lambda: ground.calling(sleeper) > 0, "it to work again", 60)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from typing import Any
 
 from models.tables import key_states
 from tests.chaos.ground import Ground
@@ -19,12 +18,26 @@ GRANTED_AHEAD = 2.0
 """Seconds after Redis is gone in which calls that it had granted before may still start."""
 
 
-def limited(ground: Ground, rpm: int = RPM, **more: Any) -> None:
-    """A ground whose sandbox holds each key to the limit that workers are told."""
+TOKENS = {
+    "openai": {"limit_tokens_per_min": 100 * RPM},
+    "claude": {"limit_input_tokens_per_min": 14 * RPM, "limit_output_tokens_per_min": 22 * RPM},
+}
+"""About as many calls a minute, where a provider books 100 tokens a call, 11 on its way there, or 22 on its way back."""
+
+
+def limited(ground: Ground, rpm: int = RPM, *, limits: dict[str, dict[str, int]] | None = None) -> None:
+    """A ground whose sandbox holds each key to the limits that workers are told: of requests, or these of tokens."""
+    enforced = {name: {"tpm": sum(told.values())} for name, told in (limits or {}).items()}
     accounts = [
-        {"provider": name, "key": f"sk-chaos-{name}-1", "rpm": rpm, "burst_seconds": 3} for name in ("openai", "claude")
+        {
+            "provider": name,
+            "key": f"sk-chaos-{name}-1",
+            **enforced.get(name, {"rpm": rpm}),
+            "burst_seconds": 3,
+        }
+        for name in ("openai", "claude")
     ]
-    ground.start(rpm=rpm, sandbox={"accounts": accounts}, **more)
+    ground.start(rpm=rpm, limits=limits, sandbox={"accounts": accounts})
 
 
 def refusals(ground: Ground) -> int:
@@ -48,8 +61,8 @@ def judged(ground: Ground) -> None:
 
 @scenario("redis-restarts", short=0.04)
 def redis_restarts(ground: Ground) -> None:
-    """`kill -9` of Redis, which comes back at once or seconds later, empty or with its file: no minute has more than its limit, nothing is refused."""
-    limited(ground)
+    """`kill -9` of Redis, which comes back at once or seconds later, empty or with its file: no minute has more tokens than its limit, nothing is refused."""
+    limited(ground, limits=TOKENS)
     ground.submit(ground.some(1500, least=60))
     ground.valkey.kill()
     ground.valkey.start(*KEPT)
