@@ -134,6 +134,8 @@ class Engine:
         request = Request(model, source, dialect=job.dialect, operation=job.operation, body=body)
         try:
             charge = self._charge(request)
+        except MemoryError:  # says nothing of this job
+            raise
         except Exception as error:
             log.exception("provider %s failed to tell what a call takes", self.name)
             message = f"the provider's plugin raised {type(error).__name__}"
@@ -226,6 +228,8 @@ class Engine:
             failure = Failure(FailureKind.BAD_REQUEST, "untranslatable", masked(str(error), self._secrets))
             await self._forget(attempt_id)
             return Finished(self._elsewhere(prepared.job, failure), NOTHING_TAKEN, None)
+        except MemoryError:  # says nothing of this job
+            raise
         except Exception as error:
             # a plugin's bug must not stop the others; its message may hold anything, so only its kind is told
             log.exception("provider %s failed to handle a call", self.name)

@@ -30,10 +30,15 @@ class Finalizer:
         with self._lock:
             if self._stopping or batch_id in self._waiting:
                 return
-            self._waiting.append(batch_id)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="truckllm-finalizer", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="truckllm-finalizer", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:  # no thread left; a janitor looks again
+                    log.warning("batch %d could not be finalized now and is tried again: %s", batch_id, error)
+                    return
+                self._thread = thread
+            self._waiting.append(batch_id)
 
     def stop(self, timeout: float) -> None:
         """Ends what is begun if that takes less than `timeout` seconds; the rest is left to other workers' janitors."""

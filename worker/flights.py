@@ -19,6 +19,7 @@ from models.store import jobs as job_store
 from models.store.attempts import Announcement
 from models.store.endings import Ending
 from models.store.jobs import Claimed
+from worker import demise
 from worker.engine import Engine, Prepared
 from worker.limits.limiter import Grant
 from worker.recorder import Recorder
@@ -191,6 +192,8 @@ class Flights:
     async def _fly(self, flight: Flight) -> None:
         try:
             finished = await self._engine.perform(flight.prepared, flight.grant, flight.attempt_id)
+        except MemoryError as error:
+            demise.end(error)
         except Exception as error:  # a bug, ours or a plugin's
             log.exception("the call of job %d could not be judged", flight.prepared.job.id)
             self.store(self._engine.stumbled(flight.prepared.job, flight.attempt_id, error))

@@ -35,7 +35,7 @@ from models.errors import StorageError
 from models.queues import DRAIN, MAX_HOPS, Ticket, queue_name
 from models.store import attempts as attempt_store
 from models.store import workers as worker_store
-from worker import routing, warden
+from worker import demise, routing, warden
 from worker.app import make_app
 from worker.breaker import Breaker
 from worker.engine import Engine
@@ -163,6 +163,7 @@ class Process:
 
     def run(self) -> int:
         """Until told to end."""
+        demise.expect(self._loop)
         self._thread.start()
         self._watchdog.start()
         self._recorder = Recorder(self._database, self._loop)
@@ -357,6 +358,8 @@ class Process:
             return
         try:
             more = self._on_loop(runner.drain(self.config.worker.budget_seconds))
+        except MemoryError as error:
+            demise.end(error)
         except Exception:
             log.exception("the drain of %s ended early; the janitor rings again", provider)
             return

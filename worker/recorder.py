@@ -169,6 +169,8 @@ class Recorder:
     def _commit(self, operations: Sequence[_Operation], endings: Sequence[_Stored]) -> None:
         try:
             answers, touched = self._transaction(operations, endings)
+        except MemoryError:  # says nothing of what is in the group; the thread ends, and the process with it
+            raise
         except Exception as error:
             if _lasting(error):
                 self._unavailable(operations, endings, error)

@@ -26,7 +26,7 @@ from models.store import batches as batch_store
 from models.store import suspects as suspect_store
 from models.store import workers as worker_store
 from models.store.suspects import Crash
-from worker import routing
+from worker import demise, routing
 from worker.lease import BLIND_SECONDS
 from worker.recorder import Recorder
 from worker.runner import Runner
@@ -225,6 +225,8 @@ async def attend(
         while not over.is_set():
             try:
                 await runner.drain(budget)
+            except MemoryError as error:
+                demise.end(error)
             except Exception as error:
                 log.warning("a drain of suspects failed and is tried again: %s", type(error).__name__)
             with contextlib.suppress(TimeoutError):

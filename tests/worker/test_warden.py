@@ -26,6 +26,7 @@ from tests.conftest import SandboxProcess, Valkey, wait_for
 from tests.making import assert_counts_are_true, attempt_rows, batch_status, job_rows, make_batch
 from tests.worker.bench import Bench
 from tests.worker.scripted import chats, config
+from worker.demise import OUT_OF_MEMORY
 from worker.warden import Warden
 
 DATABASES = ["sqlite"]
@@ -38,6 +39,8 @@ class Killer(OpenAI):
     def read(self, request, reply):
         if "poison" in str(request.input):
             os.kill(os.getpid(), signal.SIGKILL)
+        if "greedy" in str(request.input):
+            raise MemoryError
         return super().read(request, reply)
 """
 
@@ -45,7 +48,8 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 
 class Ward:
-    """Batches, and worker processes that know a provider whose plugin kills them for the word poison."""
+    """Batches, and worker processes that know a provider whose plugin kills them for the word poison, and wants more memory than there is
+    for the word greedy."""
 
     def __init__(self, folder: Path, start: Start, config: Path, database: Database) -> None:
         self.folder, self.config, self.database = folder, config, database
@@ -105,21 +109,22 @@ def ward(
 
 
 @pytest.mark.timeout(120)
-def test_a_row_that_kills_its_process_fails_alone_and_the_suspects_and_all_others_succeed(ward: Ward) -> None:
+def test_rows_that_end_their_process_fail_alone_and_the_suspects_and_all_others_succeed(ward: Ward) -> None:
     prompts = [f"question {n}" for n in range(60)]
-    prompts[7] = "poison"
-    batch = ward.submit(prompts, lambda n: 3 if n in (7, 8) else 2 if n < 40 else 0)
+    prompts[7], prompts[9] = "poison", "greedy"
+    batch = ward.submit(prompts, lambda n: 3 if n in (7, 8, 9) else 2 if n < 40 else 0)
     worker = ward.worker()
     wait_for(lambda: ward.finished(batch), "the batch to end", 90)
     worker.terminate()
     assert worker.wait(30) == 0
     rows = job_rows(ward.database, batch)
-    assert [row["position"] for row in rows if row["status"] != "succeeded"] == [7]
-    assert rows[7]["error_code"] == "poison"
+    assert [row["position"] for row in rows if row["status"] != "succeeded"] == [7, 9]
+    assert [rows[n]["error_code"] for n in (7, 9)] == ["poison", "poison"]
     assert "was killed by SIGKILL" in rows[7]["error_message"]
+    assert f"ended with exit code {OUT_OF_MEMORY}" in rows[9]["error_message"]
     assert_counts_are_true(ward.database, batch)
     calls = Counter(row["job_id"] for row in attempt_rows(ward.database, batch))
-    assert calls.pop(rows[7]["id"]) == 2
+    assert [calls.pop(rows[n]["id"]) for n in (7, 9)] == [2, 2]
     assert set(calls.values()) == {1}, "nobody else was under way when it died"
 
 
