@@ -12,6 +12,8 @@ from models.guesses import COLD_CHARACTERS_PER_TOKEN, COLD_OUTPUT_TOKENS, MEDIA_
 
 WARM_AFTER = 5
 WEIGHT = 0.05
+MOST_MODELS = 4096
+"""Of so many the experience is kept: whoever submits rows may name what models they like."""
 LONGEST_OUTPUT = 2**18
 """More than models write in a call: a server that tells more must not make the next calls look too big for their limits."""
 
@@ -47,6 +49,8 @@ class Estimates:
 
     @staticmethod
     def _blend(table: dict[str, tuple[int, float]], model: str, value: float) -> None:
-        seen, mean = table.get(model, (0, 0.0))
+        seen, mean = table.pop(model, (0, 0.0))
         weight = max(WEIGHT, 1.0 / (seen + 1))
-        table[model] = (seen + 1, mean + (value - mean) * weight)
+        table[model] = (seen + 1, mean + (value - mean) * weight)  # the last in its order, so that the first was used least lately
+        if len(table) > MOST_MODELS:
+            del table[next(iter(table))]

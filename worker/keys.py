@@ -25,6 +25,8 @@ from worker.recorder import Recorder
 log = logging.getLogger("truckllm.keys")
 
 REMEMBER_SECONDS = 600.0
+MOST_MODELS = 4096
+"""Of so many models something is kept in mind: whoever submits rows may name what models they like."""
 QUOTA_SECONDS = 3600.0
 """How long a pool without money or quota rests when the provider doesn't tell when it comes back."""
 ASK_SECONDS = 10.0
@@ -93,6 +95,11 @@ def pool_limits(providers: Sequence[ProviderConfig]) -> dict[str, PoolLimits]:
     return found
 
 
+def key_pools(providers: Sequence[ProviderConfig]) -> dict[str, str]:
+    """By key, "provider/key_id", the pool that it draws on."""
+    return {f"{one.id}/{key.id}": pool_name(one, key) for one in providers for key in one.keys}
+
+
 def _ruled(key: LimitedKey, model: str, limits: PoolLimits) -> LimitedKey:
     """The key under limits that another configuration sets."""
     units: dict[str, Unit] = {unit: unit for unit in _UNITS.values()}
@@ -139,6 +146,7 @@ class KeyRing:
         self._key_models: dict[tuple[str, str], tuple[float, Failure]] = {}
         self._limited: dict[str, tuple[LimitedKey, ...]] = {}
         self._ruled: dict[str, PoolLimits] = {}
+        self._rules = ""
         self._confirming: dict[str, asyncio.Future[bool]] = {}
         self._good_until: dict[str, float] = {}
         self._taken_out: dict[str, float] = {}
@@ -149,9 +157,12 @@ class KeyRing:
 
     def usable(self, model: str) -> tuple[LimitedKey, ...]:
         """The keys that a call of this model may go out on now, cheapest first."""
-        if model not in self._limited:
-            self._limited[model] = self._build(model)
-        limited = self._limited[model]
+        limited = self._limited.get(model)
+        if limited is None:
+            limited = self._build(model)
+            if len(self._limited) >= MOST_MODELS:
+                del self._limited[next(iter(self._limited))]
+            self._limited[model] = limited
         if not self._out and not self._key_models and not self._confirming:
             return limited
         return tuple(
@@ -177,14 +188,15 @@ class KeyRing:
             for key in self.settings.keys
         ]
         limited = [_ruled(one, model, self._ruled[one.pool]) if one.pool in self._ruled else one for one in limited]
-        return tuple(sorted(limited, key=lambda one: one.rank))
+        return tuple(sorted((replace(one, rules=self._rules) for one in limited), key=lambda one: one.rank))
 
-    def rule(self, limits: Mapping[str, PoolLimits]) -> None:
-        """Goes by these limits, by pool, instead of its own configuration's; by its own for all others."""
+    def rule(self, limits: Mapping[str, PoolLimits], mark: str = "") -> None:
+        """Goes by these limits, by pool, instead of its own configuration's; by its own for all others. `mark` names the state of
+        all workers' limits that these are."""
         mine = {pool: limits[pool] for pool in {one.pool for one in self._locked.values()} if pool in limits}
-        if mine != self._ruled:
-            self._ruled = mine
-            self._limited = {}
+        if mine != self._ruled or mark != self._rules:
+            self._ruled, self._rules = mine, mark
+            self._limited.clear()
 
     def secret(self, name: str) -> str:
         """The secret of a key by its "provider/key_id"."""
@@ -224,16 +236,23 @@ class KeyRing:
     # What was learned
 
     def remember_model(self, model: str, failure: Failure) -> None:
-        self._models[model] = (self._clock() + REMEMBER_SECONDS, failure)
+        self._keep(self._models, model, failure)
 
     def remember_key_model(self, name: str, model: str, failure: Failure) -> None:
-        self._key_models[name, model] = (self._clock() + REMEMBER_SECONDS, failure)
+        self._keep(self._key_models, (name, model), failure)
 
     def refused_by_all(self, model: str) -> Failure | None:
         """The provider's word that none of its keys may use this model; None while one might."""
         names = [f"{self.settings.id}/{key.id}" for key in self.settings.keys]
         refused = [self._recall(self._key_models, (name, model)) for name in names]
         return refused[0] if all(refused) else None
+
+    def _keep(self, memory: dict[Any, tuple[float, Failure]], what: object, failure: Failure) -> None:
+        memory.pop(what, None)
+        memory[what] = (self._clock() + REMEMBER_SECONDS, failure)
+        oldest = next(iter(memory))  # all are kept for one time, so the first in is the first out
+        if len(memory) > MOST_MODELS or memory[oldest][0] <= self._clock():
+            del memory[oldest]
 
     def _recall(self, memory: dict[Any, tuple[float, Failure]], what: object) -> Failure | None:
         found = memory.get(what)
@@ -385,22 +404,3 @@ class KeyRing:
         await self._limiter.unblock(self._lock(name))
         self._out.pop(name, None)
         log.warning("%s is back in use", name)
-
-
-def seed_rows(
-    providers: Sequence[ProviderConfig], rows: Sequence[tuple[str, str, str, int, float]]
-) -> dict[str, list[tuple[float, int]]]:
-    """What calls (provider, key_id, model, booked_tokens, age) mean for each bucket: bucket id → (age, amount).
-
-    `providers` are all there are, also those that this process doesn't serve: they may share a pool with one that it does.
-    """
-    by_provider = {provider.id: provider for provider in providers}
-    seeded: dict[str, list[tuple[float, int]]] = {}
-    for provider, key_id, model, tokens, age in rows:
-        settings = by_provider.get(provider)
-        key = next((one for one in settings.keys if one.id == key_id), None) if settings else None
-        if settings is None or key is None:
-            continue
-        for bucket in buckets(settings, key, model):
-            seeded.setdefault(bucket.id, []).append((age, 1 if bucket.unit == "requests" else tokens))
-    return seeded

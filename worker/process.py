@@ -33,7 +33,6 @@ from models.config import Config
 from models.database import open_database
 from models.errors import StorageError
 from models.queues import DRAIN, MAX_HOPS, Ticket, queue_name
-from models.store import attempts as attempt_store
 from models.store import workers as worker_store
 from worker import demise, routing, warden
 from worker.app import make_app
@@ -41,7 +40,8 @@ from worker.breaker import Breaker
 from worker.engine import Engine
 from worker.http import HttpSender
 from worker.janitor import DEAD_SECONDS, Janitor, gone
-from worker.keys import KeyRing, seed_rows
+from worker.keys import KeyRing
+from worker.last_minute import LastMinute
 from worker.lease import Lease
 from worker.limits.limiter import Limiter, connect
 from worker.providers.masks import MaskingFormatter
@@ -66,9 +66,6 @@ STORE_SECONDS = 15.0
 
 RING_AFTER = 0.1
 """Seconds until another provider is rung for a job passed on: its ending has to be stored first."""
-
-ANNOUNCED = 1.0
-"""By how many seconds a call may start later than the ledger says: it is written down just before."""
 
 CONSUMER_SECONDS = 1.0
 """How long a consumer that gave up is let lie."""
@@ -186,13 +183,17 @@ class Process:
 
     async def _start(self) -> None:
         self._client = connect(self._redis_url)
-        self._limiter = Limiter(self._client, seed=self._seed, restarted=self._take_over)
+        self._limiter = Limiter(
+            self._client, seed=self._seed, restarted=self._take_over, others=self._others, ruled=self._obey
+        )
         self._breaker = Breaker(self._client)
         self._sender = await HttpSender(max_response_bytes=self.config.worker.max_response_bytes).__aenter__()
         self._lease = Lease(
             self._recorder, self.served, self.config.config_hash(), self._lost, self._drained, self._alone_for
         )
         await self._lease.take()
+        with contextlib.suppress(redis.exceptions.RedisError, OSError, TimeoutError):
+            await self._limiter.meet(str(self._lease.worker_id))
         await self._warn_of_others()
         for name in self.served:
             settings = self.config.provider(name)
@@ -215,6 +216,8 @@ class Process:
             await self._take_over()
         rings = [runner.engine.ring for runner in self._runners.values()]
         self._ruling = Ruling(self._client, self.config.providers, rings, lambda: self._lease.worker_id)
+        dialects = {name: runner.engine.provider for name, runner in self._runners.items()}
+        self._last_minute = LastMinute(self._recorder, dialects, self._ruling.pools)
         with contextlib.suppress(redis.exceptions.RedisError, OSError, TimeoutError):
             await self._ruling.refresh()
         if self._alone_for is None:
@@ -401,21 +404,17 @@ class Process:
         for error in filter(None, told):
             raise error
 
-    async def _seed(self, _buckets: Sequence[str]) -> dict[str, list[tuple[float, int]]]:
+    async def _obey(self) -> None:
+        await self._ruling.refresh()
+
+    async def _others(self) -> list[str]:
+        """The other workers, as the limiter is told of them; those that have died may be among them."""
+        rows = await self._recorder.call(worker_store.everyone)
+        return [str(row["id"]) for row in rows if row["id"] != self._lease.worker_id and not gone(row)]
+
+    async def _seed(self, buckets: Sequence[str]) -> dict[str, list[tuple[float, int]]]:
         """The last minute of the ledger, for a Redis that doesn't know it."""
-        now = self._recorder.now()
-        found = await self._recorder.call(lambda connection: attempt_store.started_since(connection, now - 62.0))
-        rows = [
-            (
-                r["provider"],
-                r["key_id"],
-                r["requested_model"],
-                r["booked_tokens"],
-                max(0.0, now - r["started_at"] - ANNOUNCED),
-            )
-            for r in found
-        ]
-        return seed_rows(self.config.providers, rows)
+        return await self._last_minute.of(buckets)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

@@ -45,6 +45,7 @@ class Turns:
         """The lanes that may be taken from now: the provider's own, and the routes whose strategy lets it."""
         own, *routed = self.lanes
         if not routed:
+            self.full_models.clear()  # nobody asks
             return self.lanes
         peers = {name for lane in routed for name, _ in routing.candidates(self._config, lane)}
         try:

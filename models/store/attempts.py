@@ -176,12 +176,16 @@ def first_failure(connection: Connection, job_id: int) -> float | None:
 
 
 def started_since(connection: Connection, since: float) -> list[RowMapping]:
-    """Calls announced after `since`: provider, key_id, requested_model, booked_tokens, started_at. Seeds a fresh limiter."""
+    """Calls announced after `since`: provider, key_id, requested_model, booked_tokens, started_at, and the tokens of those that have
+    ended. Seeds a fresh limiter."""
     query = sa.select(
         attempts.c.provider,
         attempts.c.key_id,
         attempts.c.requested_model,
         attempts.c.booked_tokens,
         attempts.c.started_at,
+        attempts.c.input_tokens,
+        attempts.c.output_tokens,
+        attempts.c.cached_tokens,
     ).where(attempts.c.started_at > since)
     return list(connection.execute(query).mappings())

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.guesses import COLD_OUTPUT_TOKENS, MEDIA_TOKENS, TOKENS_A_MESSAGE, characters
-from worker.estimates import WARM_AFTER, Estimates
+from worker.estimates import MOST_MODELS, WARM_AFTER, Estimates
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=30),
@@ -106,3 +106,13 @@ def test_estimates_are_whole_positive_and_within_the_bound_after_any_experience(
     coming_out = estimates.output_tokens("m", most)
     assert isinstance(coming_out, int)
     assert 1 <= coming_out <= (most or 10**9)
+
+
+def test_experience_does_not_grow_with_the_number_of_model_names_and_the_used_ones_stay() -> None:
+    estimates = Estimates()
+    for number in range(MOST_MODELS + 50):
+        estimates.learn(f"model-{number}", chat("word " * 10), 20, 3)
+        estimates.learn("mine", chat("word " * 10), 20, 3)
+    assert len(estimates._output) == len(estimates._ratio) == MOST_MODELS
+    assert estimates.output_tokens("mine", 1000) == 3
+    assert estimates.output_tokens("model-1", 1000) == 1000

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from models.config import Config, KeyConfig, ProviderConfig
+from models.config import KeyConfig, ProviderConfig
 from models.database import Database
 from models.request import Failure, FailureKind
 from models.store import keys as key_store
 from tests.conftest import SandboxProcess
 from tests.worker.bench import Bench, bench, until
-from worker.keys import PROBE_SECONDS, QUOTA_SECONDS, REMEMBER_SECONDS, buckets, pool_name, seed_rows
+from worker.keys import MOST_MODELS, PROBE_SECONDS, QUOTA_SECONDS, REMEMBER_SECONDS, buckets, pool_name
 from worker.limits.limiter import Charge, Grant, Wait, Want
 
 DATABASES = ["sqlite"]
@@ -98,23 +98,6 @@ def test_the_smallest_share_is_one() -> None:
     assert [bucket.limit for bucket in buckets(whole, limited, "m")] == [1]
 
 
-def test_the_last_minute_of_the_ledger_is_told_by_bucket(worker: Bench) -> None:
-    tree = load_config_of(worker, limit_req_per_min=60, limit_tokens_per_min=1000)
-    rows = [("openai", "dear", "m", 40, 5.0), ("openai", "dear", "m", 2, 50.0), ("gone", "x", "m", 9, 1.0), ("openai", "left", "m", 9, 1.0)]  # fmt: skip
-    assert seed_rows(tree.providers, rows) == {
-        "openai/dear|requests": [(5.0, 1), (50.0, 1)],
-        "openai/dear|tokens": [(5.0, 40), (50.0, 2)],
-    }
-
-
-def load_config_of(worker: Bench, **limits: int) -> Config:
-    tree = worker.config.model_dump(exclude_unset=True)
-    for one in tree["providers"][0]["keys"]:
-        one["secret"] = "sk"
-        one.update(limits)
-    return Config.model_validate(tree)
-
-
 # What may be used
 
 
@@ -151,6 +134,17 @@ def test_a_model_that_is_gone_is_left_out_for_ten_minutes_and_its_fallback_taken
     assert ring.models_to_try("old") == []
     now[0] += REMEMBER_SECONDS
     assert ring.models_to_try("old") == ["old", "new"]
+
+
+def test_what_is_kept_in_mind_of_models_does_not_grow_with_their_names(worker: Bench) -> None:
+    ring = worker.keys()
+    for number in range(MOST_MODELS + 50):
+        ring.usable(f"model-{number}")
+        ring.remember_model(f"gone-{number}", NO_MODEL)
+        ring.remember_key_model("openai/cheap", f"closed-{number}", NOT_FOR_YOU)
+    assert [len(kept) for kept in (ring._limited, ring._models, ring._key_models)] == [MOST_MODELS] * 3
+    assert ring.model_gone(f"gone-{MOST_MODELS + 49}") == NO_MODEL
+    assert "openai/cheap" not in names(worker, f"closed-{MOST_MODELS + 49}")
 
 
 # Quarantine

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
 import redis
+from sqlalchemy.engine import Connection
 
 from models.config import Config
 from models.config_file import load_config_text
+from models.states import Outcome
+from models.tables import attempts
 from tests.worker.bench import Bench
+from worker.limits.limiter import Charge, Grant, Wait, Want
 from worker.ruling import Word
 
 DATABASES = ["sqlite"]
@@ -80,6 +85,103 @@ def test_the_word_survives_a_redis_that_forgot_it(start_worker: Start, valkey_ur
         client.flushall()
     refresh(old, new, old)
     assert limits(old) == {"p/k|requests": 60}
+
+
+def forget(valkey_url: str) -> None:
+    with contextlib.closing(redis.Redis.from_url(valkey_url)) as client:
+        client.flushall()
+
+
+def test_an_older_worker_never_goes_back_to_its_own_limits_when_redis_forgets(
+    start_worker: Start, valkey_url: str
+) -> None:
+    old = start_worker(config(limit_req_per_min=600))
+    start_worker(config(limit_req_per_min=60))
+    refresh(old)
+    forget(valkey_url)
+    for _ in range(2):
+        refresh(old)  # the newer one has nothing to say yet
+        assert limits(old) == {"p/k|requests": 60}
+
+
+def test_what_redis_forgot_and_an_older_worker_tells_does_not_rule_one_that_started_later(
+    start_worker: Start, valkey_url: str
+) -> None:
+    word = msgspec.msgpack.encode(Word(500, {"requests": 5}, {}))
+    with contextlib.closing(redis.Redis.from_url(valkey_url)) as client:
+        client.hset("{truckllm}:limits-of", "p/k", word)
+    old = start_worker(config(limit_req_per_min=600))
+    middle = start_worker(config(limit_req_per_min=60))
+    refresh(old)
+    forget(valkey_url)
+    new = start_worker(config(limit_req_per_min=300))  # before the others speak
+    refresh(old, middle, new, old, middle)
+    assert limits(old) == limits(middle) == limits(new) == {"p/k|requests": 300}
+
+
+def ask(worker: Bench, name: str, tokens: int = 0) -> Any:
+    (answer,) = worker.run(worker.limiter.reserve([Want(name, Charge(1, tokens, tokens, tokens), worker.keys("p").usable("m"))]))  # fmt: skip
+    return answer
+
+
+def test_from_the_moment_that_a_new_worker_rules_no_older_one_is_granted_more_than_its_limits(
+    start_worker: Start,
+) -> None:
+    old = start_worker(config(limit_req_per_min=6000))
+    granted = [isinstance(ask(old, f"a{number}"), Grant) for number in range(5)]
+    assert all(granted)
+    new = start_worker(config(limit_req_per_min=6))
+    answers = [ask(worker, f"b{number}") for number in range(10) for worker in (old, new)]
+    assert sum(isinstance(answer, Grant) for answer in answers) <= 1  # five of the six of this minute were before
+    assert limits(old) == {"p/k|requests": 6}
+
+
+def test_a_limit_that_is_raised_is_the_older_ones_too_at_their_next_question(start_worker: Start) -> None:
+    old = start_worker(config(limit_req_per_min=1))
+    assert isinstance(ask(old, "a"), Grant)
+    start_worker(config(limit_req_per_min=6000))
+    assert isinstance(ask(old, "b"), Wait)
+    assert isinstance(ask(old, "c"), Grant)
+
+
+def test_an_older_worker_begins_an_empty_redis_with_all_that_the_ruling_limits_count(
+    start_worker: Start, valkey_url: str
+) -> None:
+    old = start_worker(config(limit_req_per_min=600))
+    new = start_worker(config(limit_req_per_min=600, limit_tokens_per_min=1000, model_limit=20))
+    refresh(old)
+    announce(new, tokens=900)
+    forget(valkey_url)
+    until_asked_of_the_ledger(old)
+    (room,) = old.run(old.limiter.room(old.keys("p").usable("m")))
+    assert {one.bucket.id: one.booked for one in room.buckets} == {
+        "p/k|requests": 1,
+        "p/k|tokens": 900,
+        "p/k|m|requests": 1,
+    }
+
+
+def until_asked_of_the_ledger(worker: Bench) -> None:
+    """Asks for what never fits, until it is known what the last minute held."""
+    deadline = time.monotonic() + 10
+    while not any(one.booked for one in worker.run(worker.limiter.room(worker.keys("p").usable("m")))[0].buckets):
+        ask(worker, "big", tokens=999)
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def announce(worker: Bench, tokens: int) -> None:
+    """A call of now, as the ledger has it."""
+
+    def write(connection: Connection) -> None:
+        connection.execute(
+            attempts.insert().values(
+                id=1, job_id=1, batch_id=1, epoch=1, provider="p", key_id="k", requested_model="m",
+                outcome=Outcome.UNKNOWN, booked_tokens=tokens, started_at=worker.recorder.now(),
+            )
+        )  # fmt: skip
+
+    worker.run(worker.recorder.call(write))
 
 
 def test_what_a_worker_of_a_database_that_is_gone_has_said_rules_nobody_for_ever(

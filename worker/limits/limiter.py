@@ -14,7 +14,6 @@ was kept out longest has its turn, so that neither big calls nor one worker can 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
 import secrets
@@ -26,16 +25,19 @@ import msgspec
 import redis.asyncio
 
 from models.clocks import awake_clock
-from worker.limits.server import TAG, Script, connect
+from worker.limits.beginnings import Beginnings
+from worker.limits.question import Question
+from worker.limits.server import Script, connect
 from worker.limits.shapes import (
-    UNITS,
     Bucket,
     BucketRoom,
     Charge,
     Grant,
     KeyRoom,
     LimitedKey,
+    OthersFunction,
     RestartFunction,
+    RuledFunction,
     SeedFunction,
     Settlement,
     TooLarge,
@@ -65,11 +67,9 @@ log = logging.getLogger(__name__)
 
 MOST_WANTS = 64
 HORIZON = 1.0
-LATE_SECONDS = 0.3  # a call's start has been written down by then, also where the database is busy
+ROUND_TRIP = 0.25  # seconds that an answer may have been on its way without what it grants being late
 STEADY_SECONDS = 300.0  # for so long two clocks that nobody sets go alike
-SEED_TIMEOUT = 3.0  # seconds the seed function may take
-UNTOLD_SECONDS = 62.0  # a window, and the second that calls are granted ahead
-SEED_LOCK = 5_000  # milliseconds; longer than SEED_TIMEOUT, so that two never seed at once
+DECIDED, UNKNOWN, RULED = 0, 1, 2  # what reserve.lua's answer begins with
 SEVERAL, SHARE, LONG_RETRY = (
     3,
     0.01,
@@ -78,7 +78,6 @@ SEVERAL, SHARE, LONG_RETRY = (
 
 _RESERVE = Script("bucket.lua", "reserve.lua")
 _SETTLE = Script("bucket.lua", "settle.lua")
-_SEED = Script("bucket.lua", "seed.lua")
 _COOL = Script("bucket.lua", "cool.lua")
 _BLOCK = Script("bucket.lua", "block.lua")
 _DROP = Script("bucket.lua", "drop.lua")
@@ -89,8 +88,10 @@ class Limiter:
     """The limiter of one worker process; all that share a Redis share the buckets.
 
     `seed` tells the last minute of buckets Redis has never seen, or not since its last restart (None: they start empty); while
-    it can't, nothing starts on them. `restarted` is awaited after a restart of the server, before anything starts. `clock` is the caller's, on which `Grant.start_at` is told. `server_time` replaces the
-    server's clock, for tests in virtual time: production passes none.
+    it can't, nothing starts on them. `restarted` is awaited after a restart of the server, before anything starts. `others` names
+    the other workers alive, as they were told to `meet`; who isn't met may still hold calls granted before a restart. `ruled` is
+    awaited when other limits hold than those of the keys asked for. `clock` is the caller's, on which `Grant.start_at` is told.
+    `server_time` replaces the server's clock, for tests in virtual time: production passes none.
     """
 
     def __init__(
@@ -99,6 +100,8 @@ class Limiter:
         *,
         seed: SeedFunction | None = None,
         restarted: RestartFunction | None = None,
+        others: OthersFunction | None = None,
+        ruled: RuledFunction | None = None,
         pace: float = 0.985,
         horizon: float = HORIZON,
         clock: Callable[[], float] = time.monotonic,
@@ -107,7 +110,8 @@ class Limiter:
     ) -> None:
         self._client = client
         self._seed = seed
-        self._on_restart = restarted
+        self._restarted = restarted
+        self._ruled = ruled
         self._pace = pace
         self._horizon = horizon
         self._clock = clock
@@ -116,9 +120,15 @@ class Limiter:
         self._worker = secrets.token_hex(6)
         self._steady = clock if server_time is not None else awake_clock
         self._heard: tuple[float, float] | None = None  # the server's time, and ours when it was asked for it
-        self._run_of_server: str | None = None
-        self._restarted = float("-inf")
-        self._untold: dict[str, float] = {}  # buckets the ledger could not be asked about, and since when
+        self._beginnings = Beginnings(
+            client,
+            seed=seed,
+            restarted=self._tell_again,
+            others=others,
+            steady=self._steady,
+            now=self._now,
+            ahead=horizon,
+        )
         self._cooling: dict[str, float] = {}  # pools, and until when on our steady clock
 
     async def reserve(self, wants: Sequence[Want]) -> list[Grant | Wait | TooLarge]:
@@ -130,7 +140,7 @@ class Limiter:
         if len(wants) > MOST_WANTS:
             raise ValueError(f"{len(wants)} wants in one call; ask for at most {MOST_WANTS}")
         answers: dict[int, Grant | Wait | TooLarge] = {}
-        question = _Question()
+        question = Question()
         for place, want in enumerate(wants):
             if (hopeless := question.add(place, want)) is not None:
                 answers[place] = hopeless
@@ -138,6 +148,10 @@ class Limiter:
             for place, answer in zip(question.places, await self._ask(question, wants), strict=True):
                 answers[place] = answer
         return [answers[place] for place in range(len(wants))]
+
+    async def meet(self, name: str) -> None:
+        """Says that this worker starts anew: it holds no call that a server before this one granted. Raises redis errors."""
+        await self._beginnings.meet(name)
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         """Corrects the slots of finished calls to what they really took, and pacing by as much, up to its burst; slots
@@ -194,20 +208,21 @@ class Limiter:
             for n, key in enumerate(keys)
         ]
 
-    async def _ask(self, question: _Question, wants: Sequence[Want]) -> list[Grant | Wait | TooLarge]:
-        reply = await self._run(question, create=self._seed is None)
-        if await self._notice_restart(reply[1]):
+    async def _ask(self, question: Question, wants: Sequence[Want]) -> list[Grant | Wait | TooLarge]:
+        asked, reply = await self._run(question, create=self._seed is None)
+        if await self._beginnings.notice(reply[1]):
             return [self._wait(wants[place], 0, 0.25, 2) for place in question.places]
-        if reply[0] == 1:
-            # what was granted before a restart is on its way into the ledger
-            late = self._restarted + self._horizon + LATE_SECONDS - self._steady()
-            unknown = [question.bucket_ids[n - 1] for n in reply[3]]
-            if late > 0 or not await self._seed_unknown(unknown):
-                return [self._wait(wants[place], 0, max(late, 0.25), 2) for place in question.places]
-            reply = await self._run(question, create=False)
-            if reply[0] == 1:
-                return [self._wait(wants[place], 0, 0.25, 2) for place in question.places]
-        received = self._clock()
+        if reply[0] == UNKNOWN:
+            late = await self._beginnings.begin([question.bucket_ids[n - 1] for n in reply[3]])
+            if late > 0:
+                return [self._wait(wants[place], 0, late, 2) for place in question.places]
+            asked, reply = await self._run(question, create=False)
+        if reply[0] == RULED and self._ruled is not None:
+            await self._ruled()
+        if reply[0] != DECIDED:
+            return [self._wait(wants[place], 0, 0.25, 2) for place in question.places]
+        # What was on its way for long, starts late for what it is booked as; the caller leaves behind what is too late.
+        received = min(self._clock(), asked + ROUND_TRIP)
         answers: list[Grant | Wait | TooLarge] = []
         for n, place in enumerate(question.places):
             kind, seconds, extra = reply[3 * n + 3 : 3 * n + 6]
@@ -219,37 +234,26 @@ class Limiter:
                 answers.append(self._wait(want, kind, seconds, extra))
         return answers
 
-    async def _run(self, question: _Question, *, create: bool) -> list[Any]:
+    async def _run(self, question: Question, *, create: bool) -> tuple[float, list[Any]]:
+        """When it was asked, on the caller's clock, and what reserve.lua said."""
         # The drains of two providers in one process take turns like two workers, where they share a pool.
         caller = f"{self._worker}:{question.keys[0].name.partition('/')[0]}"
-        asked = self._steady()
+        at, asked = self._clock(), self._steady()
         packed = await _RESERVE.run(
-            self._client, self._now(), self._horizon, self._pace, create, caller, *question.args()
+            self._client, self._now(), self._horizon, self._pace, create, question.rules, caller, *question.args()
         )
         reply: list[Any] = msgspec.msgpack.decode(packed)
         self._heard = float(reply[2]), asked
-        return reply
+        return at, reply
 
-    async def _notice_restart(self, run: str) -> bool:
-        """Whether the server has been started again since the last answer. It is told which keys are out of use and which
-        pools cool; what was granted just now, was granted without knowing."""
-        if self._run_of_server in (None, run):
-            self._run_of_server = run
-            return False
-        now = self._restarted = self._steady()
-        try:
-            if self._on_restart is not None:
-                await self._on_restart()
-        except Exception as error:
-            log.warning(
-                "nothing starts: a Redis that came back could not be told what it must know (%s)", type(error).__name__
-            )
-            return True
+    async def _tell_again(self) -> None:
+        """Tells a server that was started again which keys are out of use and which pools cool."""
+        if self._restarted is not None:
+            await self._restarted()
+        now = self._steady()
         self._cooling = {pool: until for pool, until in self._cooling.items() if until > now}
         for pool, until in self._cooling.items():
             await _COOL.run(self._client, self._now(), pool, [], until - now, True, SEVERAL, SHARE, -1.0)
-        self._run_of_server = run
-        return True
 
     def _wait(self, want: Want, kind: int, seconds: float, state: int) -> Wait:
         """Turns the earliest start the script saw into the time to ask again, never after that start: what nobody asks for
@@ -265,34 +269,6 @@ class Limiter:
             pause = max((seconds - self._horizon / 4) / 1.2, 0.05)
         return Wait(want.id, pause * spread, state == 1, "cooling" if kind == -1 else "limit")
 
-    async def _seed_unknown(self, unknown: list[str]) -> bool:
-        """Tells Redis the last minute of buckets it has never seen; False if another worker is doing so just now, or if the
-        ledger can't tell. Where it couldn't for a minute, nothing has started in that minute, and the bucket begins empty."""
-        assert self._seed is not None
-        token = secrets.token_hex(8)
-        if not await self._client.set(f"{TAG}:l:seed", token, nx=True, px=SEED_LOCK):
-            return False
-        # Another worker may have done it between the question and the lock.
-        unknown = [id_ for id_ in unknown if not await self._client.exists(f"{TAG}:b:{id_}")]
-        try:
-            async with asyncio.timeout(SEED_TIMEOUT):
-                past = await self._seed(unknown) if unknown else {}
-        except Exception as error:
-            now = self._steady()
-            since = [self._untold.setdefault(id_, now) for id_ in unknown]
-            if now - max(since) <= UNTOLD_SECONDS:
-                log.warning(
-                    "nothing starts: the ledger could not tell the limits' last minute (%s)", type(error).__name__
-                )
-                await _SEED.run(self._client, self._now(), [], [], "l:seed", token)
-                return False
-            past = {}
-        for id_ in unknown:
-            self._untold.pop(id_, None)
-        flat = [[number for pair in past.get(id_, ()) for number in pair] for id_ in unknown]
-        await _SEED.run(self._client, self._now(), unknown, flat, "l:seed", token)
-        return True
-
     def _now(self) -> tuple[float | bool, float | bool]:
         """What every script begins with: the time, if it isn't the server's own, and what it should be at the latest."""
         expected: float | bool = False
@@ -302,107 +278,3 @@ class Limiter:
             if elapsed < STEADY_SECONDS:
                 expected = told + elapsed
         return (False if self._server_time is None else self._server_time()), expected
-
-
-class _Question:
-    """The wants of one call with their keys and buckets named once each, as reserve.lua reads them."""
-
-    def __init__(self) -> None:
-        self.places: list[int] = []
-        self.keys: list[LimitedKey] = []
-        self.bucket_ids: list[str] = []
-        self._bucket_units: list[int] = []
-        self._bucket_limits: list[int] = []
-        self._bucket_index: dict[str, int] = {}
-        self._key_index: dict[LimitedKey, int] = {}
-        self._members: list[list[int]] = []
-        self._sets: list[list[int]] = []
-        self._set_index: dict[tuple[LimitedKey, ...], int] = {}
-        self._known: dict[int, tuple[int, tuple[int, int, int, int]]] = {}
-        self._want_ids: list[str] = []
-        self._want_sets: list[int] = []
-        self._charges: list[int] = []
-
-    def add(self, place: int, want: Want) -> TooLarge | None:
-        """Takes one want in, or says that no key could ever take it. Raises ValueError if it has no key at all."""
-        if not want.keys:
-            raise ValueError(f"want {want.id} names no key")
-        charge = want.charge
-        amounts = (charge.requests, charge.tokens, charge.input_tokens, charge.output_tokens)
-        # Wants of one model share the very same tuple of keys, so most are found by identity.
-        known = self._known.get(id(want.keys))
-        if known is None:
-            known = self._known[id(want.keys)] = (self._set(want.keys), _least_limits(want.keys))
-        chosen, least = known
-        if any(amount > limit for amount, limit in zip(amounts, least, strict=True)):
-            able = tuple(key for key in want.keys if all(charge.of(b.unit) <= b.limit for b in key.buckets))
-            if not able:
-                return _too_large(want)
-            chosen = self._set(able)
-        self.places.append(place)
-        self._want_ids.append(want.id)
-        self._want_sets.append(chosen)
-        self._charges.extend(amounts)
-        return None
-
-    def args(self) -> tuple[object, ...]:
-        """From the bucket ids on, in the order of reserve.lua's list."""
-        return (
-            self.bucket_ids,
-            self._bucket_units,
-            self._bucket_limits,
-            [key.lock for key in self.keys],
-            [key.pool for key in self.keys],
-            [key.rank for key in self.keys],
-            self._members,
-            self._sets,
-            self._want_ids,
-            self._want_sets,
-            self._charges,
-        )
-
-    def _set(self, keys: tuple[LimitedKey, ...]) -> int:
-        index = self._set_index.get(keys)
-        if index is None:
-            self._sets.append([self._key(key) for key in sorted(keys, key=lambda key: key.rank)])
-            index = self._set_index[keys] = len(self._sets)
-        return index
-
-    def _key(self, key: LimitedKey) -> int:
-        index = self._key_index.get(key)
-        if index is None:
-            self.keys.append(key)
-            self._members.append([self._bucket(bucket) for bucket in key.buckets])
-            index = self._key_index[key] = len(self.keys)
-        return index
-
-    def _bucket(self, bucket: Bucket) -> int:
-        index = self._bucket_index.get(bucket.id)
-        if index is None:
-            self.bucket_ids.append(bucket.id)
-            self._bucket_units.append(UNITS.index(bucket.unit) + 1)
-            self._bucket_limits.append(bucket.limit)
-            index = self._bucket_index[bucket.id] = len(self.bucket_ids)
-        return index
-
-
-def _least_limits(keys: tuple[LimitedKey, ...]) -> tuple[int, int, int, int]:
-    """By unit, the smallest limit on any of `keys`: what is below it fits them all."""
-    least = dict.fromkeys(UNITS, 2**62)
-    for key in keys:
-        for bucket in key.buckets:
-            least[bucket.unit] = min(least[bucket.unit], bucket.limit)
-    return least["requests"], least["tokens"], least["input_tokens"], least["output_tokens"]
-
-
-def _too_large(want: Want) -> TooLarge:
-    """Names the bucket that refuses the want on the key that comes nearest to taking it."""
-    worst = [
-        max(
-            (b for b in key.buckets if want.charge.of(b.unit) > b.limit),
-            key=lambda b: want.charge.of(b.unit) / max(b.limit, 1),
-        )
-        for key in want.keys
-    ]
-    nearest = min(worst, key=lambda bucket: want.charge.of(bucket.unit) / max(bucket.limit, 1))
-    return TooLarge(want.id, nearest.unit, want.charge.of(nearest.unit), nearest.limit)

@@ -1,15 +1,16 @@
 -- Grants wants their start times and keys, or says how long until it makes sense to ask again. See limiter.py.
 --
--- args: now, horizon, pace, create, worker, bucket ids, bucket units, bucket limits,
+-- args: now, horizon, pace, create, rules (the mark that the limits were made by, or false), worker, bucket ids, bucket units, bucket limits,
 --       key names, key pools, key ranks, buckets of each key, key sets (cheapest first), want ids, want sets, charges (4 a want)
--- reply: {1, run, now, indexes of buckets never seen}: nothing was booked; or
+-- reply: {1, run, now, indexes of buckets never seen}, or {2, run, now} if other rules hold: nothing was booked; or
 --        {0, run, now, a, b, c, a, b, c, ...}, three numbers a want:
 --          key index, start in seconds from now, slot         granted
 --          0 limit | -1 cooling | -2 blocked, seconds, 0 | 1 holds | 2 kept out by another
-local horizon, pace, create, worker = args[2], args[3], args[4], args[5]
-local ids, units, limits = args[6], args[7], args[8]
-local names, pools, ranks, members, sets = args[9], args[10], args[11], args[12], args[13]
-local want_ids, want_sets, charges = args[14], args[15], args[16]
+local horizon, pace, create, rules, worker = args[2], args[3], args[4], args[5], args[6]
+local ids, units, limits = args[7], args[8], args[9]
+local names, pools, ranks, members, sets = args[10], args[11], args[12], args[13], args[14]
+local want_ids, want_sets, charges = args[15], args[16], args[17]
+if rules and redis.call('GET', PREFIX .. 'limits-mark') ~= rules then return cmsgpack.pack({2, run, now}) end
 local latest = now + horizon + 1e-6
 local OVERSIZE = 0.25   -- of the burst: smaller ones always find a gap under saturation, bigger ones need a hold to
 

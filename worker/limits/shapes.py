@@ -5,7 +5,7 @@ Says nothing about how a bucket is kept: that is bucket.lua's business.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +14,12 @@ UNITS: tuple[Unit, ...] = ("requests", "tokens", "input_tokens", "output_tokens"
 
 RestartFunction = Callable[[], Awaitable[None]]
 """Tells a server that was started again what it has to know before a call may start."""
+
+OthersFunction = Callable[[], Awaitable[Collection[str]]]
+"""Names the other workers that are alive, or not yet known to be dead."""
+
+RuledFunction = Callable[[], Awaitable[None]]
+"""Learns which limits hold now."""
 
 SeedFunction = Callable[[Sequence[str]], Awaitable[Mapping[str, Sequence[tuple[float, int]]]]]
 """Bucket ids -> for each the (age in seconds, amount) of what the ledger saw start in the last 60 s."""
@@ -45,13 +51,15 @@ class Charge:
 @dataclass(frozen=True, slots=True)
 class LimitedKey:
     """A key a call may go out on: `name` is "provider/key_id", `pool` is what cools together, a lower `rank` is taken
-    first, and a key without buckets is free. `mark` tells its secret from an earlier one: a block is for one secret."""
+    first, and a key without buckets is free. `mark` tells its secret from an earlier one: a block is for one secret. `rules` is
+    the state of all workers' limits that its buckets were made by; nothing is granted by an earlier one ("": by any)."""
 
     name: str
     pool: str
     buckets: tuple[Bucket, ...]
     rank: int = 0
     mark: str = ""
+    rules: str = ""
 
     @property
     def lock(self) -> str:

@@ -142,6 +142,91 @@ def test_after_a_restart_the_ledger_is_asked_only_once_all_granted_calls_are_in_
     virtual.run(story)
 
 
+def others(*names):
+    async def tell():
+        return set(names)
+
+    return tell
+
+
+def test_a_new_worker_waits_for_the_grants_of_one_that_lived_before_the_server(virtual):
+    async def story(world):
+        one, ledger = virtual.key("p/k", requests=600), Ledger()
+        old = await world.limiter(seed=ledger, others=others())
+        await old.meet("0")
+        client = connect(world.url)
+        await client.set("{truckllm}:run", "earlier")
+        await old.meet("1")
+        await world.ask(old, world.want([one]))
+        await client.flushall()
+        new = await world.limiter(seed=ledger, others=others("1"))
+        await new.meet("2")
+        # what the old one was granted a second ahead isn't in the ledger yet
+        asked, began = len(ledger.asked), world.now
+        grant = await world.until_granted(new, world.want([one]))
+        assert 1.3 <= world.now - began < 1.8
+        assert grant.start_at >= began + 1.3
+        assert len(ledger.asked) == asked + 1
+        # later on nobody waits: not for other buckets, and a third one not for the old, which has met the new server by then
+        await world.until_granted(old, world.want([one]))
+        another = virtual.key("p/l", requests=600)
+        assert isinstance((await world.ask(new, world.want([another])))[0], Grant)
+        world.now += 2
+        last = virtual.key("p/m", requests=600)
+        await world.until_granted(old, world.want([last]))
+        third = await world.limiter(seed=ledger, others=others("1", "2"))
+        await third.meet("3")
+        (grant,) = await world.ask(third, world.want([virtual.key("p/n", requests=600)]))
+        assert isinstance(grant, Grant)
+        await client.aclose()
+
+    virtual.run(story)
+
+
+def test_workers_that_start_together_on_a_new_server_wait_for_nobody(virtual):
+    async def story(world):
+        names = ("1", "2", "3")
+        limiters = [await world.limiter(seed=Ledger(), others=others(*{*names} - {name})) for name in names]
+        for limiter, name in zip(limiters, names, strict=True):
+            await limiter.meet(name)
+        for number, limiter in enumerate(limiters):
+            (grant,) = await world.ask(limiter, world.want([virtual.key(f"p/k{number}", requests=600)]))
+            assert isinstance(grant, Grant)
+
+    virtual.run(story)
+
+
+def test_a_server_that_does_not_tell_its_runs_is_never_begun_at_once(virtual):
+    async def story(world):
+        one, ledger = virtual.key("p/k", requests=600), Ledger()
+        limiter = await world.limiter(seed=ledger, others=others())
+        await limiter.meet("1")
+        client = connect(world.url)
+        for _ in range(2):
+            await client.flushall()  # also the run that its connection had told
+            began = world.now
+            await world.until_granted(limiter, world.want([one]))
+            assert 1.3 <= world.now - began < 3
+            world.now += 60
+        await client.aclose()
+
+    virtual.run(story)
+
+
+def test_who_else_is_at_work_being_unknown_counts_as_somebody(virtual):
+    async def story(world):
+        async def away():
+            raise RuntimeError("away")
+
+        limiter = await world.limiter(seed=Ledger(), others=away)
+        await limiter.meet("1")
+        began = world.now
+        await world.until_granted(limiter, world.want([virtual.key("p/k", requests=600)]))
+        assert 1.3 <= world.now - began < 1.8
+
+    virtual.run(story)
+
+
 def test_a_pool_that_cools_still_cools_after_a_restart_without_data(virtual):
     async def story(world):
         one = virtual.key("p/k", requests=600)

@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,51 @@ def test_no_answer_within_the_timeout_is_an_error(virtual):
         await client.aclose()
         await admin.ping()
         await admin.aclose()
+
+    virtual.run(story)
+
+
+def test_a_grant_that_was_long_on_its_way_starts_when_it_is_booked_not_when_it_arrives(virtual):
+    async def story(world):
+        limiter, one = await world.limiter(), virtual.key("p/k", requests=600)
+        send = limiter._client.execute_command
+
+        async def slowly(*command):
+            reply = await send(*command)
+            world.now += 3
+            return reply
+
+        limiter._client.execute_command = slowly
+        (grant,) = await world.ask(limiter, world.want([one]))
+        assert grant.start_at < world.now - 2, "its caller sees that it is too late"
+
+    virtual.run(story)
+
+
+def test_keys_that_go_by_earlier_limits_are_granted_nothing(virtual):
+    async def story(world):
+        told = []
+
+        async def ruled():
+            told.append(world.now)
+
+        limiter, client = await world.limiter(ruled=ruled), connect(world.url)
+        one = virtual.key("p/k", requests=600)
+        await client.set("{truckllm}:limits-mark", "new")
+        (wait,) = await world.ask(limiter, world.want([replace(one, rules="old")]))
+        assert isinstance(wait, Wait)
+        answers = await world.ask(
+            limiter, world.want([replace(one, rules="old")]), world.want([replace(one, rules="new")])
+        )
+        assert all(isinstance(answer, Wait) for answer in answers)
+        assert len(told) == 2
+        for rules in ("new", ""):
+            (grant,) = await world.ask(limiter, world.want([replace(one, rules=rules)]))
+            assert isinstance(grant, Grant)
+        await client.delete("{truckllm}:limits-mark")
+        (wait,) = await world.ask(limiter, world.want([replace(one, rules="new")]))
+        assert isinstance(wait, Wait), "a server that has lost the limits is told them first"
+        await client.aclose()
 
     virtual.run(story)
 

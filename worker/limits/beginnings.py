@@ -1,0 +1,164 @@
+"""How a bucket begins that Redis doesn't know: with what the ledger saw start in its last minute, once all that is in there.
+
+It grants nothing. A server is known by its run: after a restart nothing it has kept is believed, so all its buckets begin anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Sequence
+
+import redis.asyncio
+
+from worker.limits.server import RUN_DAYS, TAG, Script
+from worker.limits.shapes import OthersFunction, RestartFunction, SeedFunction
+
+log = logging.getLogger("worker.limits.limiter")
+
+LATE_SECONDS = 0.3  # a call's start has been written down by then, also where the database is busy
+SEED_TIMEOUT = 3.0  # seconds the seed function may take
+UNTOLD_SECONDS = 62.0  # a window, and the second that calls are granted ahead
+SEED_LOCK = 5_000  # milliseconds; longer than SEED_TIMEOUT, so that two never seed at once
+ASK_AGAIN = 0.25
+ANEW_SECONDS = 10.0
+
+_SEED = Script("bucket.lua", "seed.lua")
+
+Now = Callable[[], tuple[float | bool, float | bool]]
+
+
+class Beginnings:
+    """One worker's part. `steady` is its clock, `now` what every script begins with, `ahead` the seconds that calls are granted
+    ahead; `seed`, `restarted` and `others` as the limiter was given them."""
+
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        *,
+        seed: SeedFunction | None,
+        restarted: RestartFunction,
+        others: OthersFunction | None,
+        steady: Callable[[], float],
+        now: Now,
+        ahead: float,
+    ) -> None:
+        self._client = client
+        self._seed = seed
+        self._on_restart = restarted
+        self._others = others
+        self._steady = steady
+        self._now = now
+        self._settling = ahead + LATE_SECONDS
+        self._run: str | None = None
+        self._changed = float("-inf")
+        self._asked: tuple[float, float] | None = (
+            None  # when it first and last met buckets that the server doesn't know
+        )
+        self._name: str | None = None
+        self._untold: dict[str, float] = {}  # buckets the ledger could not be asked about, and since when
+
+    async def meet(self, name: str) -> None:
+        """Says that the worker of this name holds no call that was granted by an earlier run of the server. Raises redis errors."""
+        self._name = name
+        met = await self._met()
+        await self._client.sadd(met, name)
+        await self._client.expire(met, 86_400 * RUN_DAYS)
+
+    async def notice(self, run: str) -> bool:
+        """Whether the server has been started again since the last answer. It is told what it must know; what was granted just
+        now, was granted without knowing."""
+        if self._run in (None, run):
+            self._run = run
+            return False
+        self._changed = self._steady()
+        try:
+            await self._on_restart()
+        except Exception as error:
+            log.warning(
+                "nothing starts: a Redis that came back could not be told what it must know (%s)", type(error).__name__
+            )
+            return True
+        self._run = run
+        return True
+
+    async def begin(self, unknown: Sequence[str]) -> float:
+        """Tells Redis the last minute of buckets it has never seen: 0.0 when they may be asked for now, else the seconds after which
+        to try again: another worker is doing so just now, the ledger can't tell, or isn't complete yet."""
+        if (late := await self._late()) > 0:
+            return max(late, ASK_AGAIN)
+        return 0.0 if await self._tell(unknown) else ASK_AGAIN
+
+    async def _late(self) -> float:
+        """Seconds until what an earlier run of the server granted is in the ledger or will never start: that is told just before the
+        start, which lies up to a second ahead. Where nobody is about who could hold such a grant, nobody waits."""
+        now = self._steady()
+        if (late := self._changed + self._settling - now) > 0:
+            return late
+        if self._changed > float("-inf"):
+            self._changed = float("-inf")
+            await self._meet_again()
+        if self._asked is None or not (self._run or now - self._asked[1] < ANEW_SECONDS):
+            # a server that doesn't tell its runs may have been started again whenever it knows nothing
+            self._asked = now, now
+        self._asked = self._asked[0], now
+        if self._asked[0] + self._settling <= now or not await self._grants_abroad():
+            return 0.0
+        return ASK_AGAIN
+
+    async def _grants_abroad(self) -> bool:
+        """Whether some worker may hold calls that an earlier run of the server granted."""
+        if not self._run:
+            return True
+        if self._others is None:
+            return False
+        try:
+            others = set(await self._others())
+        except Exception as error:
+            log.info("who else is at work could not be asked: %s", type(error).__name__)
+            return True
+        if others:
+            await self._meet_again()
+            others -= {_text(name) for name in await self._client.smembers(await self._met())}
+        return bool(others)
+
+    async def _meet_again(self) -> None:
+        if self._name is not None:
+            await self.meet(self._name)
+
+    async def _met(self) -> str:
+        run = await self._client.get(f"{TAG}:run")
+        return f"{TAG}:met:{_text(run or b'')}"
+
+    async def _tell(self, unknown: Sequence[str]) -> bool:
+        """False if another worker is telling just now, or if the ledger can't. Where it couldn't for a minute, nothing has started
+        in that minute, and the bucket begins empty."""
+        assert self._seed is not None
+        token = secrets.token_hex(8)
+        if not await self._client.set(f"{TAG}:l:seed", token, nx=True, px=SEED_LOCK):
+            return False
+        # Another worker may have done it between the question and the lock.
+        unknown = [id_ for id_ in unknown if not await self._client.exists(f"{TAG}:b:{id_}")]
+        try:
+            async with asyncio.timeout(SEED_TIMEOUT):
+                past = await self._seed(unknown) if unknown else {}
+        except Exception as error:
+            now = self._steady()
+            since = [self._untold.setdefault(id_, now) for id_ in unknown]
+            if now - max(since) <= UNTOLD_SECONDS:
+                log.warning(
+                    "nothing starts: the ledger could not tell the limits' last minute (%s)", type(error).__name__
+                )
+                await _SEED.run(self._client, self._now(), [], [], "l:seed", token)
+                return False
+            past = {}
+        for id_ in unknown:
+            self._untold.pop(id_, None)
+        flat = [[number for pair in past.get(id_, ()) for number in pair] for id_ in unknown]
+        await _SEED.run(self._client, self._now(), unknown, flat, "l:seed", token)
+        return True
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
