@@ -1,4 +1,4 @@
-"""The page of features says each sentence of the providers guide and proves it: every row names tests that are there and that run.
+"""The page of features says each sentence of the providers guide and proves it: every row names tests or attacks that are there and run.
 
 Whether a test shows what its row says is for people to judge.
 """
@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.registry import scenarios
+
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "features.md").read_text()
 PROOF = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
+ATTACK = re.compile(r"`make chaos`: `([\w-]+)`")
 
 GUIDE: dict[str, tuple[str, ...]] = {
     "# Providers": (
@@ -113,7 +116,14 @@ GUIDE: dict[str, tuple[str, ...]] = {
 """The guide's headings and what stands below each. Its first one is a section here, below the page's own title."""
 
 
-BEYOND = ("Provider features", "Plugins", "Lines and translation", "Routes and money", "Rerun and steering")
+BEYOND = (
+    "Provider features",
+    "Plugins",
+    "Lines and translation",
+    "Routes and money",
+    "Rerun and steering",
+    "Under fire",
+)
 """What else was asked for; the page's last sections."""
 
 
@@ -190,7 +200,7 @@ def test_every_row_says_what_how_and_by_which_tests() -> None:
         assert len(row) == 3, row
         assert all(row), row
         proofs = row[2].split("<br>")
-        assert all(PROOF.fullmatch(proof) for proof in proofs), row
+        assert all(PROOF.fullmatch(proof) or ATTACK.fullmatch(proof) for proof in proofs), row
         assert len(set(proofs)) == len(proofs), row
 
 
@@ -201,6 +211,10 @@ def test_every_proof_is_a_test_that_is_there_and_runs() -> None:
     assert missing == []
     faults = {f"{path}::{name}": why for path, name in named if (why := fault(parsed(path), name))}
     assert faults == {}
+
+
+def test_every_attack_is_a_scenario_and_every_scenario_proves_something() -> None:
+    assert set(ATTACK.findall(PAGE)) == set(scenarios())
 
 
 @pytest.mark.parametrize(
