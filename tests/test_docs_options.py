@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_docs import COMMANDS, PAGES, ROOT, with_its_own
+from tests.pages import PAGES, ROOT
+from tests.test_docs import COMMANDS, with_its_own
 
 EVERYWHERE = {"--help", "--version", "--install-completion", "--show-completion"}
 OTHERS = {
