@@ -50,6 +50,7 @@ def make_app(redis_url: str, providers: Sequence[str]) -> Celery:
         worker_prefetch_multiplier=1,
         worker_disable_rate_limits=True,
         worker_send_task_events=False,
+        worker_enable_remote_control=False,  # nobody needs it, and whoever can write to Redis could stop workers by it
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,

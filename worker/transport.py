@@ -1,7 +1,8 @@
 """Celery's way to Redis, without what kombu does for messages that must not be lost: a ticket may be.
 
-What is no ticket is dropped. It changes nothing else. kombu gives unacknowledged messages back while it closes a connection; with Redis away that fails half way,
-and ended the consumer. The janitor rings anyway.
+What is no ticket is dropped before Celery sees it: some of it would end the worker, and some would hold one of the places for tickets
+under way for ever. It changes nothing else. kombu gives unacknowledged messages back while it closes a connection; with Redis away that
+fails half way, and ended the consumer. The janitor rings anyway.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Any
 
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as kombu_redis
+
+from worker.tasks import clean_message, read_ticket
 
 log = logging.getLogger("truckllm.transport")
 
@@ -37,6 +40,8 @@ class Channel(kombu_redis.Channel):
             ValueError,
             TypeError,
             AttributeError,
+            LookupError,
+            RecursionError,
         ) as error:  # kombu takes what it can't read for the end of the consumer
             log.warning("something in a queue was no ticket, and is dropped: %s", type(error).__name__)
             return True
@@ -44,6 +49,14 @@ class Channel(kombu_redis.Channel):
 
 class Transport(kombu_redis.Transport):
     Channel = Channel
+
+    def _deliver(self, message: Any, queue: str) -> None:
+        """Hands a ticket on, written anew; drops what is none."""
+        ticket = read_ticket(message)
+        if ticket is None:
+            log.warning("something in a queue was no ticket, and is dropped")
+            return
+        super()._deliver(clean_message(ticket, queue), queue)  # type: ignore[no-untyped-call]
 
 
 def use() -> None:

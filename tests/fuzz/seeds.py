@@ -5,6 +5,7 @@ It changes none of them; hypothesis and the coverage-guided fuzzer do.
 
 from __future__ import annotations
 
+import base64
 import functools
 import gzip
 import io
@@ -15,7 +16,9 @@ import orjson
 import yaml
 import zstandard
 
+from models.queues import Ticket
 from tests.fuzz.targets import READERS, STATUSES
+from worker.tasks import clean_message
 
 _ROOT = Path(__file__).parents[2]
 _GOLDEN = _ROOT / "tests" / "worker" / "providers" / "golden"
@@ -97,6 +100,8 @@ def seeds(target: str) -> list[bytes]:
             return [orjson.dumps({"openai": {"base_url": "https://a", "listed_at": 1.5, "models": [model]}})]
         case "http-api":
             return list(_REQUESTS)
+        case "ticket":
+            return _tickets()
     raise KeyError(target)
 
 
@@ -147,6 +152,17 @@ def _event(event: Any) -> bytes:
         return b"data: [DONE]\n\n"
     name = f"event: {event['type']}\n".encode() if "type" in event else b""
     return name + b"data: " + orjson.dumps(event) + b"\n\n"
+
+
+def _tickets() -> list[bytes]:
+    """A ticket as Celery writes it, and some that only look like one."""
+    good = clean_message(Ticket(provider="openai", hops=0), "provider.openai")
+    found = [good]
+    for name, value in (("eta", "2030-01-01T00:00:00"), ("compression", "zlib"), ("task", [1]), ("timelimit", 5)):
+        found.append({**good, "headers": {**good["headers"], name: value}})
+    for arguments in ([[], {"provider": ["openai"], "hops": 0}, {}], [[], {"provider": "openai", "hops": -9}, {}], 5):
+        found.append({**good, "body": base64.b64encode(orjson.dumps(arguments)).decode()})
+    return [*map(orjson.dumps, found), b"{}", b"[]"]
 
 
 def _parquet() -> bytes:

@@ -27,11 +27,13 @@ from models.lanes import Lanes
 from models.request import EMBEDDINGS, Request, Response
 from submit.source import Source
 from tests.fuzz.http_api import asked
+from tests.fuzz.tickets import taken
 from worker.providers.base import Provider, Reply
 from worker.providers.claude import Claude
 from worker.providers.contract import NoSender, survives
 from worker.providers.gemini import Gemini
 from worker.providers.openai import OpenAI
+from worker.tasks import read_ticket
 
 SECRET = "canary.0123456789"
 """A key that looks like none. No message may tell it."""
@@ -169,6 +171,19 @@ def http_api(data: bytes) -> None:
         assert message
 
 
+def ticket(data: bytes) -> None:
+    """A message in a queue: a ticket, written anew without a stranger's words, or nothing at all."""
+    for message in taken(data):
+        found = read_ticket(message)
+        assert found is not None
+        assert found["hops"] >= 0
+        told = orjson.loads(data)
+        assert read_ticket(told) == found, "what is taken isn't what was sent"
+        theirs = {str(value) for value in told["headers"].values() if value} - {"truckllm.drain", "py"}
+        ours = orjson.dumps({**message, "body": ""}).decode()
+        assert not any(f'"{value}"' in ours for value in theirs if len(value) > 5), "a stranger's words come through"
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "lines": lines,
     "table": table,
@@ -177,6 +192,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "config": config,
     "kept-models": kept_models,
     "http-api": http_api,
+    "ticket": ticket,
     **{f"reply-{name}": (lambda data, name=name: reply(name, data)) for name in READERS},  # type: ignore[misc]
 }
 """All of them, by the name that `make fuzz` takes."""

@@ -213,6 +213,10 @@ FOUND: tuple[tuple[str, bytes], ...] = (
     ("kept-models", b'{"a":{"base_url":"b","listed_at":1,"models":[{"id":"c","retires_at":5}]}}'),
     ("kept-models", b'{"a":{"base_url":5,"listed_at":1' + b"0" * 400 + b',"models":[]}}'),
     ("kept-models", b"[" * 100_000),
+    # what ended a worker, and what held one of its places for tickets for ever
+    ("ticket", b"[" * 100_000),
+    ("ticket", b'{"a":' * 100_000),
+    ("ticket", b'{"properties": {"delivery_tag": {}}}'),
     # a half character in the pieces of a tool's arguments; pieces that are no text
     (
         "reply-claude",
