@@ -1,4 +1,4 @@
-"""submit_batch: all or nothing, found again, resumed after a crash, never paid twice by accident."""
+"""submit_batch: all or nothing, resumed after a crash."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -22,39 +21,14 @@ from models.config_file import load_config_text
 from models.database import Database, open_database
 from models.errors import ConflictError, InputError, StorageError, UsageError
 from models.states import BatchStatus
-from models.store import batches, budgets
-from models.store import jobs as job_store
+from models.store import batches
 from models.tables import batches as batch_table
 from models.tables import job_inputs, jobs
 from submit.producer import Submitted, submit_batch
 from tests.conftest import wait_for
-from tests.worker_by_hand import WorkerByHand
+from tests.submit.conftest import CONFIG, cap, prompts, status
 
-CONFIG = """
-providers:
-  - {id: openai, keys: [{id: oa-1, secret: "${NOT_SET_ANYWHERE}", limit_req_per_min: 1, limit_tokens_per_min: 1, pricing: &free {input_token_cost: 0, output_token_cost: 0}}]}
-  - {id: claude, keys: [{id: cl-1, secret: s-2, limit_req_per_min: 1, limit_tokens_per_min: 1, pricing: *free}]}
-"""
-
-
-@pytest.fixture
-def config() -> Config:
-    return load_config_text(CONFIG, secrets=False)
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = tmp_path / "home"
-    monkeypatch.setenv("TRUCKLLM_HOME", str(path))
-    return path
-
-
-@pytest.fixture
-def put(config: Config, database: Database) -> Callable[..., Submitted]:
-    def put(source: Any, **options: Any) -> Submitted:
-        return submit_batch(source, config=config, database=database, **options)
-
-    return put
+pytestmark = pytest.mark.usefixtures("home")
 
 
 @pytest.fixture
@@ -62,21 +36,6 @@ def sqlite(tmp_path: Path) -> Iterator[Database]:
     database = open_database(f"sqlite:///{tmp_path}/only.db")
     yield database
     database.close()
-
-
-def prompts(number: int, model: str = "gpt-4o") -> list[dict[str, Any]]:
-    return [{"prompt": f"say {n}", "model": model} for n in range(number)]
-
-
-def cap(database: Database, batch_id: int) -> int | None:
-    with database.read() as connection:
-        found = budgets.get(connection, batch_id)
-    return None if found is None else int(found["most_nanos"])
-
-
-def status(database: Database, batch_id: int) -> str:
-    with database.read() as connection:
-        return str(batches.get(connection, batch_id)["status"])
 
 
 def stored(database: Database) -> list[tuple[int, str, str, str, str]]:
@@ -171,90 +130,6 @@ def test_what_is_no_input_is_refused(put: Callable[..., Submitted], tmp_path: Pa
     assert raised.value.lines[0].number == 1
     with pytest.raises(UsageError, match="limit"):
         put(prompts(1), limit=0)
-
-
-def test_the_same_input_finds_its_unfinished_batch(put: Callable[..., Submitted], database: Database) -> None:
-    first = put(prompts(3))
-    again = put(prompts(3), name="another name", priority=5, max_cost="2")
-    assert (again.batch_id, again.found, again.total) == (first.batch_id, "resumed", 3)
-    assert cap(database, first.batch_id) == 2 * 10**9
-    assert number_of_batches(database) == 1
-
-
-@pytest.mark.parametrize("options", [{"model": "gpt-4o-mini"}, {"limit": 2}])
-def test_other_options_conflict_while_the_batch_is_unfinished(
-    put: Callable[..., Submitted], options: dict[str, Any]
-) -> None:
-    first = put(prompts(3))
-    with pytest.raises(ConflictError) as raised:
-        put(prompts(3), **options)
-    message = str(raised.value)
-    assert raised.value.exit_code == 2
-    assert f"batch {first.batch_id} (queued)" in message
-    assert f"truckllm cancel {first.batch_id}" in message
-    assert "--new" in message
-    assert next(iter(options)) in message
-
-
-def test_new_makes_another_batch_each_time_and_the_latest_is_found(
-    put: Callable[..., Submitted], database: Database
-) -> None:
-    ids = [put(prompts(3)).batch_id, put(prompts(3), new=True).batch_id, put(prompts(3), new=True).batch_id]
-    assert len(set(ids)) == 3
-    assert put(prompts(3)).batch_id == ids[-1]
-    assert put(prompts(3), model="gpt-4o-mini", new=True).batch_id not in ids
-
-
-def test_a_completed_batch_is_found_and_paid_again_only_on_demand_with_a_warning_that_names_it(
-    put: Callable[..., Submitted], database: Database
-) -> None:
-    first = put(prompts(2))
-    worker = WorkerByHand(database)
-    one, two = worker.claim(2)
-    worker.succeed(one, cost_nanos=1_500_000)
-    worker.fail(two)
-    assert status(database, first.batch_id) == BatchStatus.COMPLETED
-    assert put(prompts(2), priority=3, max_cost="2") == Submitted(first.batch_id, 2, "completed", ())
-    assert (cap(database, first.batch_id), number_of_batches(database)) == (None, 1)
-    second = put(prompts(2), new=True)
-    assert second.batch_id != first.batch_id
-    assert second.found == "new"
-    (warning,) = second.warnings
-    for part in (
-        f"batch {first.batch_id} ",
-        "1 succeeded, 1 failed, 0.0015 USD",
-        "pays",
-        f"truckllm rerun {first.batch_id}",
-    ):
-        assert part in warning
-    assert put(prompts(2)).batch_id == second.batch_id
-
-
-def test_what_is_completed_is_found_beside_an_unfinished_batch_of_other_options_and_a_cancelled_one(
-    put: Callable[..., Submitted], database: Database
-) -> None:
-    first = put(prompts(2))
-    worker = WorkerByHand(database)
-    for job in worker.claim(2):
-        worker.succeed(job)
-    second = put(prompts(2), new=True)
-    with database.write() as connection:
-        batches.cancel(connection, second.batch_id)
-        job_store.cancel_queued(connection, second.batch_id, 1.0)
-    other = put(prompts(2), limit=1)
-    assert other.batch_id not in (first.batch_id, second.batch_id)
-    assert put(prompts(2)) == Submitted(first.batch_id, 2, "completed", ())
-
-
-def test_a_batch_that_was_cancelled_before_any_call_is_no_reason_to_warn(
-    put: Callable[..., Submitted], database: Database
-) -> None:
-    first = put(prompts(2))
-    with database.write() as connection:
-        batches.cancel(connection, first.batch_id)
-        job_store.cancel_queued(connection, first.batch_id, 1.0)
-    second = put(prompts(2))
-    assert (second.found, second.warnings) == ("new", ())
 
 
 def test_limit_takes_the_first_lines_and_model_replaces_theirs(
