@@ -262,6 +262,7 @@ attempts = Table(
     Column("reasoning_tokens", Big, comment="Of the output, those spent on reasoning"),
     Column("cost_nanos", Big, comment="10^-9 of the currency; NULL: unpriced or unknown"),
     Column("currency", String(8), comment="Of the cost; NULL: unpriced or unknown"),
+    Column("price", Text, comment="By what its cost was counted, for people; NULL: no cost, or counted by older code"),
     Column("latency_ms", Big, comment="From sending to the reply's last byte"),
     Column("started_at", Double, nullable=False, comment="When it was announced, just before it was sent"),
     Column("finished_at", Double, comment="When its end was recorded; NULL: it wasn't"),
