@@ -31,7 +31,7 @@ from sqlalchemy.engine import Connection
 from models import processes
 from models.config import Config
 from models.database import open_database
-from models.errors import StorageError
+from models.errors import StorageError, TruckError
 from models.queues import DRAIN, MAX_HOPS, Ticket, queue_name
 from models.store import workers as worker_store
 from worker import demise, routing, warden
@@ -44,6 +44,7 @@ from worker.keys import KeyRing
 from worker.last_minute import LastMinute
 from worker.lease import Lease
 from worker.limits.limiter import Limiter, connect
+from worker.limits.server import examine
 from worker.providers.masks import MaskingFormatter
 from worker.providers.registry import make_provider
 from worker.recorder import Recorder
@@ -83,7 +84,8 @@ def main(
     parent_pipe: int | None = None,
     alone_for: int | None = None,
 ) -> NoReturn:
-    """Runs one worker process until it is told to end, and ends it with exit code 0, or 4 when the database can't be reached.
+    """Runs one worker process until it is told to end, and ends it with exit code 0; 4 when the database can't be reached or Redis
+    refuses the password, 2 when that server can never do.
 
     `providers` are those it serves (None: all). `parent_pipe` is a file descriptor whose end of file means that the parent
     has died. `alone_for`: the worker that started this process, to run suspects and end when there are none left.
@@ -164,6 +166,11 @@ class Process:
         self._thread.start()
         self._watchdog.start()
         self._recorder = Recorder(self._database, self._loop)
+        try:
+            self._on_loop(examine(self._redis_url))
+        except TruckError as error:
+            log.error("can't start: %s", error)
+            return error.exit_code
         try:
             self._on_loop(self._start())
         except (StorageError, sqlalchemy.exc.SQLAlchemyError) as error:

@@ -215,13 +215,19 @@ def _of_broker(config: Config, local_stack: Callable[[], str]) -> Iterator[Findi
         except TruckError as error:
             yield Finding("broker", "error", str(error))
         return
+    from worker.limits.server import examine
+
     shown = public_url(config.redis_url)
     client = redis.Redis.from_url(
         config.redis_url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS, retry=None
     )
     try:
         client.ping()
+        asyncio.run(examine(config.redis_url))
         policy = _policy(client)
+    except TruckError as error:
+        yield Finding("broker", "error", str(error), "mend redis_url, or the server that it names")
+        return
     except (redis.RedisError, OSError) as error:
         yield Finding(
             "broker", "error", f"{shown}: {type(error).__name__}: {error}", "start the server, or mend redis_url"

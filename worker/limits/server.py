@@ -1,4 +1,4 @@
-"""The Redis connection of limiter and breaker, and the Lua scripts they run on it.
+"""The Redis connection of limiter and breaker, whether its server will do, and the Lua scripts they run on it.
 
 Knows nothing of limits. Nothing here ever sends a command twice: a reservation repeated is a reservation lost.
 """
@@ -6,6 +6,8 @@ Knows nothing of limits. Nothing here ever sends a command twice: a reservation 
 from __future__ import annotations
 
 import hashlib
+import logging
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,19 +16,27 @@ import msgspec
 import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoPermissionError, NoScriptError
+from redis.exceptions import AuthenticationError, NoPermissionError, NoScriptError, RedisError, ResponseError
+
+from models.config_addresses import public_url
+from models.errors import ConfigError, StorageError
+
+log = logging.getLogger("truckllm.redis")
 
 TAG = "{truckllm}"
 """Every Redis key starts with this hash tag, so that a cluster keeps them on one node and a pool may span providers."""
 
 RUN_DAYS = 30
 
+OLDEST = (5, 0)
+"""Before it a script that has read the clock may not write."""
+
 _ROOM = Path(__file__).parent
 
 
-def connect(url: str, *, timeout: float = 5.0) -> redis.asyncio.Redis:
+def connect(url: str, *, timeout: float = 5.0, greet: bool = True) -> redis.asyncio.Redis:
     """A client for `redis://`, `rediss://` or `unix://` that gives up after `timeout` seconds and repeats nothing
-    (redis-py's own default is ten repeats, also of a script that was already run)."""
+    (redis-py's own default is ten repeats, also of a script that was already run). `greet` False: it writes nothing by itself."""
     options: dict[str, Any] = {
         "socket_timeout": timeout,
         "socket_connect_timeout": timeout,
@@ -34,7 +44,7 @@ def connect(url: str, *, timeout: float = 5.0) -> redis.asyncio.Redis:
         "health_check_interval": 0,
         "decode_responses": False,
         "protocol": 2,
-        "redis_connect_func": _greet,
+        "redis_connect_func": _greet if greet else None,
     }
     if not url.startswith("unix:"):
         options["socket_keepalive"] = True
@@ -47,7 +57,7 @@ async def _greet(connection: Any) -> None:
     await connection.on_connect()
     try:
         run = _run_id(await _ask(connection, "INFO", "server"))
-    except NoPermissionError:  # then a restart with its data goes unnoticed
+    except ResponseError:  # not allowed, or not there: then a restart with its data goes unnoticed
         return
     if run:
         await _ask(connection, "SET", f"{TAG}:run", run, "EX", 86_400 * RUN_DAYS)
@@ -62,6 +72,44 @@ def _run_id(info: object) -> str:
     text = info.decode(errors="replace") if isinstance(info, bytes) else str(info)
     found = (line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("run_id:"))
     return next(found, "")[:16]
+
+
+def misfit(info: Mapping[str, object]) -> str | None:
+    """Why a server that says this of itself (`INFO server`) can never serve us; None if it can."""
+    version = str(info.get("redis_version", ""))
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    if numbers and numbers < OLDEST:
+        needed = ".".join(map(str, OLDEST))
+        return f"is Redis {version}; TruckLLM needs {needed} or newer, or any Valkey"
+    if "cluster" in (info.get("redis_mode"), info.get("server_mode")):
+        return "is part of a Redis Cluster, which tickets can't use; one server, with replicas if need be, has room for all of it"
+    return None
+
+
+async def examine(url: str) -> None:
+    """Looks once, before anything starts, whether the server can do what is needed. One that is away, is loading, or takes no writes
+    just now is none of this one's concern. Raises ConfigError if it never will do, StorageError if it refuses the password."""
+    shown = public_url(url)
+    client = connect(url, greet=False)
+    try:
+        try:
+            info = await client.execute_command("INFO", "server")  # type: ignore[no-untyped-call]
+        except ResponseError:
+            info = {}
+        if isinstance(info, Mapping) and (why := misfit(info)) is not None:
+            raise ConfigError(f"redis_url: {shown} {why}")
+        await client.execute_command("EVAL", "return 1", 1, TAG)  # type: ignore[no-untyped-call]
+    except (NoPermissionError, ResponseError) as error:
+        if isinstance(error, NoPermissionError) or "unknown command" in str(error).lower():
+            raise ConfigError(
+                f"redis_url: {shown} runs no scripts for this user ({error}); limits need EVAL and EVALSHA"
+            ) from None
+    except (RedisError, OSError, TimeoutError) as error:
+        if isinstance(error, AuthenticationError) or isinstance(error.__cause__, AuthenticationError):
+            raise StorageError(f"redis_url: {shown} refuses the user or its password: {error}") from None
+        log.warning("redis_url: %s does not answer, nothing starts until it does: %s", shown, error)
+    finally:
+        await client.aclose()
 
 
 @cache

@@ -6,13 +6,17 @@ import asyncio
 import shutil
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import redis
 
+from models.errors import ConfigError, StorageError
+from tests.conftest import Valkey
 from worker.limits.limiter import Grant, Limiter, Wait, connect
+from worker.limits.server import examine, misfit
 
 
 def test_three_seconds_of_real_time_with_two_limiters_keep_to_the_pace(virtual):
@@ -178,3 +182,78 @@ def test_old_slots_leave_redis(virtual):
         await client.aclose()
 
     virtual.run(story)
+
+
+@pytest.fixture
+def fussy_valkey() -> Iterator[Callable[..., Valkey]]:
+    """Starts one server with options; it may refuse whatever it is asked."""
+    started: list[Valkey] = []
+
+    def start(*options: str) -> Valkey:
+        server = Valkey.__new__(Valkey)
+        server.folder = Path(tempfile.mkdtemp(prefix="vk"))
+        server.url = f"unix://{server.folder}/s"
+        server._answers = lambda: (server.folder / "s").exists()  # type: ignore[method-assign]
+        server.start(*options)
+        started.append(server)
+        return server
+
+    yield start
+    for server in started:
+        server.close()
+
+
+def test_a_server_without_the_commands_that_hosted_ones_switch_off_keeps_limits_all_the_same(fussy_valkey, virtual):
+    off = [word for name in ("INFO", "CONFIG", "CLIENT", "DEBUG") for word in ("--rename-command", name, "")]
+    server = fussy_valkey(*off)
+
+    async def story(world):
+        await examine(server.url)
+        client = connect(server.url)
+        answers = await Limiter(client).reserve([world.want([virtual.key("p/k", requests=1)]) for _ in range(2)])
+        assert [type(answer) for answer in answers] == [Grant, Wait]
+        await client.aclose()
+
+    virtual.run(story)
+
+
+@pytest.mark.parametrize(
+    ("options", "user", "error", "said"),
+    [
+        (["--requirepass", "right"], ":canary-wrong@", StorageError, "refuses the user or its password"),
+        (["--requirepass", "right"], "", StorageError, "refuses the user or its password"),
+        ([], "nobody:canary-wrong@", StorageError, "refuses the user or its password"),
+        (["--rename-command", "EVAL", ""], "", ConfigError, "limits need EVAL"),
+        (["--user", "default", "on", "nopass", "~*", "+@all", "-@scripting"], "", ConfigError, "limits need EVAL"),
+        (["--cluster-enabled", "yes", "--cluster-config-file", "nodes"], "", ConfigError, "is part of a Redis Cluster"),
+    ],
+)
+def test_a_server_that_never_will_do_says_at_the_start_why_and_tells_no_password(
+    fussy_valkey, options, user, error, said
+):
+    url = fussy_valkey(*options).url.replace("unix://", f"unix://{user}")
+    with pytest.raises(error) as caught:
+        asyncio.run(examine(url))
+    assert said in str(caught.value)
+    assert "canary" not in str(caught.value)
+
+
+def test_a_server_that_is_away_or_takes_no_writes_just_now_is_waited_for(fussy_valkey):
+    asyncio.run(examine(fussy_valkey("--replicaof", "127.0.0.1", "1").url))
+    asyncio.run(examine("redis://127.0.0.1:1/0"))
+
+
+@pytest.mark.parametrize(
+    ("info", "why"),
+    [
+        ({"redis_version": "4.0.14", "redis_mode": "standalone"}, "is Redis 4.0.14; TruckLLM needs 5.0"),
+        ({"redis_version": "7.4.1", "redis_mode": "cluster"}, "is part of a Redis Cluster"),
+        ({"redis_version": "5.0.0", "redis_mode": "standalone"}, None),
+        ({"redis_version": "7.2.4", "valkey_version": "9.1.2", "server_mode": "standalone"}, None),
+        ({"redis_version": 255.255}, None),
+        ({}, None),
+    ],
+)
+def test_versions_and_modes_that_will_not_do(info, why):
+    told = misfit(info)
+    assert told is None if why is None else why in told
