@@ -28,7 +28,16 @@ def call(sha: str = "a", at: float = 99.8, end: float = 100.01, *, whole: bool =
 
 def ledger(*rows: tuple[int, str]) -> dict[str, list[dict[str, Any]]]:
     """The calls in the ledger of the only prompt: of which worker, and with what outcome."""
-    return {"a": [{"id": worker * NUMBERS + n, "outcome": outcome} for n, (worker, outcome) in enumerate(rows)]}
+    return {
+        "a": [
+            {
+                "id": worker * NUMBERS + n,
+                "outcome": outcome,
+                "http_status": 200 if outcome in ("succeeded", "fenced") else None,
+            }
+            for n, (worker, outcome) in enumerate(rows)
+        ]
+    }
 
 
 def flying(calls: list[dict[str, Any]], breaks: Breaks, *rows: tuple[int, str]) -> Counter[str]:
@@ -91,12 +100,16 @@ def test_a_killed_call_and_the_one_that_was_made_again_are_one_call_in_flight() 
 def test_of_a_stopped_worker_the_calls_that_were_open_then_were_in_flight_however_late_they_ended() -> None:
     late = [call(end=190.0, whole=True)]
     assert flying(late, STOP, (KILLED, "fenced")) == {"a": 1}
-    assert not flying(late, STOP, (LIVING, "succeeded"))
+    assert flying([call(end=99.9, whole=True)], STOP, (KILLED, "fenced")) == {"a": 1}
+    assert not flying(late, STOP, (LIVING, "fenced"))
+    assert not flying(late, STOP, (KILLED, "succeeded"))
     assert not flying([call(at=110.0, end=112.0, whole=True)], STOP, (KILLED, "fenced"))
 
 
 def test_calls_that_broke_when_connections_were_cut_were_in_flight_whosever_they_were() -> None:
     assert flying([call()], CUT, (LIVING, "unknown")) == {"a": 1}
+    answered = [call(end=99.99, whole=True), call(at=160.0, end=160.2, whole=True)]
+    assert flying(answered, CUT, (LIVING, "unknown"), (LIVING, "failed"), (LIVING, "succeeded")) == {"a": 1}
     assert not flying([call()], CUT, (LIVING, "failed"))
     assert not flying([call(end=99.5)], CUT, (LIVING, "unknown"))
 

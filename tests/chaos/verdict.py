@@ -131,24 +131,32 @@ def in_flight(made: Mapping[str, Sequence[Row]], by_sha: Mapping[str, Sequence[R
     answered and were not recorded yet: because it was killed or stopped, or the connection was cut. `by_sha` are the ledger's rows.
 
     When a call began and ended is the sandbox's word. The ledger only says less: of calls at a kill those count that may
-    be of a worker that is gone, at a stop those of that worker, at a cut those that are `unknown`.
+    be of a worker that is gone, at a stop those of that worker that are `fenced` or `unknown`, at a cut those that are `unknown`.
     """
     found: Counter[str] = Counter()
     for sha, calls in made.items():
         rows = by_sha.get(sha, ())
         whose = [int(row["id"]) // NUMBERS for row in rows]
         unknown = sum(row["outcome"] == Outcome.UNKNOWN for row in rows)
-        unrecorded = max(0, sum(bool(call["sent_whole"]) for call in calls) - (len(rows) - unknown))
+        recorded = sum((row["http_status"] or 500) < 400 for row in rows)
+        unrecorded = max(0, sum(bool(call["sent_whole"]) for call in calls) - recorded)
         killed = min(lost_at(calls, breaks.kills, unrecorded), sum(one not in breaks.living for one in whose))
         cut = min(lost_at(calls, breaks.cuts, unrecorded), unknown)
         stopped = sum(
-            min(sum(call["at"] <= stop.at + NOTICED_SECONDS and stop.at <= call["finished_at"] for call in calls), own)
+            min(
+                sum(at_a_stop(call, stop.at) for call in calls),
+                sum(row["outcome"] in SETTLED and int(row["id"]) // NUMBERS == stop.worker for row in rows),
+            )
             for stop in breaks.stops
-            if (own := whose.count(stop.worker))
         )
         if number := min(killed + cut + stopped, len(calls)):
             found[sha] = number
     return found
+
+
+def at_a_stop(call: Row, moment: float) -> bool:
+    """Whether a call was open then, or answered and perhaps not read."""
+    return bool(call["at"] <= moment + NOTICED_SECONDS and moment - ANSWERED_SECONDS <= call["finished_at"])
 
 
 def lost_at(calls: Iterable[Row], moments: Sequence[float], unrecorded: int) -> int:
