@@ -116,13 +116,15 @@ class Ground:
         limits: dict[str, dict[str, int]] | None = None,
         settings: dict[str, dict[str, Any]] | None = None,
         sandbox: dict[str, Any] | None = None,
+        upgraded: bool = True,
         **config: Any,
     ) -> None:
         """Starts sandbox and Valkey, makes the tables, writes the configuration.
 
         `rpm` is the limit of each provider's one key (None: none), which also paces the work. `limits` are others in its place,
         by provider, of tokens: then every line bounds its answer, to 50 to 150 tokens (100 on average). `settings` replaces
-        fields of providers, `sandbox` adds settings of the sandbox, `config` adds to the configuration's top level.
+        fields of providers, `sandbox` adds settings of the sandbox, `config` adds to the configuration's top level. Not `upgraded`:
+        the database stays empty.
         """
         self._bounded = bool(limits)
         self.sandbox = self._start_sandbox(latency=latency, seed=self.seed, **(sandbox or {}))
@@ -130,7 +132,8 @@ class Ground:
         self._stack.callback(self.valkey.close)
         self.database = Database(self.url)
         self._stack.callback(self.database.close)
-        upgrade(self.database)
+        if upgraded:
+            upgrade(self.database)
         requests = {"limit_req_per_min": rpm} if rpm else {}
         held = {name: (limits or {}).get(name, requests) for name in providers}
         self.providers = list(providers)
