@@ -132,7 +132,8 @@ def _put_aside(log: Path) -> None:
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
     """Within the block the first SIGTERM, SIGINT or SIGHUP only makes the given function true; the second raises
-    KeyboardInterrupt, which gives up whatever is being waited for. Only for the main thread.
+    KeyboardInterrupt, which gives up whatever is being waited for. A SIGHUP that is ignored, as under nohup, stays so. Only for
+    the main thread.
     """
     seen = 0
 
@@ -142,7 +143,10 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
         if seen > 1:
             raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield lambda: seen > 0
     finally:

@@ -19,24 +19,20 @@ import warnings
 from collections.abc import Coroutine, Sequence
 from typing import Any, NoReturn, TypeVar
 
-import celery.worker.state
 import redis.exceptions
 import sqlalchemy.exc
 from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
-from celery.signals import worker_ready
-from kombu.asynchronous import get_event_loop, set_event_loop
-from kombu.exceptions import OperationalError
 from sqlalchemy.engine import Connection
 
 from models import processes
 from models.config import Config
 from models.database import open_database
 from models.errors import StorageError, TruckError
-from models.queues import DRAIN, MAX_HOPS, Ticket, queue_name
+from models.queues import MAX_HOPS
 from models.store import workers as worker_store
 from worker import demise, routing, warden
-from worker.app import make_app
 from worker.breaker import Breaker
+from worker.consumer import Consumer
 from worker.engine import Engine
 from worker.http import HttpSender
 from worker.janitor import DEAD_SECONDS, Janitor, gone
@@ -51,7 +47,6 @@ from worker.recorder import Recorder
 from worker.ruling import Ruling
 from worker.runner import Runner
 from worker.standings import Standings
-from worker.tasks import register
 from worker.turns import Turns
 from worker.watchdog import PATIENCE, Watchdog
 
@@ -67,12 +62,6 @@ STORE_SECONDS = 15.0
 
 RING_AFTER = 0.1
 """Seconds until another provider is rung for a job passed on: its ending has to be stored first."""
-
-CONSUMER_SECONDS = 1.0
-"""How long a consumer that gave up is let lie."""
-
-EXTRA_THREADS = 2
-"""Celery threads beyond one a provider, so that a ticket can always be taken and passed on."""
 
 
 def main(
@@ -147,8 +136,7 @@ class Process:
         self.stopping = False
         self._database = open_database(database_url)
         self._redis_url = redis_url
-        self._app = make_app(redis_url, self.served)
-        register(self._app, self.drain)
+        self._consumer = Consumer(redis_url, self.served, self.drain)
         self._loop = _new_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="truckllm-loop", daemon=True)
         self._watchdog = Watchdog(self._loop, patience=PATIENCE if alone_for is None else warden.PATIENCE)
@@ -176,11 +164,12 @@ class Process:
         except (StorageError, sqlalchemy.exc.SQLAlchemyError) as error:
             log.error("can't start: %s: %s", self._database.shown, str(error).splitlines()[0])
             return StorageError.exit_code
-        signal.signal(signal.SIGTERM, self._signalled)
-        signal.signal(signal.SIGINT, self._signalled)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                signal.signal(number, self._signalled)
         if self._alone_for is None:
             log.info("worker %d serves %s", self._lease.worker_id, ", ".join(self.served))
-            self._consume()
+            self._consumer.run(f"truckllm-{self._lease.worker_id}@{processes.host()}")
         else:
             log.info("worker %d runs suspects apart, for worker %d", self._lease.worker_id, self._alone_for)
             warden.volunteer()
@@ -247,48 +236,12 @@ class Process:
                 ", ".join(map(str, others)),
             )
 
-    def _consume(self) -> None:
-        """Takes tickets on this thread until told to end. Calls and heartbeats go on, whatever becomes of Celery's consumer."""
-        while True:
-            self._take_tickets()
-            if self.stopping:
-                return
-            log.error("Celery's consumer has ended by itself; it is started again")
-            time.sleep(CONSUMER_SECONDS)
-            set_event_loop(None)
-            self._app = make_app(self._redis_url, self.served)
-            register(self._app, self.drain)
-
-    def _take_tickets(self) -> None:
-        worker = self._app.Worker(
-            hostname=f"truckllm-{self._lease.worker_id}@{processes.host()}",
-            pool_cls="threads",
-            concurrency=len(self.served) + EXTRA_THREADS,
-            queues=[queue_name(name) for name in self.served],
-            without_gossip=True,
-            without_mingle=True,
-            without_heartbeat=True,
-            loglevel="WARNING",
-            quiet=True,
-        )
-
-        def ready(**_: object) -> None:
-            # Celery sets handlers of its own while it starts; ours know of the second signal
-            signal.signal(signal.SIGTERM, self._signalled)
-            signal.signal(signal.SIGINT, self._signalled)
-            if self.stopping:
-                celery.worker.state.should_stop = 0
-
-        worker_ready.connect(ready, weak=False)
-        with contextlib.suppress(SystemExit):
-            worker.start()
-
     def _signalled(self, number: int, _frame: object) -> None:
         if self.stopping:
             self._give_up.set()
             return
         self.stopping = True
-        celery.worker.state.should_stop = 0
+        self._consumer.stop()
         self._loop.call_soon_threadsafe(self._stop_runners)
 
     def _stop_runners(self) -> None:
@@ -297,9 +250,7 @@ class Process:
         asyncio.ensure_future(self._lease.end())
         if self._warden is not None:
             self._warden.stop()
-        if (hub := get_event_loop()) is not None:
-            # wakes Celery's loop, which would look whether it is to end only when its poll is over
-            hub.call_soon(lambda: None)  # type: ignore[no-untyped-call]
+        self._consumer.wake()
 
     def _end(self) -> None:
         """Lets calls under way finish within the grace, stores everything, leaves."""
@@ -364,7 +315,7 @@ class Process:
             return
         if runner.draining:
             if hops < MAX_HOPS:
-                self._send(provider, hops + 1)
+                self._consumer.send(provider, hops + 1)
             return
         try:
             more = self._on_loop(runner.drain(self.config.worker.budget_seconds))
@@ -374,7 +325,7 @@ class Process:
             log.exception("the drain of %s ended early; the janitor rings again", provider)
             return
         if more:
-            self._send(provider, 0)
+            self._consumer.send(provider, 0)
 
     def _passed_on(self, lane: str, excluded: str) -> None:
         """A job of a route is now for others: those that aren't at work are rung, at most once a second."""
@@ -389,14 +340,7 @@ class Process:
         asyncio.ensure_future(self._ring(provider))
 
     async def _ring(self, provider: str) -> None:
-        await asyncio.to_thread(self._send, provider, 0)
-
-    def _send(self, provider: str, hops: int) -> None:
-        ticket = Ticket(provider=provider, hops=hops)
-        try:
-            self._app.send_task(DRAIN, kwargs=ticket, queue=queue_name(provider), retry=False)
-        except (OperationalError, redis.exceptions.RedisError, OSError) as error:
-            log.info("could not ring for %s; the janitor does: %s", provider, type(error).__name__)
+        await asyncio.to_thread(self._consumer.send, provider, 0)
 
     # Threads
 

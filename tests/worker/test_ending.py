@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from tests.conftest import Valkey, wait_for
 from worker.app import LOCAL_POLL_SECONDS, make_app
@@ -27,6 +30,54 @@ def test_an_idle_worker_ends_within_a_moment(
         taken.append(time.monotonic() - began)
     # the poll of Celery's loop and of its broker are a second each, and clearing up a big process half a second
     assert min(taken) < 0.7
+
+
+LISTENS = """
+import signal, sys
+from celery.signals import worker_ready
+from worker.consumer import Consumer
+
+NUMBERS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT]
+before = [signal.getsignal(number) for number in NUMBERS]
+consumer = Consumer(sys.argv[1], ["p"], print)
+
+@worker_ready.connect
+def ready(**_):
+    print([signal.getsignal(number) for number in NUMBERS] == before)
+    consumer.stop()
+
+consumer.run("listens")
+"""
+
+
+def test_celery_takes_no_signal_from_us_so_that_none_is_lost_while_it_starts(valkey_url: str) -> None:
+    """A SIGTERM that came between its handlers and ours ended its consumer again and again, and the worker never."""
+    done = subprocess.run(
+        [sys.executable, "-c", LISTENS, valkey_url], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.stdout == "True\n", done.stderr
+
+
+@pytest.mark.parametrize("ignored", [False, True], ids=["terminal closed", "under nohup"])
+def test_who_looks_after_workers_stops_them_when_its_terminal_is_closed_unless_under_nohup(ignored: bool) -> None:
+    script = f"""
+import signal, time
+from models.crew import stop_signals
+{"signal.signal(signal.SIGHUP, signal.SIG_IGN)" if ignored else ""}
+with stop_signals() as stopping:
+    print("up", flush=True)
+    while not stopping():
+        time.sleep(0.01)
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        process.send_signal(signal.SIGHUP)
+        if ignored:
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.3)
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
 
 
 def test_only_a_server_of_this_machine_is_asked_more_often_than_once_a_second() -> None:
