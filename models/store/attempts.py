@@ -85,7 +85,6 @@ def announce(connection: Connection, calls: Sequence[Announcement], now: float) 
 def unsent(connection: Connection, attempt_ids: Sequence[int]) -> None:
     """Takes back announcements of calls that certainly never left this machine; also from jobs that were rescued meanwhile, where
     they have been counted as calls."""
-    budgets.release(connection, attempt_ids)
     mine = (attempts.c.id.in_(attempt_ids), attempts.c.outcome == Outcome.UNKNOWN)
     gone = (
         sa.select(jobs.c.id)
@@ -93,6 +92,10 @@ def unsent(connection: Connection, attempt_ids: Sequence[int]) -> None:
         .where(*mine, jobs.c.epoch != attempts.c.epoch)
     )
     rescued = sorted(set(connection.execute(gone).scalars()))
+    if rescued:  # jobs are locked before budgets
+        connection.execute(
+            sa.select(jobs.c.id).where(jobs.c.id.in_(rescued)).order_by(jobs.c.id).with_for_update()
+        ).all()
     connection.execute(attempts.delete().where(*mine))
     if rescued:
         # a running job's own call is counted when it ends
@@ -103,6 +106,7 @@ def unsent(connection: Connection, attempt_ids: Sequence[int]) -> None:
         connection.execute(
             jobs.update().where(jobs.c.id.in_(rescued)).values(attempts=made.correlate(jobs).scalar_subquery())
         )
+    budgets.release(connection, attempt_ids)
 
 
 def history(connection: Connection, job_id: int) -> list[RowMapping]:

@@ -126,9 +126,15 @@ def reserve(connection: Connection, calls: Sequence[Reservable]) -> set[int]:
             )
         elif reason and not _under_way(connection, batch_id):
             most = format_money(budget["most_nanos"], budget["currency"])
+            # batches are locked before budgets: whoever holds this one may wait for us, and the next call pauses it
+            free_now = (
+                sa.select(batches.c.id)
+                .where(batches.c.id == batch_id)
+                .with_for_update(skip_locked=True, key_share=True)
+            )
             connection.execute(
                 batches.update()
-                .where(batches.c.id == batch_id, batches.c.status.in_(RUNNABLE))
+                .where(batches.c.id.in_(free_now.scalar_subquery()), batches.c.status.in_(RUNNABLE))
                 .values(status=BatchStatus.PAUSED, paused_reason=f"{reason} (cap: {most})")
             )
     return refused

@@ -100,7 +100,8 @@ def record(connection: Connection, endings: Sequence[Ending], shard: int, now: f
     stopped = _cancelled(connection, back)
     _move(connection, moving, stopped, now)
     _keep(connection, [ending for ending in moving if ending.status == JobStatus.SUCCEEDED])
-    _count(connection, moving, stopped, shard % SHARDS)
+    spending = {ending.batch_id for ending, end in closing if end.outcome != Outcome.UNKNOWN}
+    _count(connection, moving, stopped, spending, shard % SHARDS)
     _spend(connection, closing, moved, shard % SHARDS)
     budgets.settle(
         connection,
@@ -207,8 +208,10 @@ def _keep(connection: Connection, succeeded: Sequence[Ending]) -> None:
     connection.execute(results.insert(), rows)
 
 
-def _count(connection: Connection, moving: Sequence[Ending], stopped: set[int], shard: int) -> None:
-    ended: dict[int, Counter[str]] = {}
+def _count(connection: Connection, moving: Sequence[Ending], stopped: set[int], spending: set[int], shard: int) -> None:
+    """Counts ended jobs. The counters' row is locked for batches in `spending`, too, though nothing of them may have ended: a row of
+    their sums may not be there yet, so only by this one can somebody hold the sums still."""
+    ended: dict[int, Counter[str]] = {batch_id: Counter() for batch_id in spending}
     for ending in moving:
         status = ending.status
         if status == JobStatus.QUEUED:

@@ -15,8 +15,15 @@ from models.tables import attempts, batch_counts, batch_spend, batches, budgets,
 
 def recount(connection: Connection, batch_id: int) -> None:
     """Sets a batch's counters and sums to what its rows say. A batch that was finalizing with jobs that haven't ended runs again."""
-    # the batch first, as a rerun locks it; whoever ends a job in between waits at the counters, and counts after us
-    connection.execute(sa.select(batches.c.id).where(batches.c.id == batch_id).with_for_update(key_share=True)).all()
+    # the batch first, as a rerun locks it; whoever ends a job or a call in between waits at the counters, and counts after us
+    held = sa.select(batches.c.id).where(batches.c.id == batch_id).with_for_update(key_share=True)
+    if connection.execute(held).first() is None:
+        return
+    there = set(
+        connection.execute(sa.select(batch_counts.c.shard).where(batch_counts.c.batch_id == batch_id)).scalars()
+    )
+    if missing := [shard for shard in range(SHARDS) if shard not in there]:
+        connection.execute(batch_counts.insert(), [{"batch_id": batch_id, "shard": shard} for shard in missing])
     for table in (batch_counts, batch_spend):
         query = sa.select(table.c.shard).where(table.c.batch_id == batch_id).order_by(*table.primary_key)
         connection.execute(query.with_for_update()).all()
