@@ -51,7 +51,8 @@ class OwnServer:
         self._server = get_server(str(folder))
         self.uri = str(self._server.get_uri())
         self._folder = folder
-        self._command = psutil.Process(self._pid).cmdline()
+        self._number = self._pid
+        self._command = psutil.Process(self._number).cmdline()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -99,6 +100,16 @@ class OwnServer:
                 return bool(connection.execute(sa.text("SELECT 1")).scalar_one())
         except sa.exc.SQLAlchemyError:
             return False
+
+    def ends_without_room(self) -> bool:
+        """Has it begin one more file of its write-ahead log; True once it has ended because it couldn't."""
+        with contextlib.suppress(sa.exc.SQLAlchemyError), Database(self.uri).write() as connection:
+            connection.execute(sa.text("SELECT pg_logical_emit_message(false, 'chaos', repeat('x', 1000000))"))
+            connection.execute(sa.text("SELECT pg_switch_wal()"))
+        try:
+            return psutil.Process(self._number).status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
 
     def close(self) -> None:
         with contextlib.suppress(OSError, psutil.Error, ValueError):

@@ -135,3 +135,36 @@ def full_postgres(ground: Ground) -> None:
     refused = sum("No space left on device" in worker.output.read_text(errors="replace") for worker in crew)
     ground.remarks.append(f"{refused} of {len(crew)} workers tell it in their logs")
     ground.finish(120)
+
+
+@scenario("full-wal", databases=("postgresql",))
+def full_wal(ground: Ground) -> None:
+    """PostgreSQL's whole disk is full, its log included, and it ends by that: once there is room and it is started again, all goes on."""
+    place = ground.folder / "small"
+    if not small_disk(ground, place, 256):
+        ground.start()
+        return
+    for folder in (ground.folder, place):
+        folder.chmod(0o755)  # or PostgreSQL, which may run as another user, doesn't find it
+    server = OwnServer(place / "pg")
+    ground.at_end(server.close)
+    ground.url = server.uri
+    ground.start()
+    ground.submit(1000)
+    crew = [ground.start_worker() for _ in range(2)]
+    ground.until(lambda: ground.ended() > 60, "the first rows", 60)
+    known = crew_ids(ground)
+    ballast = fill(place)
+    ground.until(server.ends_without_room, "PostgreSQL to end for want of room", 60)
+    gone = time.time()
+    ground.quiet(15)
+    late = late_calls(ground, gone, time.time())
+    ballast.unlink()
+    server.start()
+    ground.until(server.answers, "PostgreSQL to answer", 60)
+    took = goes_on(ground, time.monotonic())
+    ground.promise(not late, f"{late} calls started while nothing could be stored")
+    ground.promise(crew_ids(ground) == known, "a worker was taken for dead because the database was away")
+    ground.promise(all(one.alive for one in crew), "a worker ended because the database did")
+    ground.remarks.append(f"rows end again {took:.1f} s after PostgreSQL answered")
+    ground.finish(120)
