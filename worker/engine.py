@@ -19,6 +19,7 @@ import zstandard
 from models.config import Config
 from models.errors import StorageError, Untranslatable
 from models.formats.simple import simple_input
+from models.guesses import characters
 from models.prices import Cost, price
 from models.request import SIMPLE, Failure, FailureKind, Request, Response, Usage
 from models.states import JobStatus, Outcome
@@ -61,6 +62,8 @@ class Prepared:
 
     job: Claimed
     request: Request
+    size: tuple[int, int]
+    """The request's characters of text, and its inline media."""
     want: Want
     since: float
     """When it was claimed, on the monotonic clock."""
@@ -115,8 +118,8 @@ class Engine:
 
     # Before the call
 
-    def prepare(self, job: Claimed) -> Prepared | NoKey | Ending:
-        """What to ask the limiter for; or the job's ending, when what is known makes the call pointless."""
+    def prepare(self, job: Claimed, since: float) -> Prepared | NoKey | Ending:
+        """What to ask the limiter for, of a job claimed at `since`; or its ending, when what is known makes the call pointless."""
         asked = routing.model_for(self.config, job.lane, self.name, job.model)
         models = self._models(job, asked)
         if not models:
@@ -133,7 +136,8 @@ class Engine:
         body = None if job.dialect == SIMPLE else job.body
         request = Request(model, source, dialect=job.dialect, operation=job.operation, body=body)
         try:
-            charge = self._charge(request)
+            size = characters(source)
+            charge = self._charge(request, size)
         except MemoryError:  # says nothing of this job
             raise
         except Exception as error:
@@ -141,7 +145,7 @@ class Engine:
             message = f"the provider's plugin raised {type(error).__name__}"
             return self._without_call(job, Failure(FailureKind.BAD_REQUEST, "plugin_error", message))
         # the job's own id: whoever asks for it again goes on with the hold that it has
-        return Prepared(job, request, Want(str(job.id), charge, self.ring.usable(model)), time.monotonic())
+        return Prepared(job, request, size, Want(str(job.id), charge, self.ring.usable(model)), since)
 
     def _models(self, job: Claimed, asked: str) -> list[str]:
         """What the job may ask for here: its model and the fallbacks, unless its batch forbids those; without what is known to be gone."""
@@ -161,16 +165,17 @@ class Engine:
         model = prepared.request.model
         return self.ring.model_gone(model) is None and self.ring.usable(model) == prepared.want.keys
 
-    def _charge(self, request: Request) -> Charge:
+    def _charge(self, request: Request, size: tuple[int, int]) -> Charge:
         most = self.provider.max_output_tokens(request)
-        going_in = self.estimates.input_tokens(request.model, request.input)
+        going_in = self.estimates.input_tokens(request.model, size)
         coming_out = self.estimates.output_tokens(request.model, most if most is None else min(most, MOST_TOKENS))
         return _sound(self.provider.charge(request, going_in, coming_out))
 
     def _settled(self, booked: Charge, usage: Usage) -> Charge | None:
         """What the limits should have booked; None where the plugin can't tell, then the reply, which is paid for, counts all the same."""
         try:
-            return _sound(self.provider.settled(booked, usage))
+            settled = self.provider.settled(booked, usage)
+            return booked if settled is booked else _sound(settled)
         except Exception:
             log.exception("provider %s failed to tell what a call took", self.name)
             return None
@@ -181,7 +186,7 @@ class Engine:
         request = prepared.request
         try:
             most = self.provider.max_output_tokens(request)
-            going_in = self.estimates.input_tokens(request.model, request.input)
+            going_in = self.estimates.input_tokens(request.model, prepared.size)
             coming_out = self.estimates.output_tokens(request.model, None) if most is None else most
             usage = self.provider.may_use(request, min(going_in, MOST_TOKENS), min(coming_out, MOST_TOKENS))
             return price(usage, self.provider.config.pricing(self.ring.key(key.name), request.model))
@@ -298,7 +303,7 @@ class Engine:
             self._cooling.answered(grant.key.pool, started)
         actual = None
         if usage:
-            self.estimates.learn(request.model, request.input, usage.input_tokens, usage.output_tokens)
+            self.estimates.learn(request.model, prepared.size, usage.input_tokens, usage.output_tokens)
             actual = self._settled(grant.charge, usage)
         if failure is None:
             self._experience.add("good")
@@ -411,4 +416,6 @@ class Engine:
 
 def _sound(charge: Charge) -> Charge:
     """A plugin's charge in whole numbers that the limiter can count: nothing below zero gives back what others have booked."""
-    return Charge(*(min(max(int(charge.of(unit)), 0), MOST_TOKENS) for unit in UNITS))
+    told = [charge.of(unit) for unit in UNITS]
+    sound = [min(max(amount, 0), MOST_TOKENS) for amount in told]
+    return charge if sound == told else Charge(*sound)

@@ -5,10 +5,7 @@ It counts characters, not tokens: no tokenizer is needed, and the ring corrects 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from models.guesses import COLD_CHARACTERS_PER_TOKEN, COLD_OUTPUT_TOKENS, MEDIA_TOKENS, TOKENS_A_MESSAGE, characters
+from models.guesses import COLD_CHARACTERS_PER_TOKEN, COLD_OUTPUT_TOKENS, MEDIA_TOKENS, TOKENS_A_MESSAGE
 
 WARM_AFTER = 5
 WEIGHT = 0.05
@@ -19,16 +16,16 @@ LONGEST_OUTPUT = 2**18
 
 
 class Estimates:
-    """One process's experience with one provider."""
+    """One process's experience with one provider. What a request holds is told as `models.guesses.characters` counts it: text, media."""
 
     def __init__(self, default_output_tokens: int | None = None) -> None:
         self._cold_output = default_output_tokens or COLD_OUTPUT_TOKENS
         self._ratio: dict[str, tuple[int, float]] = {}
         self._output: dict[str, tuple[int, float]] = {}
 
-    def input_tokens(self, model: str, source: Mapping[str, Any]) -> int:
+    def input_tokens(self, model: str, size: tuple[int, int]) -> int:
         """What goes in."""
-        text, media = characters(source)
+        text, media = size
         seen, ratio = self._ratio.get(model, (0, COLD_CHARACTERS_PER_TOKEN))
         if seen < WARM_AFTER:
             ratio = min(ratio, COLD_CHARACTERS_PER_TOKEN)
@@ -40,9 +37,9 @@ class Estimates:
         expected = max(1, round(mean)) if seen >= WARM_AFTER else (most or self._cold_output)
         return min(expected, most) if most else expected
 
-    def learn(self, model: str, source: Mapping[str, Any], input_tokens: int, output_tokens: int) -> None:
+    def learn(self, model: str, size: tuple[int, int], input_tokens: int, output_tokens: int) -> None:
         """Takes in what a call really took."""
-        text, media = characters(source)
+        text, media = size
         if not media and input_tokens > TOKENS_A_MESSAGE and text > 0:
             self._blend(self._ratio, model, text / max(1, input_tokens - TOKENS_A_MESSAGE))
         self._blend(self._output, model, float(min(output_tokens, LONGEST_OUTPUT)))

@@ -86,11 +86,15 @@ class Flights:
     def board(self, granted: Sequence[tuple[Prepared, Grant]]) -> None:
         """Takes granted calls on: each is announced just before its start and launched at it."""
         probe = self._shut()
+        now = time.monotonic()
         for prepared, grant in granted:
             flight = Flight(prepared, grant, self._attempt_id(), probe)
             self._flights[flight.attempt_id] = flight
-            delay = grant.start_at - time.monotonic() - ANNOUNCE_AHEAD
-            flight.timer = asyncio.get_running_loop().call_later(max(0.0, delay), self._gather, flight)
+            delay = grant.start_at - now - ANNOUNCE_AHEAD
+            if delay > 0:
+                flight.timer = asyncio.get_running_loop().call_later(delay, self._gather, flight)
+            else:
+                self._gather(flight)
 
     def _gather(self, flight: Flight) -> None:
         """The moment to announce: all whose moment it is share a transaction."""
@@ -136,7 +140,10 @@ class Flights:
         for flight in flights:
             if flight.attempt_id in announced:
                 delay = flight.grant.start_at - time.monotonic()
-                flight.timer = asyncio.get_running_loop().call_later(max(0.0, delay), self._launch, flight)
+                if delay > 0:
+                    flight.timer = asyncio.get_running_loop().call_later(delay, self._launch, flight)
+                else:
+                    self._launch(flight)
             else:
                 self._land(flight)
         refused = [flight for flight in flights if flight.attempt_id not in announced]
@@ -145,7 +152,6 @@ class Flights:
 
     def _announcement(self, flight: Flight) -> Announcement:
         prepared, key = flight.prepared, flight.grant.key
-        cost = self._engine.may_cost(prepared, key)
         return Announcement(
             attempt_id=flight.attempt_id,
             job_id=prepared.job.id,
@@ -155,8 +161,7 @@ class Flights:
             key_id=key.name.removeprefix(f"{self._engine.name}/"),
             requested_model=prepared.request.model,
             booked_tokens=flight.grant.charge.tokens,
-            cost_nanos=cost.nanos if cost else None,
-            currency=cost.currency if cost else None,
+            may_cost=lambda: self._engine.may_cost(prepared, key),
         )
 
     def _launch(self, flight: Flight) -> None:

@@ -37,6 +37,8 @@ MOST_BACKLOG_BYTES = 32 * 1024 * 1024
 MOST_GROUP_BYTES = 8 * 1024 * 1024
 FINALIZE_SECONDS = 5.0
 """How long the end of a process waits for a batch that it finalizes; what takes longer is left to others."""
+LOOK_SECONDS = 0.2
+"""How often it is looked, while more and more waits to be stored, whether a batch is done."""
 RETRY_SECONDS = 0.5
 CLOCK_STEP = 30.0
 """By how many seconds the database's clock must get ahead between two heartbeats to have been set."""
@@ -73,6 +75,8 @@ class Recorder:
         self._endings: deque[_Stored] = deque()
         self._backlog = 0
         self._failing_since: float | None = None
+        self._touched: set[int] = set()  # batches that a job of theirs may have ended, by having ended
+        self._looked_at = float("-inf")
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="truckllm-recorder", daemon=True)
         self._thread.start()
@@ -181,7 +185,9 @@ class Recorder:
                 log.warning("the database is back after %.1f s", time.monotonic() - self._failing_since)
                 self._failing_since = None
             self._settle(operations, answers, endings)
-            self._complete(touched)
+            self._touched |= touched
+            if not self._endings or time.monotonic() - self._looked_at >= LOOK_SECONDS:
+                self._complete()
 
     def _transaction(self, operations: Sequence[_Operation], endings: Sequence[_Stored]) -> tuple[list[Any], set[int]]:
         touched: set[int] = set()
@@ -192,8 +198,10 @@ class Recorder:
             touched |= ends.noted(connection)
         return answers, touched
 
-    def _complete(self, touched: set[int]) -> None:
+    def _complete(self) -> None:
         """Has batches finalized whose last job has just ended; the janitor catches what is missed here."""
+        touched, self._touched = self._touched, set()
+        self._looked_at = time.monotonic()
         try:
             for batch_id in sorted(touched):
                 if ended(self.database, batch_id):

@@ -10,7 +10,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import redis.exceptions
 from sqlalchemy.engine import Connection
@@ -242,9 +241,9 @@ class Runner:
         """Puts claimed jobs (with when that was) among those that wait for the limiter, or lets them go."""
         back: list[Claimed] = []
         for job, since in claimed:
-            prepared = self.engine.prepare(job)
+            prepared = self.engine.prepare(job, since)
             if isinstance(prepared, Prepared):
-                self._waiting.append(replace(prepared, since=since))
+                self._waiting.append(prepared)
                 self._bytes += len(job.body)
             elif isinstance(prepared, NoKey):
                 back.append(job)

@@ -5,12 +5,13 @@ How they end is in `models.store.endings`, together with their jobs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
 
+from models.prices import Cost
 from models.states import RUNNABLE, JobStatus, Outcome
 from models.store import budgets
 from models.store.jobs import give_back
@@ -22,7 +23,8 @@ UNAFFORDABLE_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """A call about to leave. `booked_tokens` is what the limiter booked for it, `cost_nanos` what it may cost (None: no price)."""
+    """A call about to leave. `booked_tokens` is what the limiter booked for it. `may_cost` tells what it may cost (None: no price);
+    only calls of batches with a cap are asked."""
 
     attempt_id: int
     job_id: int
@@ -32,8 +34,21 @@ class Announcement:
     key_id: str
     requested_model: str
     booked_tokens: int
-    cost_nanos: int | None = None
-    currency: str | None = None
+    may_cost: Callable[[], Cost | None] = lambda: None
+
+
+_LOCK = (  # built once: that takes longer than SQLite does to run it
+    sa.select(jobs.c.id, jobs.c.epoch)
+    .join(batches, batches.c.id == jobs.c.batch_id)
+    .where(
+        jobs.c.id.in_(sa.bindparam("ids", expanding=True)),
+        jobs.c.status == JobStatus.RUNNING,
+        batches.c.status.in_(RUNNABLE),
+    )
+    .order_by(jobs.c.id)
+    .with_for_update(of=jobs)
+)
+_ANNOUNCE = attempts.insert()
 
 
 def announce(connection: Connection, calls: Sequence[Announcement], now: float) -> set[int]:
@@ -42,18 +57,8 @@ def announce(connection: Connection, calls: Sequence[Announcement], now: float) 
     A call is left out when its job isn't held any more in that epoch, its batch was paused or cancelled meanwhile, or can't afford it
     now: such a job goes back for a second.
     """
-    lock = (
-        sa.select(jobs.c.id, jobs.c.epoch)
-        .join(batches, batches.c.id == jobs.c.batch_id)
-        .where(
-            jobs.c.id.in_([call.job_id for call in calls]),
-            jobs.c.status == JobStatus.RUNNING,
-            batches.c.status.in_(RUNNABLE),
-        )
-        .order_by(jobs.c.id)
-        .with_for_update(of=jobs)
-    )
-    held = {row.id: row.epoch for row in connection.execute(lock)}
+    locked = connection.execute(_LOCK, {"ids": [call.job_id for call in calls]})
+    held = {row.id: row.epoch for row in locked}
     valid = [call for call in calls if held.get(call.job_id) == call.epoch]
     refused = budgets.reserve(connection, valid)
     if refused:
@@ -62,7 +67,7 @@ def announce(connection: Connection, calls: Sequence[Announcement], now: float) 
         valid = [call for call in valid if call.attempt_id not in refused]
     if valid:
         connection.execute(
-            attempts.insert(),
+            _ANNOUNCE,
             [
                 {
                     "id": call.attempt_id,

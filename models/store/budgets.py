@@ -6,7 +6,7 @@ what it did cost. A call whose end nobody knows keeps its reservation: it may ha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,12 +14,13 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
 
 from models.money import format_money
+from models.prices import Cost
 from models.states import RUNNABLE, BatchStatus, JobStatus, Outcome
 from models.tables import attempts, batch_counts, batch_spend, batches, budget_reservations, budgets, jobs
 
 
 class Reservable(Protocol):
-    """A call about to leave: what it may cost, None if nobody can say."""
+    """A call about to leave, and what it may cost: None if nobody can say."""
 
     @property
     def attempt_id(self) -> int: ...
@@ -28,9 +29,7 @@ class Reservable(Protocol):
     @property
     def batch_id(self) -> int: ...
     @property
-    def cost_nanos(self) -> int | None: ...
-    @property
-    def currency(self) -> str | None: ...
+    def may_cost(self) -> Callable[[], Cost | None]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +81,24 @@ def get(connection: Connection, batch_id: int) -> RowMapping | None:
     return connection.execute(sa.select(budgets).where(budgets.c.batch_id == batch_id)).mappings().one_or_none()
 
 
+_LOCK = (
+    sa.select(budgets)
+    .where(budgets.c.batch_id.in_(sa.bindparam("ids", expanding=True)))
+    .order_by(budgets.c.batch_id)
+    .with_for_update()
+)
+_RESERVED = sa.select(budget_reservations).where(
+    budget_reservations.c.attempt_id.in_(sa.bindparam("ids", expanding=True))
+)
+
+
 def reserve(connection: Connection, calls: Sequence[Reservable]) -> set[int]:
     """Reserves what these calls may cost. The attempt ids of those that their batch can't afford now.
 
     A batch that can't afford its next call while none of its calls is under way is paused, with the reason.
     """
-    capped = {
-        row["batch_id"]: row
-        for row in connection.execute(
-            sa.select(budgets)
-            .where(budgets.c.batch_id.in_({call.batch_id for call in calls}))
-            .order_by(budgets.c.batch_id)
-            .with_for_update()
-        ).mappings()
-    }
+    batch_ids = {call.batch_id for call in calls}
+    capped = {row["batch_id"]: row for row in connection.execute(_LOCK, {"ids": list(batch_ids)}).mappings()}
     refused: set[int] = set()
     for batch_id, budget in capped.items():
         free = budget["most_nanos"] - budget["spent_nanos"] - budget["reserved_nanos"]
@@ -104,14 +107,15 @@ def reserve(connection: Connection, calls: Sequence[Reservable]) -> set[int]:
         for call in calls:
             if call.batch_id != batch_id:
                 continue
-            if call.cost_nanos is None or call.currency != budget["currency"]:
+            cost = call.may_cost()
+            if cost is None or cost.currency != budget["currency"]:
                 reason = f"a call has no price in {budget['currency']}, so its cost can't be capped"
-            elif call.cost_nanos > free:
+            elif cost.nanos > free:
                 left = format_money(free, budget["currency"])
                 reason = reason or f"the next call may cost more than the {left} that are left of its cap"
             else:
-                free -= call.cost_nanos
-                taken.append((call.attempt_id, call.cost_nanos))
+                free -= cost.nanos
+                taken.append((call.attempt_id, cost.nanos))
                 continue
             refused.add(call.attempt_id)
         if taken:
@@ -183,8 +187,7 @@ def release(connection: Connection, attempt_ids: Sequence[int]) -> None:
 
 
 def _reserved(connection: Connection, attempt_ids: Sequence[int]) -> list[RowMapping]:
-    query = sa.select(budget_reservations).where(budget_reservations.c.attempt_id.in_(attempt_ids))
-    return list(connection.execute(query).mappings())
+    return list(connection.execute(_RESERVED, {"ids": list(attempt_ids)}).mappings())
 
 
 def _take(connection: Connection, batch_id: int, reserved: int, cost: int) -> None:

@@ -21,6 +21,9 @@ from models.store import budgets, ends
 from models.store.batches import SHARDS
 from models.tables import attempts, batch_counts, batch_spend, batches, jobs, results
 
+_ENDS = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
+_SUMS = ("succeeded", "calls", "input_tokens", "output_tokens", "cost_nanos")
+
 UNSTORABLE = "unstorable"
 """The error code of a job whose answer the database refused: its call has succeeded all the same, and is in the ledger."""
 
@@ -72,22 +75,45 @@ class Ending:
     excluded: str = ""
 
 
+# Statements of every commit are built once: building one takes longer than SQLite does to run it.
+
+_LOCK = (
+    sa.select(jobs.c.id, jobs.c.epoch, jobs.c.status)
+    .where(jobs.c.id.in_(sa.bindparam("ids", expanding=True)))
+    .order_by(jobs.c.id)
+    .with_for_update()
+)
+_CALLS = sa.select(attempts.c.id, attempts.c.outcome).where(attempts.c.id.in_(sa.bindparam("ids", expanding=True)))
+_CLOSE = attempts.update().where(attempts.c.id == sa.bindparam("b_id"))
+_MOVE = (
+    jobs.update()
+    .where(jobs.c.id == sa.bindparam("b_id"))
+    .values(epoch=jobs.c.epoch + 1, worker_id=None, attempts=jobs.c.attempts + sa.bindparam("calls"))
+)
+_KEEP = results.insert()
+_COUNT = (
+    batch_counts.update()
+    .where(batch_counts.c.batch_id == sa.bindparam("b_batch"), batch_counts.c.shard == sa.bindparam("b_shard"))
+    .values({name: batch_counts.c[name] + sa.bindparam(f"more_{name}") for name in _ENDS})
+)
+_SPEND = {
+    dialect: insert(batch_spend).on_conflict_do_update(
+        index_elements=["batch_id", "shard", "provider", "currency"],
+        set_={name: batch_spend.c[name] + insert(batch_spend).excluded[name] for name in _SUMS},
+    )
+    for dialect, insert in (("sqlite", sqlite_insert), ("postgresql", pg_insert))
+}
+
+
 def record(connection: Connection, endings: Sequence[Ending], shard: int, now: float) -> set[int]:
     """Writes endings down. The batches in which a job has ended, for `batches.finish_if_done` in a transaction after this one.
 
     Batches to which a job went back are noted in `ends`: one of them may be cancelled at this very moment.
     """
-    locked = connection.execute(
-        sa.select(jobs.c.id, jobs.c.epoch, jobs.c.status)
-        .where(jobs.c.id.in_([ending.job_id for ending in endings]))
-        .order_by(jobs.c.id)
-        .with_for_update()
-    )
+    locked = connection.execute(_LOCK, {"ids": [ending.job_id for ending in endings]})
     held = {row.id: row.epoch for row in locked if row.status == JobStatus.RUNNING}
     calls = [ending.attempt for ending in endings if ending.attempt]
-    known = connection.execute(
-        sa.select(attempts.c.id, attempts.c.outcome).where(attempts.c.id.in_([end.attempt_id for end in calls]))
-    )
+    known = connection.execute(_CALLS, {"ids": [end.attempt_id for end in calls]})
     open_attempts = {row.id for row in known if row.outcome == Outcome.UNKNOWN}
     moving = [ending for ending in endings if held.get(ending.job_id) == ending.epoch]
     moved = {(ending.job_id, ending.epoch) for ending in moving}
@@ -117,7 +143,7 @@ def _close(connection: Connection, closing: Sequence[tuple[Ending, AttemptEnd]],
     if not closing:
         return
     connection.execute(
-        attempts.update().where(attempts.c.id == sa.bindparam("b_id")),
+        _CLOSE,
         [
             {
                 "b_id": end.attempt_id,
@@ -174,12 +200,7 @@ def _move(connection: Connection, moving: Sequence[Ending], stopped: set[int], n
                 "finished_at": None if status == JobStatus.QUEUED else now,
             }
         )
-    connection.execute(
-        jobs.update()
-        .where(jobs.c.id == sa.bindparam("b_id"))
-        .values(epoch=jobs.c.epoch + 1, worker_id=None, attempts=jobs.c.attempts + sa.bindparam("calls")),
-        rows,
-    )
+    connection.execute(_MOVE, rows)
 
 
 def _keep(connection: Connection, succeeded: Sequence[Ending]) -> None:
@@ -205,7 +226,7 @@ def _keep(connection: Connection, succeeded: Sequence[Ending]) -> None:
                 "currency": ending.attempt.currency,
             }
         )
-    connection.execute(results.insert(), rows)
+    connection.execute(_KEEP, rows)
 
 
 def _count(connection: Connection, moving: Sequence[Ending], stopped: set[int], spending: set[int], shard: int) -> None:
@@ -219,20 +240,18 @@ def _count(connection: Connection, moving: Sequence[Ending], stopped: set[int], 
                 continue
             status = JobStatus.CANCELLED
         ended.setdefault(ending.batch_id, Counter())[status] += 1
-    for batch_id in sorted(ended):
-        counted = ended[batch_id]
+    if ended:
         connection.execute(
-            batch_counts.update()
-            .where(batch_counts.c.batch_id == batch_id, batch_counts.c.shard == shard)
-            .values(
-                succeeded=batch_counts.c.succeeded + counted[JobStatus.SUCCEEDED],
-                failed=batch_counts.c.failed + counted[JobStatus.FAILED],
-                cancelled=batch_counts.c.cancelled + counted[JobStatus.CANCELLED],
-            )
+            _COUNT,
+            [
+                {
+                    "b_batch": batch_id,
+                    "b_shard": shard,
+                    **{f"more_{status}": ended[batch_id][status] for status in _ENDS},
+                }
+                for batch_id in sorted(ended)
+            ],
         )
-
-
-_SUMS = ("succeeded", "calls", "input_tokens", "output_tokens", "cost_nanos")
 
 
 def _spend(
@@ -256,13 +275,8 @@ def _spend(
         sums = {group: row for group, row in sums.items() if group[0] not in late or group[0] in there}
     if not sums:
         return
-    insert = sqlite_insert if connection.dialect.name == "sqlite" else pg_insert
-    statement = insert(batch_spend)
     connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=["batch_id", "shard", "provider", "currency"],
-            set_={name: batch_spend.c[name] + statement.excluded[name] for name in _SUMS},
-        ),
+        _SPEND[connection.dialect.name],
         [
             {
                 "batch_id": batch_id,

@@ -5,6 +5,7 @@ How a call's end moves its job is in `models.store.endings`, reruns in `models.s
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 import time
@@ -81,6 +82,21 @@ def claim(
     return take(connection, picked, found, provider=provider, worker_id=worker_id, most_bytes=most_bytes, now=now)
 
 
+_TAKE = (  # built once: that takes longer than SQLite does to run it
+    jobs.update()
+    .where(jobs.c.id.in_(sa.bindparam("ids", expanding=True)))
+    .values(
+        status=JobStatus.RUNNING,
+        epoch=jobs.c.epoch + 1,
+        worker_id=sa.bindparam("worker"),
+        provider=sa.bindparam("by"),
+    )
+)
+_INPUTS = sa.select(job_inputs.c.job_id, job_inputs.c.body, job_inputs.c.dialect, job_inputs.c.operation).where(
+    job_inputs.c.job_id.in_(sa.bindparam("ids", expanding=True))
+)
+
+
 def take(
     connection: Connection,
     picked: Sequence[RowMapping],
@@ -102,22 +118,11 @@ def take(
     if not taken:
         return []
     ids = [row["id"] for row in taken]
-    connection.execute(
-        jobs.update()
-        .where(jobs.c.id.in_(ids))
-        .values(status=JobStatus.RUNNING, epoch=jobs.c.epoch + 1, worker_id=worker_id, provider=provider)
-    )
+    connection.execute(_TAKE, {"ids": ids, "worker": worker_id, "by": provider})
     started = {row["batch_id"] for row in taken} & {row["id"] for row in found if row["status"] == BatchStatus.QUEUED}
     if started:
         batch_store.start(connection, sorted(started), now)
-    inputs = {
-        row.job_id: row
-        for row in connection.execute(
-            sa.select(job_inputs.c.job_id, job_inputs.c.body, job_inputs.c.dialect, job_inputs.c.operation).where(
-                job_inputs.c.job_id.in_(ids)
-            )
-        )
-    }
+    inputs = {row.job_id: row for row in connection.execute(_INPUTS, {"ids": ids})}
     strict = {row["id"] for row in found if row["no_fallback"]}
     return [
         Claimed(
@@ -181,15 +186,24 @@ def _queued(
     after: int,
     skip: Collection[tuple[str, str]],
 ) -> list[RowMapping]:
-    query = (
-        claimable(lane, provider, most)
-        .where(jobs.c.batch_id == batch_id, *batch_store.claimable_in(lane), jobs.c.position > after)
-        .order_by(jobs.c.lane, jobs.c.position)
-    )
+    query = _queued_in(lane, provider)
     slow = [model for of, model in skip if of == lane]
     if slow:
         query = query.where(jobs.c.model.not_in(slow))
-    return list(connection.execute(query).mappings())
+    return list(connection.execute(query, {"batch": batch_id, "after": after, "most": most}).mappings())
+
+
+@functools.lru_cache(maxsize=256)
+def _queued_in(lane: str, provider: str) -> sa.Select[Any]:
+    return (
+        claimable(lane, provider, sa.bindparam("most", type_=sa.Integer))
+        .where(
+            jobs.c.batch_id == sa.bindparam("batch"),
+            *batch_store.claimable_in(lane),
+            jobs.c.position > sa.bindparam("after"),
+        )
+        .order_by(jobs.c.lane, jobs.c.position)
+    )
 
 
 def _passed_on(connection: Connection, batch_ids: list[int], lane: str, provider: str, most: int) -> list[RowMapping]:
@@ -205,7 +219,7 @@ def _passed_on(connection: Connection, batch_ids: list[int], lane: str, provider
     return list(connection.execute(query).mappings())
 
 
-def claimable(lane: str, provider: str, most: int) -> sa.Select[Any]:
+def claimable(lane: str, provider: str, most: int | sa.BindParameter[int]) -> sa.Select[Any]:
     """What `take` needs to know of up to `most` jobs, locked, without those of a route's lane that `provider` has failed."""
     query = (
         sa.select(

@@ -18,8 +18,9 @@ JSON = st.recursive(
 COUNTS = st.integers(0, 10**9)
 
 
-def chat(text: str) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": text}]}
+def chat(text: str) -> tuple[int, int]:
+    """The size of a request with one message."""
+    return characters({"messages": [{"role": "user", "content": text}]})
 
 
 def test_text_is_counted_wherever_it_lies_and_other_values_are_not() -> None:
@@ -99,8 +100,8 @@ def test_estimates_are_whole_positive_and_within_the_bound_after_any_experience(
 ) -> None:
     estimates = Estimates()
     for seen, input_tokens, output_tokens in past:
-        estimates.learn("m", {"input": seen}, input_tokens, output_tokens)
-    going_in = estimates.input_tokens("m", {"input": source})
+        estimates.learn("m", characters({"input": seen}), input_tokens, output_tokens)
+    going_in = estimates.input_tokens("m", characters({"input": source}))
     assert isinstance(going_in, int)
     assert going_in >= TOKENS_A_MESSAGE
     coming_out = estimates.output_tokens("m", most)

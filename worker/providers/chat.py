@@ -32,6 +32,7 @@ class ChatProvider(Provider):
     def __init__(self, config: ProviderConfig, sender: Sender) -> None:
         super().__init__(config, sender)
         self._headers = {name.lower(): value for name, value in config.headers.items()}
+        self._secret_headers = secret_headers(self._headers)
         self._query = urlencode(config.query)
 
     @abc.abstractmethod
@@ -148,7 +149,7 @@ class ChatProvider(Provider):
 
     def secrets(self, request: Request) -> list[str]:
         """What must not appear in a message: the key, and the headers that the configuration adds (gateways' keys)."""
-        return [request.api_key, *secret_headers(self._headers)]
+        return [request.api_key, *self._secret_headers]
 
     def list_models_call(self, path: str, api_key: str) -> Call:
         """A GET with this provider's headers."""

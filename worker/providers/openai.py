@@ -331,6 +331,9 @@ def read_usage(usage: Any) -> Usage | None:
 def _modalities(usage: dict[str, Any]) -> tuple[tuple[str, int], ...]:
     """The tokens that aren't text. Which of them were cached isn't told: none, as far as there was other input."""
     details = usage.get("prompt_tokens_details")
+    made = usage.get("completion_tokens_details")
+    if not (at(details, "audio_tokens") or at(details, "image_tokens") or at(made, "audio_tokens")):
+        return ()
     fresh = (
         count(usage.get("prompt_tokens"))
         - count(at(details, "cached_tokens"))
@@ -340,7 +343,7 @@ def _modalities(usage: dict[str, Any]) -> tuple[tuple[str, int], ...]:
     found = {
         "input_audio": sound,
         "input_image": min(count(at(details, "image_tokens")), max(0, fresh - sound)),
-        "output_audio": count(at(usage, "completion_tokens_details", "audio_tokens")),
+        "output_audio": count(at(made, "audio_tokens")),
     }
     return tuple((kind, tokens) for kind, tokens in found.items() if tokens)
 

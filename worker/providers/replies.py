@@ -52,10 +52,12 @@ def encode(value: Any) -> bytes:
 def at(value: Any, *path: str | int) -> Any:
     """What lies at `path` inside decoded JSON; None where the path breaks off."""
     for step in path:
-        if isinstance(step, str):
-            value = value.get(step) if isinstance(value, dict) else None
+        if isinstance(value, dict):
+            value = value.get(step) if isinstance(step, str) else None
+        elif isinstance(value, list) and not isinstance(step, str) and -len(value) <= step < len(value):
+            value = value[step]
         else:
-            value = value[step] if isinstance(value, list) and -len(value) <= step < len(value) else None
+            return None
     return value
 
 
@@ -72,6 +74,10 @@ def objects(value: Any) -> Iterator[dict[str, Any]]:
 
 def told_count(value: Any) -> int | None:
     """A token count; None for what can't be one. Gemini's 64-bit integers may come as text."""
+    if type(value) is int and 0 <= value <= _LARGEST_COUNT:
+        return value
+    if value is None:
+        return None
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 16:
         value = int(value)
     if isinstance(value, float) and value.is_integer():
@@ -99,7 +105,8 @@ def name(value: Any, limit: int = 200) -> str | None:
     """A short printable text, such as an id or a model's name; None for anything else."""
     if not isinstance(value, str) or not value:
         return None
-    return "".join(c for c in storable(value)[:limit] if c.isprintable()) or None
+    short = storable(value)[:limit]
+    return short if short.isprintable() else "".join(c for c in short if c.isprintable()) or None
 
 
 def seconds(value: Any) -> float | None:

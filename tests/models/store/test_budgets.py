@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from models import tables
 from models.database import Database
 from models.finalizing import reconcile
+from models.prices import Cost
 from models.states import JobStatus, Outcome
-from models.store import budgets, endings, recounts
-from tests.making import NOW, announce, claim, ending, finish, make_batch, make_worker
+from models.store import attempts, budgets, endings, recounts
+from models.store.attempts import Announcement
+from tests.making import NOW, announce, announcement, claim, ending, finish, make_batch, make_worker
 
 
 def test_a_cap_that_comes_in_the_middle_counts_what_was_spent_and_what_is_under_way(database: Database) -> None:
@@ -68,3 +72,25 @@ def test_a_recount_puts_a_cap_right(database: Database) -> None:
     with database.write() as connection:
         recounts.recount(connection, batch)
     assert finish(database, batch)
+
+
+def test_only_calls_of_a_capped_batch_are_asked_what_they_may_cost(database: Database) -> None:
+    asked: list[int] = []
+
+    def priced(call: Announcement) -> Announcement:
+        def may_cost() -> Cost:
+            asked.append(call.batch_id)
+            return Cost(7, "USD")
+
+        return replace(call, may_cost=may_cost)
+
+    _, capped = make_batch(database, 2), make_batch(database, 2)
+    with database.write() as connection:
+        budgets.cap(connection, capped, 10**9, "USD")
+    calls = [priced(announcement(job)) for job in claim(database, make_worker(database), most=4)]
+    with database.write() as connection:
+        assert attempts.announce(connection, calls, NOW) == {call.attempt_id for call in calls}
+        budget = budgets.get(connection, capped)
+    assert asked == [capped, capped]
+    assert budget is not None
+    assert budget["reserved_nanos"] == 14

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from models.database import Database
 from models.finalizing import reconcile
+from models.prices import Cost
 from models.states import JobStatus, Outcome
 from models.store import attempts as attempt_store
 from models.store import batches as batch_store
@@ -69,7 +70,7 @@ def worked(database: Database) -> int:
 
 
 def priced(calls: list[Any]) -> list[Any]:
-    return [replace(call, cost_nanos=1500, currency="USD") for call in calls]
+    return [replace(call, may_cost=lambda: Cost(1500, "USD")) for call in calls]
 
 
 def claim_in(connection: sa.Connection, most: int) -> list[job_store.Claimed]:

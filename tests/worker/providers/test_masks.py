@@ -28,6 +28,8 @@ KEY = "canary/7f3a+91==.Zk_echoed"
         "canary_7f3a_91_.zk_echoed",
         f"Bearer {KEY}",
         f"{KEY}{KEY}",
+        f"clé {KEY}",
+        KEY.replace("k", "\u212a"),  # the Kelvin sign, which is a k to whoever ignores case
     ],
 )
 def test_a_key_is_known_whole_cut_quoted_and_in_any_case(told: str) -> None:
