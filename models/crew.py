@@ -106,7 +106,14 @@ class Crew:
 
     def tick(self) -> list[str]:
         """Starts again those that died; what happened, in sentences. Raises UsageError when one refuses its configuration."""
-        return [self._told(ended) for child in self._children if (ended := child.tick()) is not None]
+        told = []
+        for child in self._children:
+            try:
+                if (ended := child.tick()) is not None:
+                    told.append(self._told(ended))
+            except OSError as error:
+                told.append(f"{child.name} can't be started now: {error.strerror or error}; it is tried again")
+        return told
 
     def stop(self, grace_seconds: float | None = None) -> None:
         """Ends them: SIGTERM, the grace (the plan's by default), then SIGKILL; a KeyboardInterrupt cuts the grace short."""

@@ -163,7 +163,8 @@ class Child:
         )
 
     def tick(self) -> Ended | None:
-        """Looks after it: tells once that it died, starts it again when its time has come."""
+        """Looks after it: tells once that it died, starts it again when its time has come. Raises OSError when it can't be
+        started (no memory, no process left), and tries again some seconds later."""
         now = time.monotonic()
         ended = None
         if self._due is None and self.process is not None and self.process.poll() is not None:
@@ -175,7 +176,11 @@ class Child:
             if self.may_end and ended.code == 0:
                 self.process = self._due = None
         if self._due is not None and now >= self._due:
-            self.start()
+            try:
+                self.start()
+            except OSError:
+                self._due = now + BACKOFF_SECONDS[-1]
+                raise
         return ended
 
     def last_line(self) -> str:

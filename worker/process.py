@@ -60,6 +60,9 @@ OPEN_FILES = 16_384
 STORE_SECONDS = 15.0
 """How long an ending worker waits for a database that is away; its parent and the system have little patience."""
 
+WITHDRAW_SECONDS = 2.0
+"""How long one that is told to end while it starts waits to take its registration back."""
+
 RING_AFTER = 0.1
 """Seconds until another provider is rung for a job passed on: its ending has to be stored first."""
 
@@ -119,6 +122,10 @@ def _die_with_parent(pipe: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+class _ToldEarly(Exception):  # noqa: N818 - no error
+    """A signal to end came before all was there that it takes to end in order."""
+
+
 class Process:
     """What a worker process is made of. `served` are provider ids; `alone_for` as in `main`."""
 
@@ -134,6 +141,7 @@ class Process:
         self.config = config
         self.served = list(served)
         self.stopping = False
+        self._begun = False
         self._database = open_database(database_url)
         self._redis_url = redis_url
         self._consumer = Consumer(redis_url, self.served, self.drain)
@@ -147,26 +155,28 @@ class Process:
         self._rung: dict[str, float] = {}
         self._alone_for = alone_for
         self._warden: warden.Warden | None = None
+        self._recorder = Recorder(self._database, self._loop)
+        self._lease = Lease(
+            self._recorder, self.served, config.config_hash(), self._lost, self._drained, self._alone_for
+        )
 
     def run(self) -> int:
         """Until told to end."""
         demise.expect(self._loop)
         self._thread.start()
         self._watchdog.start()
-        self._recorder = Recorder(self._database, self._loop)
         try:
-            self._on_loop(examine(self._redis_url))
-        except TruckError as error:
-            log.error("can't start: %s", error)
-            return error.exit_code
-        try:
-            self._on_loop(self._start())
-        except (StorageError, sqlalchemy.exc.SQLAlchemyError) as error:
-            log.error("can't start: %s: %s", self._database.shown, str(error).splitlines()[0])
-            return StorageError.exit_code
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-                signal.signal(number, self._signalled)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                    signal.signal(number, self._signalled)
+            if (refused := self._begin()) is not None:
+                return refused
+            self._begun = True
+        except _ToldEarly:
+            self.stopping = self._begun = True
+            with contextlib.suppress(StorageError, TimeoutError):
+                self._on_loop(self._withdraw(), timeout=WITHDRAW_SECONDS)
+            return 0
         if self._alone_for is None:
             log.info("worker %d serves %s", self._lease.worker_id, ", ".join(self.served))
             self._consumer.run(f"truckllm-{self._lease.worker_id}@{processes.host()}")
@@ -177,6 +187,20 @@ class Process:
         self._end()
         return 0
 
+    def _begin(self) -> int | None:
+        """Makes all its parts. The exit code if it can't."""
+        try:
+            self._on_loop(examine(self._redis_url))
+        except TruckError as error:
+            log.error("can't start: %s", error)
+            return error.exit_code
+        try:
+            self._on_loop(self._start())
+        except (StorageError, sqlalchemy.exc.SQLAlchemyError) as error:
+            log.error("can't start: %s: %s", self._database.shown, str(error).splitlines()[0])
+            return StorageError.exit_code
+        return None
+
     async def _start(self) -> None:
         self._client = connect(self._redis_url)
         self._limiter = Limiter(
@@ -184,9 +208,6 @@ class Process:
         )
         self._breaker = Breaker(self._client)
         self._sender = await HttpSender(max_response_bytes=self.config.worker.max_response_bytes).__aenter__()
-        self._lease = Lease(
-            self._recorder, self.served, self.config.config_hash(), self._lost, self._drained, self._alone_for
-        )
         await self._lease.take()
         with contextlib.suppress(redis.exceptions.RedisError, OSError, TimeoutError):
             await self._limiter.meet(str(self._lease.worker_id))
@@ -237,6 +258,8 @@ class Process:
             )
 
     def _signalled(self, number: int, _frame: object) -> None:
+        if not self._begun:
+            raise _ToldEarly
         if self.stopping:
             self._give_up.set()
             return
@@ -289,6 +312,11 @@ class Process:
         """Whether the database has been away all the time that an end which began then can wait for it."""
         since = self._recorder.away_since
         return since is not None and time.monotonic() - max(began, since) > STORE_SECONDS
+
+    async def _withdraw(self) -> None:
+        """Takes back its registration, if it has come so far."""
+        if self._lease.worker_id:
+            await self._lease.leave()
 
     async def _leave(self) -> None:
         if self._janitor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import faulthandler
 import logging
 import os
@@ -22,6 +23,9 @@ log = logging.getLogger("truckllm.watchdog")
 TICK_SECONDS = 1.0
 PATIENCE = 60
 """Ticks without a sign of life; long after others have taken the process for dead."""
+
+HUNG = int(watcher.LAST_WORDS)
+"""Exit code of a process that hung: that of `_exit` when it is called as a signal's handler."""
 
 AGAIN_TICKS = 10
 """After so many ticks another watcher is started where one could not be, or has ended."""
@@ -47,8 +51,12 @@ class Watchdog:
 
     def start(self) -> None:
         """From the main thread."""
+        # All in C, which needs no lock: names of functions are written down, no values, then the process ends; not by the signal
+        # itself, which the first process of a container wouldn't hear.
+        libc = ctypes.CDLL(None)
+        libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
+        libc.signal(watcher.LAST_WORDS, ctypes.cast(libc._exit, ctypes.c_void_p))
         with contextlib.suppress(RuntimeError, OSError, ValueError):  # no stderr to tell it on
-            # by a handler in C, which needs no lock: names of functions, no values; then the signal does what it always does
             faulthandler.register(watcher.LAST_WORDS, all_threads=True, chain=True)
         self._begin()
         self._loop.call_soon_threadsafe(self._beat)

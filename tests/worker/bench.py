@@ -88,7 +88,6 @@ def bench(config: Config | Path, database: Database, redis_url: str) -> Iterator
     url = database.url.render_as_string(hide_password=False)
     process = Process(settings, url, redis_url, [provider.id for provider in settings.providers])
     process._thread.start()
-    process._recorder = Recorder(process._database, process._loop)
     try:
         process._on_loop(process._start(), timeout=30)
         assert process._janitor is not None

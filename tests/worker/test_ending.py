@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,8 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
+from models.database import Database
+from models.store import workers as worker_store
 from tests.conftest import Valkey, wait_for
 from worker.app import LOCAL_POLL_SECONDS, make_app
 
@@ -58,26 +59,32 @@ def test_celery_takes_no_signal_from_us_so_that_none_is_lost_while_it_starts(val
     assert done.stdout == "True\n", done.stderr
 
 
-@pytest.mark.parametrize("ignored", [False, True], ids=["terminal closed", "under nohup"])
-def test_who_looks_after_workers_stops_them_when_its_terminal_is_closed_unless_under_nohup(ignored: bool) -> None:
-    script = f"""
-import signal, time
-from models.crew import stop_signals
-{"signal.signal(signal.SIGHUP, signal.SIG_IGN)" if ignored else ""}
-with stop_signals() as stopping:
-    print("up", flush=True)
-    while not stopping():
-        time.sleep(0.01)
-"""
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "up\n"
-        process.send_signal(signal.SIGHUP)
-        if ignored:
-            with pytest.raises(subprocess.TimeoutExpired):
-                process.wait(0.3)
-            process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+def test_a_worker_told_to_end_while_it_starts_ends_with_0_and_leaves_no_trace(
+    start: Callable[..., subprocess.Popen[str]],
+    write_config: Callable[..., Path],
+    valkey: Valkey,
+    sqlite_template: Path,
+    tmp_path: Path,
+) -> None:
+    shutil.copy(sqlite_template, tmp_path / "truckllm.db")
+    config = write_config("http://127.0.0.1:1", redis_url=valkey.url)
+    url = f"sqlite:///{tmp_path}/truckllm.db"
+    database = Database(url)
+
+    def registered() -> int:
+        with database.read() as connection:
+            return len(worker_store.everyone(connection))
+
+    valkey.process.send_signal(signal.SIGSTOP)
+    try:
+        worker = start("worker", "-c", config, TRUCKLLM_DATABASE_URL=url)
+        wait_for(registered, "it to have a number, and to wait for Redis")
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(30) == 0
+        assert not registered()
+    finally:
+        valkey.process.send_signal(signal.SIGCONT)
+        database.close()
 
 
 def test_only_a_server_of_this_machine_is_asked_more_often_than_once_a_second() -> None:

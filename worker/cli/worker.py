@@ -5,6 +5,7 @@ It parses options and supervises; the work is `worker.process`. The local stack 
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -119,4 +120,5 @@ def _look_after(crew: Crew, tick: Callable[[], list[str]], stopping: Callable[[]
 
 
 def _say(sentence: str) -> None:
-    print(f"truckllm worker: {sentence}", file=sys.stderr, flush=True)  # noqa: T201
+    with contextlib.suppress(OSError):  # a full disk under the log must not end the work
+        print(f"truckllm worker: {sentence}", file=sys.stderr, flush=True)  # noqa: T201
