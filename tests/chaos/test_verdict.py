@@ -11,7 +11,7 @@ import pytest
 
 from tests.chaos.figures import Figures
 from tests.chaos.ground import NUMBERS, Stop
-from tests.chaos.verdict import Breaks, in_flight, overshoot, refused, token_overshoot
+from tests.chaos.verdict import Breaks, in_flight, overshoot, refused, token_overshoot, unexplained
 from worker.sandbox.quotas import key_name
 
 GOOD = Figures("a-scenario", "sqlite", 7, kills=3, rows=500, extra=4, in_flight=6)
@@ -112,6 +112,11 @@ def test_calls_that_broke_when_connections_were_cut_were_in_flight_whosever_they
     assert flying(answered, CUT, (LIVING, "unknown"), (LIVING, "failed"), (LIVING, "succeeded")) == {"a": 1}
     assert not flying([call()], CUT, (LIVING, "failed"))
     assert not flying([call(end=99.5)], CUT, (LIVING, "unknown"))
+
+
+def test_a_call_in_flight_explains_no_extra_call_of_another_row() -> None:
+    assert unexplained({"a": 1, "b": 2}, {"a": 1, "b": 2, "c": 5}) == 0
+    assert unexplained({"a": 1, "b": 2}, {"a": 3, "c": 5}) == 2
 
 
 def test_a_call_that_was_refused_or_spoilt_may_be_made_again() -> None:

@@ -71,7 +71,7 @@ def judge(ground: Ground) -> Figures:
         doubled=doubled(ground, ledger),
         extra=sum(extra.values()),
         in_flight=flying.total(),
-        unexplained=sum(max(0, count - flying[sha]) for sha, count in extra.items()),
+        unexplained=unexplained(extra, flying),
         unseen=sum(max(0, count - shown.get(sha, 0)) for sha, count in extra.items()),
         ledger_difference=different,
         limit_overshoot=overshoot(ground, calls),
@@ -110,6 +110,11 @@ def doubled(ground: Ground, ledger: Iterable[Row]) -> int:
 def total(ground: Ground) -> int:
     """Rows in the database."""
     return ground.number(sa.select(sa.func.count()).select_from(jobs))
+
+
+def unexplained(extra: Mapping[str, int], flying: Mapping[str, int]) -> int:
+    """Extra calls of prompts beyond those of the very same prompt that were in flight: another row's makes up for none."""
+    return sum(max(0, count - flying.get(sha, 0)) for sha, count in extra.items())
 
 
 @dataclass(frozen=True, slots=True)
