@@ -12,12 +12,14 @@ import pytest
 import sqlalchemy as sa
 
 from models.config_file import load_config
-from models.database import Database, upgrade
+from models.database import Database
 from models.tables import attempts, jobs, workers
 from submit.bell import ring
 from submit.producer import submit_batch
 from tests.conftest import SandboxProcess, Valkey, wait_for
 from tests.making import attempt_rows, batch_status, job_rows
+
+DATABASES = ["sqlite"]
 
 JOBS = 300
 WORKERS = 3
@@ -29,12 +31,10 @@ def test_a_rolling_restart_costs_no_call_shorter_than_the_grace(
     start_sandbox: Callable[..., SandboxProcess],
     write_config: Callable[..., Path],
     valkey: Valkey,
-    tmp_path: Path,
+    database: Database,
 ) -> None:
     sandbox = start_sandbox(latency=0.2)
     config = write_config(sandbox.url, providers=["openai"], redis_url=valkey.url, worker={"concurrency": 4})
-    database = Database(f"sqlite:///{tmp_path}/truckllm.db")
-    upgrade(database)
 
     def begin() -> subprocess.Popen[str]:
         return start("worker", "-c", config, TRUCKLLM_DATABASE_URL=str(database.url))
@@ -75,4 +75,3 @@ def test_a_rolling_restart_costs_no_call_shorter_than_the_grace(
     assert {row["rescues"] for row in rows} == {0}
     assert Counter(row["outcome"] for row in calls) == {"succeeded": JOBS}
     assert len(sandbox.log()) == JOBS
-    database.close()
