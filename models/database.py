@@ -309,6 +309,12 @@ def _refuse_to_outgrow(database: Database, connection: Connection, oldest: str) 
         )
 
 
+def met_in_a_circle(error: Exception) -> bool:
+    """Whether PostgreSQL ended a transaction because it and another waited for each other. Nothing of it was done: it can be repeated
+    at once."""
+    return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == "40P01"
+
+
 @contextmanager
 def storage_errors(database: Database) -> Iterator[None]:
     """Turns the driver's errors into a StorageError that says which database and what to look at; into a UsageError where it is

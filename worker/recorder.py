@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from models.clocks import awake_clock
-from models.database import Database
+from models.database import Database, met_in_a_circle
 from models.errors import StorageError
 from models.finalizing import ended
 from models.states import JobStatus
@@ -40,6 +40,8 @@ FINALIZE_SECONDS = 5.0
 LOOK_SECONDS = 0.2
 """How often it is looked, while more and more waits to be stored, whether a batch is done."""
 RETRY_SECONDS = 0.5
+CIRCLE_TRIES = 5
+"""So often a group is tried again that PostgreSQL ended because two transactions waited for each other."""
 CLOCK_STEP = 30.0
 """By how many seconds the database's clock must get ahead between two heartbeats to have been set."""
 OUT_OF_ORDER = {"25006", "42501", "42P01"}
@@ -170,13 +172,15 @@ class Recorder:
                     size += endings[-1].size
             self._commit(operations, endings)
 
-    def _commit(self, operations: Sequence[_Operation], endings: Sequence[_Stored]) -> None:
+    def _commit(self, operations: Sequence[_Operation], endings: Sequence[_Stored], again: int = CIRCLE_TRIES) -> None:
         try:
             answers, touched = self._transaction(operations, endings)
         except MemoryError:  # says nothing of what is in the group; the thread ends, and the process with it
             raise
         except Exception as error:
-            if _lasting(error):
+            if again and met_in_a_circle(error):
+                self._commit(operations, endings, again - 1)
+            elif _lasting(error):
                 self._unavailable(operations, endings, error)
             else:  # also a bug in one operation: it must not take the others with it
                 self._narrow(operations, endings, error)

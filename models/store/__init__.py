@@ -10,6 +10,7 @@ Rows are locked in one order, so that on PostgreSQL nobody waits in a circle: th
 * Whoever adds to a batch's sums holds a row of its counters, also where no job has ended. So who holds all of these (`recounts`,
   `budgets.cap`) sees sums that stand still, with rows that aren't there yet.
 * A batch is started by the claim that took its first job, after that job: nobody who holds a batch waits for a job.
-* A worker's group is one transaction: endings first, then whatever else was asked. So a late reply for a job that this group moves, too,
-  can meet it in a circle; PostgreSQL ends one of them after a second, and the recorder stores it again.
+* A worker's group is one transaction: endings first, then whatever else was asked, for any number of batches. So whoever takes a budget
+  takes those of all unfinished batches. A late reply for a job that another group moves, or a cancellation behind a reservation, can still
+  close a circle; PostgreSQL ends one of both after a second, and the recorder repeats it at once. So does a recount.
 """

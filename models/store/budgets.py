@@ -6,7 +6,7 @@ what it did cost. A call whose end nobody knows keeps its reservation: it may ha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from models.money import format_money
 from models.prices import Cost
-from models.states import RUNNABLE, BatchStatus, JobStatus, Outcome
+from models.states import RUNNABLE, UNFINISHED, BatchStatus, JobStatus, Outcome
 from models.tables import attempts, batch_counts, batch_spend, batches, budget_reservations, budgets, jobs
 
 
@@ -87,6 +87,18 @@ _LOCK = (
     .order_by(budgets.c.batch_id)
     .with_for_update()
 )
+_CAPPED = sa.select(budgets.c.batch_id).where(budgets.c.batch_id.in_(sa.bindparam("ids", expanding=True)))
+_LOCK_ALL = (
+    sa.select(budgets)
+    .where(
+        sa.or_(
+            budgets.c.batch_id.in_(sa.bindparam("ids", expanding=True)),
+            budgets.c.batch_id.in_(sa.select(batches.c.id).where(batches.c.status.in_(UNFINISHED))),
+        )
+    )
+    .order_by(budgets.c.batch_id)
+    .with_for_update()
+)
 _RESERVED = sa.select(budget_reservations).where(
     budget_reservations.c.attempt_id.in_(sa.bindparam("ids", expanding=True))
 )
@@ -97,8 +109,7 @@ def reserve(connection: Connection, calls: Sequence[Reservable]) -> set[int]:
 
     A batch that can't afford its next call while none of its calls is under way is paused, with the reason.
     """
-    batch_ids = {call.batch_id for call in calls}
-    capped = {row["batch_id"]: row for row in connection.execute(_LOCK, {"ids": list(batch_ids)}).mappings()}
+    capped = _held(connection, {call.batch_id for call in calls})
     refused: set[int] = set()
     for batch_id, budget in capped.items():
         free = budget["most_nanos"] - budget["spent_nanos"] - budget["reserved_nanos"]
@@ -163,8 +174,7 @@ def settle(connection: Connection, ended: Sequence[Settled]) -> None:
     batch_ids = sorted({row["batch_id"] for row in found})
     if not batch_ids:
         return
-    capped = sa.select(budgets.c.batch_id, budgets.c.currency).where(budgets.c.batch_id.in_(batch_ids))
-    currency_of = {row.batch_id: row.currency for row in connection.execute(capped)}
+    currency_of = {batch_id: row["currency"] for batch_id, row in _held(connection, batch_ids).items()}
     for batch_id in batch_ids:
         mine = [row for row in found if row["batch_id"] == batch_id]
         cost = 0
@@ -181,9 +191,25 @@ def settle(connection: Connection, ended: Sequence[Settled]) -> None:
 def release(connection: Connection, attempt_ids: Sequence[int]) -> None:
     """Gives back what was reserved for calls that never left."""
     found = _reserved(connection, attempt_ids)
+    _held(connection, {row["batch_id"] for row in found})
     for batch_id in sorted({row["batch_id"] for row in found}):
         _take(connection, batch_id, sum(row["nanos"] for row in found if row["batch_id"] == batch_id), 0)
     _forget(connection, found)
+
+
+def _held(connection: Connection, batch_ids: Collection[int]) -> dict[int, RowMapping]:
+    """The budgets of these batches, locked. On PostgreSQL those of all unfinished ones with them: one transaction of a worker comes here
+    several times, each time for other batches, and would meet those of other workers in a circle."""
+    ids = {"ids": list(batch_ids)}
+    if not batch_ids:
+        return {}
+    if connection.dialect.name == "sqlite":
+        query = _LOCK
+    elif connection.execute(_CAPPED, ids).first() is None:
+        return {}
+    else:
+        query = _LOCK_ALL
+    return {row["batch_id"]: row for row in connection.execute(query, ids).mappings() if row["batch_id"] in batch_ids}
 
 
 def _reserved(connection: Connection, attempt_ids: Sequence[int]) -> list[RowMapping]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
+from sqlalchemy.exc import DBAPIError
 
+from models.database import Database, met_in_a_circle
 from models.errors import ConflictError, StorageError
 from models.finalizing import finalize, reconcile
 from models.money import format_money
@@ -19,6 +21,9 @@ from models.store.recounts import recount
 from models.wording import counted
 from submit.cli.options import BatchArgument, ConfigOption, JsonOption, found_config, stored
 from submit.cli.output import note, print_json, print_table, say
+
+RECOUNTS = 5
+"""So often a recount is begun that workers have come across."""
 
 _MAYBE = {
     Outcome.UNKNOWN: "no whole reply: maybe billed",
@@ -51,8 +56,7 @@ def verify(
         if row["status"] == BatchStatus.DELETING:
             raise ConflictError(f"batch {batch} is being deleted: `truckllm delete {batch}` goes on with that")
         if counters:
-            with database.write() as connection:
-                recount(connection, batch)
+            _recount(database, batch)
         books = reconcile(database, batch, named=named)
         if books is None:  # nobody asked it to stop
             raise StorageError(f"batch {batch} could not be read to its end")
@@ -66,6 +70,18 @@ def verify(
         if completed:
             note(f"batch {batch} is completed now")
     raise typer.Exit(1 if books.differences else 0)
+
+
+def _recount(database: Database, batch: int) -> None:
+    for left in reversed(range(RECOUNTS)):
+        try:
+            with database.write() as connection:
+                recount(connection, batch)
+        except DBAPIError as error:
+            if not left or not met_in_a_circle(error):
+                raise
+        else:
+            return
 
 
 def _show(books: Books) -> None:

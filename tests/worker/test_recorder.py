@@ -385,3 +385,26 @@ def test_an_ending_without_a_call_needs_no_attempt(database: Database) -> None:
 
     using(database, work)
     assert statuses(database, batch) == ["failed"]
+
+
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+def test_a_group_that_met_another_in_a_circle_is_repeated_at_once(database: Database) -> None:
+    batch, (call,) = running(database, 1)
+    times = 0
+
+    def meets_another(connection: Connection) -> str:
+        nonlocal times
+        times += 1
+        if times < 3:
+            connection.execute(sa.text("DO $$ BEGIN RAISE EXCEPTION 'a circle' USING ERRCODE = '40P01'; END $$"))
+        return "done"
+
+    async def work(recorder: Recorder) -> None:
+        stored = recorder.record(ending(call))
+        assert await recorder.call(meets_another) == "done"
+        await stored
+        assert recorder.away_since is None
+
+    using(database, work)
+    assert times == 3
+    assert statuses(database, batch) == ["succeeded"]

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from models.database import Database
 from models.finalizing import reconcile
+from models.prices import Cost
 from models.states import BatchStatus, JobStatus, Outcome
 from models.store import attempts as attempt_store
 from models.store import batches as batch_store
@@ -125,7 +126,7 @@ def test_a_batch_that_reaches_its_cap_while_it_is_counted_anew_is_paused_a_momen
     def too_dear(job: job_store.Claimed) -> None:
         with servers.write() as connection:
             connection.exec_driver_sql("SET LOCAL lock_timeout = '10s'")
-            call = replace(announcement(job), cost_nanos=1500, currency="USD")
+            call = replace(announcement(job), may_cost=lambda: Cost(1500, "USD"))
             assert attempt_store.announce(connection, [call], NOW) == set()
 
     with ThreadPoolExecutor(1) as others:
@@ -148,7 +149,7 @@ def test_calls_that_are_taken_back_hold_no_cap_while_they_wait_for_their_jobs(se
     with servers.write() as connection:
         cap(connection, batch, 10_000, "USD")
     (job,) = claim(servers, most=1)
-    call = replace(announcement(job), cost_nanos=1500, currency="USD")
+    call = replace(announcement(job), may_cost=lambda: Cost(1500, "USD"))
     with servers.write() as connection:
         assert attempt_store.announce(connection, [call], NOW)
     with servers.write() as connection:
