@@ -26,7 +26,7 @@ from models.store import batches as batch_store
 from models.store import suspects as suspect_store
 from models.store import workers as worker_store
 from models.store.suspects import Crash
-from worker import demise, routing
+from worker import demise, memory, routing
 from worker.lease import BLIND_SECONDS
 from worker.recorder import Recorder
 from worker.runner import Runner
@@ -40,11 +40,11 @@ AGAIN_SECONDS = 10.0
 """How long none is started after one that died without having run anything."""
 
 PATIENCE = 25
-"""Ticks of the watchdog after which such a process ends itself when it hangs: before anybody takes it for dead, because then what
-hung it would be given back as if it had done nothing."""
+"""Ticks of the watchdog after which such a process is ended when it hangs: before anybody takes it for dead, because then what hung it
+would be given back as if it had done nothing."""
 
 SILENT_SECONDS = 32.0
-"""So long without a beat, and it is ended: it hangs in a way that stops its watchdog, too."""
+"""So long without a beat, and it is ended: its loop goes on, and yet it does nothing."""
 
 LINGER_SECONDS = 5.0
 """How long such a process waits for more suspects before it ends."""
@@ -207,10 +207,12 @@ def lanes(config: Config, providers: Sequence[str]) -> list[str]:
 
 
 def volunteer() -> None:
-    """Makes this process the first that Linux ends when memory runs out; elsewhere it does nothing."""
+    """Makes this process the first that Linux ends when memory runs out, so that who started it can tell of it; elsewhere it does
+    nothing."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             Path(f"/proc/{os.getpid()}/oom_score_adj").write_text(FIRST_TO_GO)
+        memory.stay_within_group()
 
 
 async def attend(
