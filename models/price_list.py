@@ -60,7 +60,7 @@ class ListedPricing(Pricing):
 
     @property
     def source(self) -> str:
-        return f"{PACKAGE} {version(PACKAGE)}"
+        return _source()
 
     def rates(self, tier: str, input_tokens: int) -> tuple[Pricing, Decimal] | None:
         if tier:
@@ -80,6 +80,11 @@ def listed(provider_id: str, kind: str, base_url: str, model: str, now: float | 
     """
     minute = int((time.time() if now is None else now) // 60)  # some prices hold for hours of the day
     return _listed(provider_id, kind, base_url, model, minute)
+
+
+@lru_cache(maxsize=1)
+def _source() -> str:
+    return f"{PACKAGE} {version(PACKAGE)}"
 
 
 @lru_cache(maxsize=1024)

@@ -6,13 +6,16 @@ It knows no vendor's prices (`models.price_list` does) and guesses no discount: 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 from models.money import cost_nanos, price_per_million
 from models.price_list import ListedPricing
 from models.pricing import Pricing
 from models.request import Usage
+
+CONFIGURED = "configuration"
+"""What the source of a price is called that the configuration tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,8 @@ class Cost:
 
     nanos: int
     currency: str
+    price: str = field(default="", compare=False)
+    """By what it was counted, for people: where the prices come from, and what 1,000,000 tokens cost."""
 
 
 def price(usage: Usage, pricing: Pricing | None) -> Cost | None:
@@ -48,7 +53,9 @@ def price(usage: Usage, pricing: Pricing | None) -> Cost | None:
         # the price of 1,000 uses, as that of 1,000 tokens
         [(uses, price_per_million(fee)) for uses, fee in fees if fee is not None],
     )
-    return Cost(nanos, prices.currency)
+    tier = f", {usage.tier}" if usage.tier else ""
+    times = f" x {factor.normalize():f}" if factor != 1 else ""
+    return Cost(nanos, prices.currency, f"{pricing.source or CONFIGURED}: {prices.told}{tier}{times}")
 
 
 def _parts(usage: Usage, prices: Pricing) -> list[tuple[int, Decimal]]:

@@ -6,6 +6,7 @@ It computes no cost (`models.prices` does) and knows no vendor's price list (`mo
 from __future__ import annotations
 
 from decimal import Decimal
+from functools import cached_property
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -48,6 +49,21 @@ class Pricing(Node):
     fees: dict[Text, CostPerThousand] = Field(default_factory=dict)
     currency: Currency = DEFAULT_CURRENCY
 
+    @cached_property
+    def told(self) -> str:
+        """These prices for people: what 1,000,000 tokens of each kind cost, and 1,000 uses of a tool. "USD 2.50 in, 10.00 out"."""
+        tokens = {
+            "in": self.input_token_cost,
+            "cached": self.cached_token_cost,
+            "written to the cache": self.cache_write_token_cost,
+            "written for an hour": self.cache_write_1h_token_cost,
+            "out": self.output_token_cost,
+            **{kind.replace("_", " "): cost for kind, cost in self.modality_costs.items()},
+            **{f"for 1,000 {name}": cost / 1000 for name, cost in self.fees.items()},
+        }
+        parts = [f"{_amount(cost)} {name}" for name, cost in tokens.items() if cost is not None]
+        return f"{self.currency} {', '.join(parts)}"
+
     @property
     def source(self) -> str:
         """Where the price comes from, for people; "" for the configuration."""
@@ -58,3 +74,10 @@ class Pricing(Node):
         with; None if nobody can tell. A price list may have other prices for a tier, and for long inputs."""
         factor = self.tier_factors.get(tier) if tier else Decimal(1)
         return None if factor is None else (self, factor)
+
+
+def _amount(per_thousand: Decimal) -> str:
+    """What a million costs, with two decimals or as many more as it needs."""
+    digits = format(per_thousand * 1000, "f")
+    whole, _, part = digits.partition(".")
+    return f"{whole}.{part.rstrip('0').ljust(2, '0')}"

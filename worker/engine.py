@@ -298,6 +298,7 @@ class Engine:
             currency=cost.currency if cost else None,
             latency_ms=latency,
             finished_at=self._recorder.now(),
+            price=cost.price if cost else None,
         )
         if left and (failure is None or failure.kind is not FailureKind.RATE_LIMIT):
             self._cooling.answered(grant.key.pool, started)

@@ -43,6 +43,8 @@ class AttemptEnd:
     currency: str | None = None
     latency_ms: int | None = None
     finished_at: float = 0.0
+    price: str | None = None
+    """By what the cost was counted, for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,7 @@ def _close(connection: Connection, closing: Sequence[tuple[Ending, AttemptEnd]],
                 "cache_write_tokens": end.usage.cache_write_tokens if end.usage else None,
                 "reasoning_tokens": end.usage.reasoning_tokens if end.usage else None,
                 "cost_nanos": end.cost_nanos,
+                "price": end.price,
                 "currency": end.currency,
                 "latency_ms": end.latency_ms,
                 "finished_at": end.finished_at,

@@ -16,8 +16,12 @@ from sqlalchemy.engine import Connection
 from models.states import JobStatus, Outcome
 from models.tables import attempts, jobs
 
-DIMENSIONS = ("provider", "model", "key", "batch", "day", "rerun")
-"""What can be summed by: `model` is the requested one, `day` the day in UTC on which the call left, `rerun` one of RERUNS."""
+DIMENSIONS = ("provider", "model", "key", "batch", "day", "rerun", "price")
+"""What can be summed by: `model` is the requested one, `day` the day in UTC on which the call left, `rerun` one of RERUNS, `price` by what
+the cost was counted, or one of PRICES."""
+
+PRICES = ("no cost known", "not noted")
+"""A call without a known cost; one whose price older code didn't write down."""
 
 RERUNS = ("never rerun", "before rerun", "since rerun")
 """A call's job was never rerun, or this call was made before it was last rerun, or since."""
@@ -155,12 +159,18 @@ def _dimension(connection: Connection, name: str) -> sa.ColumnElement[Any]:
             "batch": attempts.c.batch_id,
             JOB: attempts.c.job_id,
             "rerun": _rerun(),
+            "price": _price(),
         }[name]
     days = attempts.c.started_at / sa.literal_column("86400")
     # SQLite may lack floor(), and its cast cuts; PostgreSQL's cast rounds
     return (
         sa.cast(days, sa.Integer) if connection.dialect.name == "sqlite" else sa.cast(sa.func.floor(days), sa.Integer)
     )
+
+
+def _price() -> sa.ColumnElement[Any]:
+    none, not_noted = map(sa.literal, PRICES)
+    return sa.func.coalesce(attempts.c.price, sa.case((attempts.c.cost_nanos.is_(None), none), else_=not_noted))
 
 
 def _rerun() -> sa.ColumnElement[Any]:

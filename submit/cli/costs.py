@@ -29,7 +29,7 @@ def costs(
     by: Annotated[
         str,
         typer.Option(
-            help="Any of provider, model, key, batch, day (UTC), rerun (before or since it) and metadata.FIELD, with commas between.",
+            help="Any of provider, model, key, batch, day (UTC), rerun (before or since it), price and metadata.FIELD, with commas between.",
             metavar="BY",
         ),
     ] = ",".join(DEFAULT_BY),

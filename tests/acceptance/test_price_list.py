@@ -53,6 +53,11 @@ def test_costs_routes_and_caps_go_by_the_list(
         by_hand = (row["input_tokens"] * given + row["output_tokens"] * made) / 1_000_000
         assert Decimal(row["cost"]) == by_hand > 0
     assert rows["claude-of-our-own"]["cost"] is None
+    by_price = json.loads(cli("costs", "--json", "--by", "model,price", "-c", config).stdout)["rows"]
+    told = {row["model"]: row["price"] for row in by_price}
+    assert told["claude-haiku-4-5"].startswith("genai-prices ")
+    assert ": USD 1.00 in, " in told["claude-haiku-4-5"]
+    assert told["claude-of-our-own"] == "no cost known"
     calls = len(sandbox.log())
     # a call may cost 1,000 x 5 / 1,000,000 = 0.005 USD and a little for its prompt
     dear = [{"prompt": "x", "model": "claude-haiku-4-5", "provider": "claude", "max_tokens": 1_000}]

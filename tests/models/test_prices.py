@@ -119,3 +119,22 @@ def test_the_keys_price_for_a_model_goes_before_the_models_and_that_before_the_k
     assert cost("a", "never named") == 4
     assert cost("b", "both") == 2
     assert cost("b", "plain") is None
+
+
+def test_a_cost_tells_by_what_it_was_counted() -> None:
+    usual = {"input_token_cost": "0.0025", "output_token_cost": "0.01", "currency": "EUR"}
+    pricing = Pricing(
+        **usual, cached_token_cost="0.000125", fees={"web_search_requests": "10"}, tier_factors={"flex": "0.50"}
+    )
+    terms = "EUR 2.50 in, 0.125 cached, 10.00 out, 10.00 for 1,000 web_search_requests"
+
+    def told(usage: Usage) -> str:
+        found = price(usage, pricing)
+        assert found is not None
+        return found.price
+
+    assert told(Usage(5, 1)) == f"configuration: {terms}"
+    assert told(Usage(5, 1, tier="flex")) == f"configuration: {terms}, flex x 0.5"
+    changed = price(Usage(5, 1), Pricing(**{**usual, "input_token_cost": "1e-9"}))
+    assert changed is not None
+    assert changed.price == "configuration: EUR 0.000001 in, 10.00 out"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sqlalchemy as sa
+
 from models.config import Config
 from models.config_file import load_config_text
 from models.database import Database
 from models.request import Usage
 from models.states import Outcome
 from models.store import ledger
+from models.tables import attempts
 from submit.producer import submit_batch
 from tests.worker_by_hand import USAGE, WorkerByHand
 
@@ -152,3 +155,21 @@ def test_an_answer_without_usage_is_untold_and_not_unpriced(database: Database) 
         (row,) = ledger.spent(connection, ["provider"])
     assert (row.calls, row.untold_calls, row.unpriced_calls) == (2, 1, 1)
     assert row.unpriced_tokens == USAGE.input_tokens + USAGE.output_tokens
+
+
+def test_calls_of_one_model_are_told_apart_by_what_their_cost_was_counted_by(database: Database) -> None:
+    batch = submitted(database, "openai", 4)
+    worker = WorkerByHand(database)
+    for job in worker.claim(3):
+        worker.succeed(job, model="gpt-4o", cost_nanos=5)
+    worker.succeed(worker.claim()[0], model="gpt-4o", cost_nanos=None)
+    with database.write() as connection:
+        of_first = sa.select(sa.func.min(attempts.c.id)).scalar_subquery()
+        connection.execute(attempts.update().where(attempts.c.id == of_first).values(price="list 1: USD 1.00 in"))
+    with database.read() as connection:
+        found = {row.group: row.calls for row in ledger.spent(connection, ["model", "price"], batch_id=batch)}
+    assert found == {
+        ("gpt-4o", "list 1: USD 1.00 in"): 1,
+        ("gpt-4o", "not noted"): 2,
+        ("gpt-4o", "no cost known"): 1,
+    }
