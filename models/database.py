@@ -196,6 +196,16 @@ def open_database(url: str | None = None, *, check: bool = True) -> Database:
     return database
 
 
+def nothing_stored() -> Database:
+    """An empty database in memory, for looking where there is none: made from the tables, which takes a third of the time that all
+    migrations take."""
+    from models.tables import metadata
+
+    database = Database("sqlite://")
+    metadata.create_all(database.engine)
+    return database
+
+
 def check_schema(database: Database) -> None:
     """Refuses a schema that this code can't work with; a SQLite file that is new or older is brought up to date on the spot.
 

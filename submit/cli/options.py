@@ -17,7 +17,7 @@ import typer
 
 from models.config import Config
 from models.config_file import FILE_NAMES, STORAGE_VARIABLES, load_config
-from models.database import Database, open_database, storage_errors, stored_file
+from models.database import Database, nothing_stored, open_database, storage_errors, stored_file
 from models.errors import UsageError
 from models.formats.results import Form
 from models.money import parse_cap
@@ -161,9 +161,8 @@ def stored(config: Config | None, *, make: bool = False) -> Iterator[Database]:
     So looking leaves nothing behind. Raises StorageError.
     """
     url = database_url(config)
-    if url is None and not make and not stored_file().exists():
-        url = "sqlite://"
-    database = open_database(url)
+    missing = url is None and not make and not stored_file().exists()
+    database = nothing_stored() if missing else open_database(url)
     try:
         with storage_errors(database):
             yield database
