@@ -14,7 +14,7 @@ from models.config import Config
 from models.database import Database
 from models.errors import ConflictError, UsageError
 from models.lanes import Lanes, NoLane
-from models.states import TERMINAL, BatchStatus, JobStatus
+from models.states import TERMINAL, UNFINISHED, BatchStatus, JobStatus
 from models.store import batches, reruns
 from models.store.reruns import Kind, Which
 
@@ -107,12 +107,29 @@ def _queue(database: Database, row: RowMapping, which: Which, place: Callable[[K
             with database.write() as connection:
                 chunk = reruns.rerun(connection, row["id"], which, place=place, revive=revive, before=began, after=last)
         except IntegrityError:
-            raise ConflictError(
-                f"another batch works on the same file with the same options: wait until it has finished "
-                f"(`truckllm status`), then rerun batch {row['id']}"
-            ) from None
+            raise ConflictError(_in_the_way(database, row)) from None
         if not chunk.number and last < 0:
             return number
         number += chunk.number
         last = chunk.last  # at the end once more from the start, for what somebody held a moment
         revive = False
+
+
+def _in_the_way(database: Database, row: RowMapping) -> str:
+    """Why a batch can't run again just now, and what to do: one file with one set of options has one unfinished batch."""
+    with database.read() as connection:
+        others = [
+            other["id"]
+            for other in batches.same_file(connection, row["input_sha256"])
+            if other["id"] != row["id"]
+            and (other["options_hash"], other["again"]) == (row["options_hash"], row["again"])
+            and other["status"] in UNFINISHED
+        ]
+    named = f"batch {others[0]}" if others else "another batch"
+    way_out = (
+        f"wait for its end, or `truckllm cancel {others[0]}`" if others else "wait for its end (`truckllm status`)"
+    )
+    return (
+        f"{named} works on the same file with the same options, and two of them would pay for the same rows: {way_out}; "
+        f"then rerun batch {row['id']}. Nothing was changed"
+    )

@@ -6,6 +6,7 @@ It reads nothing; `submit.progress` and `models.store` do.
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy.engine import RowMapping
@@ -63,6 +64,15 @@ def _part(part: Part) -> dict[str, Any]:
         "output_tokens": part.output_tokens,
         "costs": dict(part.costs),
         "unpriced_tokens": part.unpriced_tokens,
+    }
+
+
+def jobs(rows: Sequence[RowMapping], limit: int) -> dict[str, Any]:
+    """A page of jobs of at most `limit`; `rows` are one more if there are more. `next_after` is null on the last page."""
+    shown = rows[:limit]
+    return {
+        "jobs": [job(row) for row in shown],
+        "next_after": shown[-1]["position"] if len(rows) > limit else None,
     }
 
 

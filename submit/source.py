@@ -13,6 +13,7 @@ import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
@@ -25,8 +26,16 @@ from submit.columns import Template, csv_lines, parquet_lines
 PARQUET = b"PAR1"
 _CHUNK = 1024 * 1024
 
-Input = str | Path | BinaryIO | Iterable[Mapping[str, Any]]
-"""A path ("-" is stdin), an open binary file, or the lines themselves as dicts."""
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A file on disk that its caller keeps for us alone: it can be sought in, so it needs no second copy."""
+
+    stream: BinaryIO
+
+
+Input = str | Path | BinaryIO | Kept | Iterable[Mapping[str, Any]]
+"""A path ("-" is stdin), an open binary file, one that needs no copy, or the lines themselves as dicts."""
 
 
 class Lines(Protocol):
@@ -144,6 +153,9 @@ def opened(given: Input, template: str | None = None) -> Iterator[Source]:
             return
         with open_input(str(given)) as stream, _copied(iter(lambda: stream.read(_CHUNK), b"")) as copy:
             yield Source(str(given), copy=copy, template=filled)
+        return
+    if isinstance(given, Kept):
+        yield Source("-", shown="the input", copy=given.stream, template=filled)
         return
     if isinstance(given, io.TextIOBase):
         raise UsageError("open the input in binary mode (open(path, 'rb')): its bytes are what is submitted")

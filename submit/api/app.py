@@ -12,7 +12,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from models.errors import ConflictError, InputError, NotFoundError, StorageError, TruckError
 from submit.api import batches, operations
 from submit.api.access import Access, May
-from submit.api.asked import Api
+from submit.api.asked import Api, NoRoomError, TooLargeError
 from submit.api.metrics import LedgerCollector
 
 log = logging.getLogger("truckllm.api")
@@ -30,6 +30,8 @@ OPEN = "/healthz"
 
 _STATUS: tuple[tuple[type[TruckError], int], ...] = (
     (NotFoundError, 404),
+    (TooLargeError, 413),
+    (NoRoomError, 507),
     (ConflictError, 409),
     (StorageError, 503),
     (TruckError, 400),
@@ -104,6 +106,7 @@ def _handlers() -> Mapping[Any, Callable[[Request, Exception], Response]]:
         404: lambda request, _: _error(404, f"there is nothing at {request.url.path[:200]}"),
         405: lambda request, _: _error(405, f"{request.method} can't be done to {request.url.path[:200]}"),
         TruckError: _refused,
+        ClientDisconnect: lambda _request, _error: Response(status_code=499),  # nobody is there to read it
         Exception: _broken,
     }
 

@@ -11,7 +11,16 @@ from starlette.requests import Request
 
 from models.config import Config
 from models.database import Database, storage_errors
-from models.errors import NotFoundError, UsageError
+from models.errors import NotFoundError, StorageError, UsageError
+
+
+class TooLargeError(UsageError):
+    """A body is larger than this server takes."""
+
+
+class NoRoomError(StorageError):
+    """A body can't be kept: the disk is full."""
+
 
 Query = TypeVar("Query", bound=BaseModel)
 

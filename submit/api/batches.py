@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from typing import Annotated, Any, cast
 
@@ -11,8 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from models.database import home
-from models.errors import ConflictError, UsageError
+from models.errors import ConflictError
 from models.formats.results import Form
 from models.money import DEFAULT_CURRENCY, parse_cap
 from models.states import JobStatus
@@ -21,10 +19,12 @@ from models.store import outcomes
 from models.store.reruns import Which
 from submit import exports, rerunning, shapes, steering
 from submit.api.asked import Api, batch_number, query, stored
+from submit.api.uploads import upload_of
 from submit.batch_options import LARGEST_PRIORITY, BatchOptions, Given
 from submit.producer import submit_with
 from submit.progress import snapshot
 from submit.removal import remove
+from submit.source import Kept
 
 Currency = Annotated[str, Field(pattern=r"^[A-Za-z]{3}$")]
 Priority = Annotated[int, Field(ge=-LARGEST_PRIORITY, le=LARGEST_PRIORITY)]
@@ -65,6 +65,7 @@ class Listed(Steps):
     """The query of GET /v1/batches/{id}/jobs."""
 
     status: JobStatus | None = None
+    after: Annotated[int, Field(ge=-1, lt=2**63)] = -1
 
 
 class Written(BaseModel):
@@ -113,18 +114,11 @@ async def create(request: Request) -> Response:
     api = Api.of(request)
     asked = query(request, Submission)
     options = {**asked.model_dump(include=set(Given.__annotations__)), "schema": asked.answer}
-    with tempfile.TemporaryFile(dir=home()) as upload:
-        size = 0
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > api.largest_upload:
-                raise UsageError(f"the body is larger than {api.largest_upload:,} bytes: see --largest-upload")
-            await run_in_threadpool(upload.write, chunk)
-        upload.seek(0)
+    async with upload_of(request, api.largest_upload) as upload:
         done = await run_in_threadpool(
             submit_with,
             BatchOptions.of(**cast(Given, options)),
-            upload,
+            Kept(upload),
             config=api.config,
             database=api.database,
             name=asked.name,
@@ -153,12 +147,12 @@ def show(request: Request) -> Response:
 
 
 def jobs(request: Request) -> Response:
-    """GET /v1/batches/{id}/jobs: the first of them, in input order."""
+    """GET /v1/batches/{id}/jobs: the first of them in input order, or the first behind a position."""
     api, number, asked = Api.of(request), batch_number(request), query(request, Listed)
     with stored(api.database), api.database.read() as connection:
         batch_store.get(connection, number)
-        rows = outcomes.listing(connection, number, status=asked.status, most=asked.limit)
-    return JSONResponse({"jobs": [shapes.job(row) for row in rows]})
+        rows = outcomes.listing(connection, number, status=asked.status, after=asked.after, most=asked.limit + 1)
+    return JSONResponse(shapes.jobs(rows, asked.limit))
 
 
 def results(request: Request) -> Response:

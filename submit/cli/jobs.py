@@ -36,12 +36,15 @@ def jobs(
         ),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, metavar="N", help="How many at most.")] = 100,
+    after: Annotated[
+        int, typer.Option(min=-1, metavar="POSITION", help="Only those behind this position, the first of which is 0.")
+    ] = -1,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
     """List a batch's jobs, in the order of the input. A queued job that waits for a time is shown as snoozed.
 
-    --json: {"jobs": [{id, position (from 0), status, lane, provider, model, attempts, error {code, message} or null, not_before,
+    --json: {"next_after": position or null on the last page, "jobs": [{id, position (from 0), status, lane, provider, model, attempts, error {code, message} or null, not_before,
     finished_at}]}; `id` is the line's own.
     """
     with stored(found_config(config)) as database, database.read() as connection:
@@ -51,11 +54,13 @@ def jobs(
             batch,
             status=None if status is None else JobStatus.QUEUED if status is State.SNOOZED else JobStatus(status.value),
             snoozed=status is State.SNOOZED,
+            after=after,
             most=limit + 1,
         )
+    page = shapes.jobs(rows, limit)
     more, rows = len(rows) > limit, rows[:limit]
     if json:
-        print_json({"jobs": [shapes.job(row) for row in rows]})
+        print_json(page)
     elif rows:
         print_table(
             ("position", "id", "status", "lane", "provider", "model", "attempts", "error"),
@@ -76,9 +81,11 @@ def jobs(
             cut=("id", "error"),
         )
     else:
-        note(f"batch {batch} has no {f'{status} ' if status else ''}jobs")
+        note(
+            f"batch {batch} has no {f'{status} ' if status else ''}jobs{f' behind position {after}' if after >= 0 else ''}"
+        )
     if more:
-        note(f"… and more; --limit shows more than {limit}")
+        note(f"… and more; --limit shows more than {limit}, and --after {page['next_after']} the next")
 
 
 def _error(row: RowMapping) -> str:

@@ -90,10 +90,19 @@ def test_a_wrong_query_names_its_parameter(client: TestClient, path: str, query:
     assert named in refused.json()["error"]["message"]
 
 
-def test_a_body_that_is_too_large_is_refused(client: TestClient) -> None:
-    refused = client.post("/v1/batches", content=b"x" * 1_000_001)
-    assert refused.status_code == 400
-    assert "--largest-upload" in refused.json()["error"]["message"]
+def test_a_rerun_that_another_batch_of_the_same_file_is_in_the_way_of_says_which_and_what_to_do(
+    client: TestClient,
+) -> None:
+    assert client.post("/v1/batches", content=BODY).json()["batch_id"] == 1
+    assert client.post("/v1/batches/1/cancel").status_code == 200
+    assert client.post("/v1/batches", content=BODY).json()["batch_id"] == 2
+    refused = client.post("/v1/batches/1/rerun?status=cancelled")
+    assert refused.status_code == 409
+    message = refused.json()["error"]["message"]
+    assert message.startswith("batch 2 works on the same file with the same options")
+    assert "`truckllm cancel 2`; then rerun batch 1. Nothing was changed" in message
+    assert client.post("/v1/batches/2/cancel").status_code == 200
+    assert client.post("/v1/batches/1/rerun?status=cancelled").json()["queued"] > 0
 
 
 @pytest.mark.parametrize(

@@ -55,4 +55,4 @@ def test_rerun_waits_for_another_batch_of_the_same_file(command: Cli, prompts: P
     assert command("submit", prompts).stdout == "2\n"
     run = command("rerun", 1, "--status", "cancelled")
     assert run.returncode == 2
-    assert "another batch works on the same file" in run.stderr
+    assert "batch 2 works on the same file" in run.stderr

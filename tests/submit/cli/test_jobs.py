@@ -25,7 +25,10 @@ def test_jobs_are_listed_in_input_order_and_by_status(command: Cli, prompts: Pat
     assert (failed["position"], failed["lane"], failed["provider"], failed["attempts"]) == (2, "openai", "openai", 1)
     text = command("jobs", 1, "--limit", 3)
     assert "bad_request: it can't do that" in text.stdout
-    assert "--limit" in text.stderr
+    assert "--limit shows more than 3, and --after 2 the next" in text.stderr
+    rest = loaded(command("jobs", 1, "--after", 2, "--json"))
+    assert ([job["id"] for job in rest["jobs"]], rest["next_after"]) == (["p3"], None)
+    assert loaded(command("jobs", 1, "--limit", 3, "--json"))["next_after"] == 2
 
 
 def test_jobs_that_wait_for_a_time_are_listed_by_the_state_that_is_shown(
