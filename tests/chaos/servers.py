@@ -52,6 +52,7 @@ class OwnServer:
         self.uri = str(self._server.get_uri())
         self._folder = folder
         self._number = self._pid
+        self.said = ""
         self._command = psutil.Process(self._number).cmdline()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -60,11 +61,13 @@ class OwnServer:
         """The number of the user it runs as."""
         return self._folder.stat().st_uid
 
+    def _engine(self) -> sa.Engine:
+        url = sa.make_url(self.uri).set(drivername="postgresql+psycopg")
+        return sa.create_engine(url, isolation_level="AUTOCOMMIT", connect_args={"connect_timeout": 5})
+
     def spread(self, place: Path) -> str:
         """The URL of a new database whose tables all lie in this folder, which is empty; its log stays where it is."""
-        engine = sa.create_engine(
-            sa.make_url(self.uri).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT"
-        )
+        engine = self._engine()
         with engine.connect() as connection:
             connection.execute(sa.text(f"CREATE TABLESPACE small LOCATION '{place}'"))
             connection.execute(sa.text("CREATE DATABASE small TABLESPACE small"))
@@ -102,10 +105,16 @@ class OwnServer:
             return False
 
     def ends_without_room(self) -> bool:
-        """Has it begin one more file of its write-ahead log; True once it has ended because it couldn't."""
-        with contextlib.suppress(sa.exc.SQLAlchemyError), Database(self.uri).write() as connection:
-            connection.execute(sa.text("SELECT pg_logical_emit_message(false, 'chaos', repeat('x', 1000000))"))
-            connection.execute(sa.text("SELECT pg_switch_wal()"))
+        """Has it begin one more file of its write-ahead log; True once it has ended because it couldn't. `said` is what it answered last."""
+        engine = self._engine()
+        try:
+            with engine.connect() as connection:
+                connection.execute(sa.text("SELECT pg_logical_emit_message(false, 'chaos', repeat('x', 1000000))"))
+                self.said = str(connection.execute(sa.text("SELECT pg_switch_wal()")).scalar())
+        except sa.exc.SQLAlchemyError as error:
+            self.said = str(error)[:300]
+        finally:
+            engine.dispose()
         try:
             return psutil.Process(self._number).status() == psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:

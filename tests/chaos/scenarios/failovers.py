@@ -51,7 +51,8 @@ def failover_promises(ground: Ground) -> None:
     plain = routed(ground, "up", ground.some(900, least=300))
     long = routed(ground, "up", 5, "long") + routed(ground, "up", 5, "endless") + routed(ground, "down", 5, "endless")
     refused = [line for words in ("filtered", "wrong") for line in routed(ground, "up", 5, words)]
-    ground.submit([*plain[:100], *long, *refused, *plain[100:]])
+    crew = [ground.start_worker() for _ in range(2)]
+    ground.until(lambda: all(ground.registered(one) for one in crew), "the workers to register", 60)
     ground.may_fail += 10 + len(refused)
     began = time.time()
     ground.sandbox.faults(
@@ -61,8 +62,7 @@ def failover_promises(ground: Ground) -> None:
         {"kind": "context_length", "contains": "long;", "provider": "openai"},
         {"kind": "overloaded", "provider": "openai", "until": seconds},
     )
-    for _ in range(2):
-        ground.start_worker()
+    ground.submit([*plain[:100], *long, *refused, *plain[100:]])
     ground.finish(150)
     calls = ground.log()
     by_sha: dict[str, list[Row]] = defaultdict(list)
@@ -125,7 +125,7 @@ def blocked(ground: Ground) -> None:
         TRUCKLLM_REDIS_URL=ground.valkey.url,
         TRUCKLLM_DATABASE_URL=ground.url,
     )
-    ground.until(lambda: ground.ended() >= 20, "the work to be going", 30)
+    ground.until(lambda: ground.ended() >= 20, "the work to be going", 60)
     revoked = time.time()
     ground.sandbox.faults({"kind": "key_invalid"})
     ground.until(lambda: run.poll() is not None, "`run` to give up", 60)

@@ -10,11 +10,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.chaos.ground import Ground
+from tests.chaos.ground import Ground, StuckError
 from tests.chaos.registry import scenario
 from tests.chaos.servers import OwnServer, crew_ids, goes_on, late_calls
 
-NOTICED, STILL = 10.0, 3.0
+NOTICED, STILL = 10.0, 5.0
 """Seconds in which the last call must have started once PostgreSQL's disk is full, whose files have some room left; and of silence after it."""
 
 
@@ -57,9 +57,11 @@ def small_disk(ground: Ground, place: Path, megabytes: int) -> bool:
 def fill(place: Path) -> Path:
     """Writes a file until nothing more fits."""
     ballast = place / "ballast"
-    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while file.write(os.urandom(4096)):
-            pass
+    with ballast.open("wb", buffering=0) as file:
+        for size in (1 << 20, 4096):  # a disk that compresses is filled, too
+            with contextlib.suppress(OSError):
+                while file.write(os.urandom(size)) == size:
+                    pass
     return ballast
 
 
@@ -118,8 +120,13 @@ def full_postgres(ground: Ground) -> None:
     for seconds in (8.0, 20.0):
         ballast = fill(place)
         full = time.time()
-        ground.until(lambda: last_call(ground) < time.time() - STILL, "calls to stop", NOTICED + STILL, every=0.2)
-        stopped = last_call(ground)
+        ground.until(
+            lambda: max(full, last_call(ground)) < time.time() - STILL,  # noqa: B023
+            "calls to stop",
+            NOTICED + STILL,
+            every=0.2,
+        )
+        stopped = max(full, last_call(ground))
         ground.quiet(seconds)
         late = sum(call["at"] > stopped for call in ground.log())
         stuck = ground.ended()
@@ -141,7 +148,7 @@ def full_postgres(ground: Ground) -> None:
 def full_wal(ground: Ground) -> None:
     """PostgreSQL's whole disk is full, its log included, and it ends by that: once there is room and it is started again, all goes on."""
     place = ground.folder / "small"
-    if not small_disk(ground, place, 256):
+    if not small_disk(ground, place, 144):
         ground.start()
         return
     for folder in (ground.folder, place):
@@ -155,7 +162,10 @@ def full_wal(ground: Ground) -> None:
     ground.until(lambda: ground.ended() > 60, "the first rows", 60)
     known = crew_ids(ground)
     ballast = fill(place)
-    ground.until(server.ends_without_room, "PostgreSQL to end for want of room", 60)
+    try:
+        ground.until(server.ends_without_room, "PostgreSQL to end for want of room", 90)
+    except StuckError as error:
+        raise StuckError(f"{error}\n--- PostgreSQL: {server.said}") from None
     gone = time.time()
     ground.quiet(15)
     late = late_calls(ground, gone, time.time())

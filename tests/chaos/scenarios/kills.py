@@ -107,8 +107,8 @@ def finalizing_kills(ground: Ground) -> None:
     ground.rng.shuffle(ends)
     completed: dict[int, float] = {}
     for point in ends[: ground.some(len(ends), least=2)]:
-        ground.submit(ground.some(60, least=20))
-        ground.died(ground.start_worker(point))
+        ground.submit(ground.some(40, least=20))
+        ground.died(ground.start_worker(point), 90)
         for row in ground.rows(sa.select(batches.c.id, batches.c.finished_at).where(batches.c.status == "completed")):
             completed.setdefault(int(row["id"]), float(row["finished_at"]))
     open_ = [row["status"] for row in ground.rows(sa.select(batches.c.status)) if row["status"] != "completed"]
