@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import sqlalchemy as sa
+import zstandard
 
 from models.database import Database
 from models.finalizing import ended, finalize, reconcile
@@ -30,6 +31,9 @@ NOW = 1_800_000_000.0
 USAGE = Usage(input_tokens=11, output_tokens=7, cached_tokens=3, cache_write_tokens=2, reasoning_tokens=1)
 
 _numbers = itertools.count(1)
+
+REPLY, TEXT = map(zstandard.ZstdCompressor(level=1).compress, (b"reply", b"text"))
+"""An answer as it is stored."""
 
 
 def new_job(position: int, *, lane: str = "openai", model: str = "gpt-4o", body: bytes | None = None) -> NewJob:
@@ -126,7 +130,7 @@ def ending(
     usage: Usage | None = USAGE,
     cost_nanos: int | None = 1000,
     currency: str | None = "USD",
-    response: bytes = b"reply",
+    response: bytes = REPLY,
     error_code: str | None = None,
     not_before: float | None = None,
     excluded: str = "",
@@ -152,7 +156,7 @@ def ending(
         epoch=call.epoch,
         status=status,
         attempt=end,
-        answer=Answer(response, b"text", "stop", "req-1") if won else None,
+        answer=Answer(response, TEXT, "stop", "req-1") if won else None,
         error_code=None if won else error_code or "http_500",
         error_message=None if won else "it failed",
         not_before=not_before,

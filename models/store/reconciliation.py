@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.exc import OperationalError
 
 from models.states import TERMINAL, BatchStatus, JobStatus, Outcome
 from models.store import batches as batch_store
-from models.store.endings import UNSTORABLE
+from models.store.contradictions import OF_CALLS, OF_JOBS, answer
+from models.store.damage import Damaged, damaged
 from models.tables import (
     attempts,
     batch_counts,
@@ -78,95 +80,10 @@ class Books:
         return "; ".join(difference.sentence for difference in self.differences)
 
 
-_terminal = jobs.c.status.in_(TERMINAL)
-_answer = attempts.alias("answer")
-_kept = results.c.job_id.is_not(None)
+_NO_NUMBER = (ValueError, TypeError, OverflowError)
+"""What Python says of a column's value that isn't what the column is for."""
 
-_OF_JOBS: dict[str, tuple[sa.ColumnElement[bool], str, str]] = {
-    "no_input": (job_inputs.c.job_id.is_(None), "job has no input", "jobs have no input"),
-    "no_end": (
-        sa.and_(_terminal, jobs.c.finished_at.is_(None)),
-        "job has ended without a time",
-        "jobs have ended without a time",
-    ),
-    "early_end": (
-        sa.and_(sa.not_(_terminal), jobs.c.finished_at.is_not(None)),
-        "open job has a time of its end",
-        "open jobs have a time of their end",
-    ),
-    "no_reason": (
-        sa.and_(jobs.c.status == JobStatus.FAILED, jobs.c.error_code.is_(None)),
-        "job has failed without a reason",
-        "jobs have failed without a reason",
-    ),
-    "no_result": (
-        sa.and_(jobs.c.status == JobStatus.SUCCEEDED, results.c.job_id.is_(None)),
-        "job has succeeded without a result",
-        "jobs have succeeded without a result",
-    ),
-    "odd_result": (
-        sa.and_(jobs.c.status != JobStatus.SUCCEEDED, _kept),
-        "job has a result and hasn't succeeded",
-        "jobs have a result and haven't succeeded",
-    ),
-    "wrong_call": (
-        sa.and_(
-            _kept,
-            sa.or_(
-                _answer.c.id.is_(None),
-                _answer.c.job_id != jobs.c.id,
-                _answer.c.batch_id != jobs.c.batch_id,
-                _answer.c.outcome != Outcome.SUCCEEDED,
-            ),
-        ),
-        "result isn't that of a call of its job that succeeded",
-        "results aren't those of a call of their job that succeeded",
-    ),
-    "other_cost": (
-        sa.and_(
-            _kept,
-            _answer.c.id.is_not(None),
-            sa.or_(
-                *(
-                    results.c[name].is_distinct_from(_answer.c[name])
-                    for name in ("input_tokens", "output_tokens", "cached_tokens", "cost_nanos", "currency")
-                )
-            ),
-        ),
-        "result has other tokens or another cost than its call",
-        "results have other tokens or another cost than their calls",
-    ),
-}
-"""What must not be, by job with its input, result and the result's call; in the singular and the plural."""
-
-_OF_CALLS: dict[str, tuple[sa.ColumnElement[bool], str, str]] = {
-    "future_call": (
-        attempts.c.epoch > jobs.c.epoch,
-        "call is of an epoch that its job hasn't reached",
-        "calls are of epochs that their jobs haven't reached",
-    ),
-    "strange_call": (
-        attempts.c.batch_id != jobs.c.batch_id,
-        "call is booked on another batch than its job's",
-        "calls are booked on other batches than their jobs'",
-    ),
-    "endless_call": (
-        sa.and_(attempts.c.outcome != Outcome.UNKNOWN, attempts.c.finished_at.is_(None)),
-        "call has an outcome and no time of its end",
-        "calls have an outcome and no time of their end",
-    ),
-    "lost_answer": (
-        sa.and_(
-            attempts.c.outcome == Outcome.SUCCEEDED,
-            results.c.attempt_id.is_distinct_from(attempts.c.id),
-            attempts.c.epoch > jobs.c.rerun_epoch,  # else a person gave its answer up
-            sa.func.coalesce(jobs.c.error_code, "") != UNSTORABLE,
-        ),
-        "call has succeeded and its answer isn't kept",
-        "calls have succeeded and their answers aren't kept",
-    ),
-}
-"""What must not be, by call with its job and the job's result."""
+_UNSUMMABLE = Difference("damaged", "its rows hold numbers that can't be summed", 1)
 
 _SUMS = ("calls", "input_tokens", "output_tokens", "cost_nanos")
 
@@ -178,7 +95,8 @@ class Reconciliation:
         self.batch_id = batch_id
         self._named = named
         self._next = 0
-        self._last = -1
+        self._first, self._last = 0, -1
+        self._damaged = False
         self._jobs: Counter[str] = Counter()
         self._results = 0
         self._found: Counter[str] = Counter()
@@ -189,20 +107,37 @@ class Reconciliation:
 
     def begin(self, connection: Connection) -> None:
         """Finds out how far the positions go."""
-        last = sa.select(sa.func.max(jobs.c.position)).where(jobs.c.batch_id == self.batch_id)
-        found = connection.execute(last).scalar_one_or_none()
-        self._last = -1 if found is None else int(found)
+        bounds = sa.select(sa.func.min(jobs.c.position), sa.func.max(jobs.c.position))
+        first, last = connection.execute(bounds.where(jobs.c.batch_id == self.batch_id)).one()
+        if first is None:
+            return
+        try:
+            self._first, self._last = int(first), int(last)
+        except _NO_NUMBER:
+            self._damaged = True
+        self._next = self._first
 
     def chunk(self, connection: Connection) -> bool:
         """Reads the next jobs and calls. Whether any are left after these."""
-        here = jobs.c.position.between(self._next, self._next + CHUNK - 1)
-        self._next += CHUNK
-        mine = (jobs.c.batch_id == self.batch_id, here)
-        low, high = connection.execute(sa.select(sa.func.min(jobs.c.id), sa.func.max(jobs.c.id)).where(*mine)).one()
-        if low is not None:
-            self._read_jobs(connection, mine, low, high)
-            self._read_calls(connection, mine, low, high)
-        return self._next <= self._last
+        if self._damaged or self._next > self._last:
+            return False
+        end = min(self._next + CHUNK - 1, self._last)
+        mine = (jobs.c.batch_id == self.batch_id, jobs.c.position.between(self._next, end))
+        try:
+            low, high = connection.execute(sa.select(sa.func.min(jobs.c.id), sa.func.max(jobs.c.id)).where(*mine)).one()
+            if low is not None:
+                self._read_jobs(connection, mine, low, high)
+                self._read_calls(connection, mine, low, high)
+            # a gap of any size is one step
+            behind = sa.select(sa.func.min(jobs.c.position)).where(
+                jobs.c.batch_id == self.batch_id, jobs.c.position > end
+            )
+            following = connection.execute(behind).scalar_one_or_none()
+            self._next = self._last + 1 if following is None else int(following)
+        except (*_NO_NUMBER, OperationalError) as error:
+            _unless_damaged(error)
+            self._damaged = True
+        return not self._damaged and self._next <= self._last
 
     def _read_jobs(self, connection: Connection, mine: tuple[sa.ColumnElement[bool], ...], low: int, high: int) -> None:
         # the ids' range, too, so that no planner joins a chunk with whole tables
@@ -211,14 +146,14 @@ class Reconciliation:
                 job_inputs, sa.and_(job_inputs.c.job_id == jobs.c.id, job_inputs.c.job_id.between(low, high))
             )
             .outerjoin(results, sa.and_(results.c.job_id == jobs.c.id, results.c.job_id.between(low, high)))
-            .outerjoin(_answer, sa.and_(_answer.c.id == results.c.attempt_id, _answer.c.job_id.between(low, high)))
+            .outerjoin(answer, sa.and_(answer.c.id == results.c.attempt_id, answer.c.job_id.between(low, high)))
         )
         query = (
             sa.select(
                 jobs.c.status,
                 sa.func.count(),
                 sa.func.count(results.c.job_id),
-                *(_number(condition) for condition, _, _ in _OF_JOBS.values()),
+                *(_number(condition) for condition, _, _ in OF_JOBS.values()),
             )
             .select_from(source)
             .where(*mine)
@@ -227,7 +162,7 @@ class Reconciliation:
         for status, number, kept, *found in connection.execute(query).all():
             self._jobs[status] += number
             self._results += kept
-            self._note(connection, _OF_JOBS, found, source, mine)
+            self._note(connection, OF_JOBS, found, source, mine)
 
     def _read_calls(
         self, connection: Connection, mine: tuple[sa.ColumnElement[bool], ...], low: int, high: int
@@ -245,7 +180,7 @@ class Reconciliation:
                 _number(attempts.c.batch_id == jobs.c.batch_id),
                 _number(results.c.attempt_id == attempts.c.id),
                 *(_sum(attempts.c[name]) for name in ("booked_tokens", *_SUMS[1:])),
-                *(_number(condition) for condition, _, _ in _OF_CALLS.values()),
+                *(_number(condition) for condition, _, _ in OF_CALLS.values()),
             )
             .select_from(source)
             .where(*mine)
@@ -261,7 +196,7 @@ class Reconciliation:
                 values = (number, tokens_in, tokens_out, nanos)
                 spent = self._spent.setdefault((provider, money), Counter())
                 spent.update({"succeeded": kept, **dict(zip(_SUMS, map(int, values), strict=True))})
-            self._note(connection, _OF_CALLS, row[10:], source, mine)
+            self._note(connection, OF_CALLS, row[10:], source, mine)
 
     def _note(
         self,
@@ -284,26 +219,26 @@ class Reconciliation:
                         names.append(custom_id)
 
     def end(self, connection: Connection) -> Books:
-        """Compares the sums. Raises NotFoundError."""
+        """Compares the sums. Raises NotFoundError.
+
+        Where rows hold what no program of ours writes (SQLite takes text for a number), only these are told: nothing can be summed.
+        """
         row = batch_store.get(connection, self.batch_id)
+        if not self._damaged:
+            try:
+                return self._compared(connection, row)
+            except (*_NO_NUMBER, OperationalError) as error:
+                _unless_damaged(error)
+        return self._books(row, tuple(map(_damage, damaged(connection, self.batch_id))) or (_UNSUMMABLE,))
+
+    def _compared(self, connection: Connection, row: RowMapping) -> Books:
         found = [
             Difference(check, _told(self._found[check], one, many), self._found[check], tuple(self._names[check]))
-            for checks in (_OF_JOBS, _OF_CALLS)
+            for checks in (OF_JOBS, OF_CALLS)
             for check, (_, one, many) in checks.items()
             if self._found[check]
         ]
-        books = Books(
-            batch_id=self.batch_id,
-            status=str(row["status"]),
-            total=int(row["total"]),
-            jobs={status.value: self._jobs[status] for status in JobStatus if self._jobs[status]},
-            results=self._results,
-            calls=tuple(
-                Calls(outcome, currency, number, booked, nanos)
-                for (outcome, currency), (number, booked, nanos) in sorted(self._calls.items())
-            ),
-            differences=(),
-        )
+        books = self._books(row, ())
         found += self._in_the_batch(books, row["finished_at"])
         found += self._in_the_counters(connection)
         found += self._in_the_sums(connection)
@@ -311,14 +246,33 @@ class Reconciliation:
         found += self._in_the_budget(connection)
         return replace(books, differences=tuple(found))
 
+    def _books(self, row: RowMapping, differences: tuple[Difference, ...]) -> Books:
+        return Books(
+            batch_id=self.batch_id,
+            status=str(row["status"]),
+            total=row["total"] if differences and not isinstance(row["total"], int) else int(row["total"]),
+            jobs={
+                **{status.value: self._jobs[status] for status in JobStatus if self._jobs[status]},
+                **{str(status): number for status, number in self._jobs.items() if status not in tuple(JobStatus)},
+            },
+            results=self._results,
+            calls=tuple(
+                Calls(outcome, currency, number, booked, nanos)
+                for (outcome, currency), (number, booked, nanos) in sorted(self._calls.items())
+            ),
+            differences=differences,
+        )
+
     def _in_the_batch(self, books: Books, finished_at: float | None) -> list[Difference]:
         found = []
+        if books.status not in tuple(BatchStatus):
+            found.append(Difference("batch_state", f"the batch is {books.status!r}, and there is no such state", 1))
         there = sum(self._jobs.values())
         if there != books.total:
             found.append(
                 Difference("total", f"the batch has {counted(there, 'job')} for {counted(books.total, 'line')}", 1)
             )
-        if self._last + 1 != there:
+        if self._first != 0 or self._last + 1 != there:
             found.append(
                 Difference("positions", f"the {there:,} positions don't go from 0 to {there - 1:,} without a gap", 1)
             )
@@ -407,6 +361,17 @@ class Reconciliation:
                 )
             )
         return found
+
+
+def _unless_damaged(error: Exception) -> None:
+    """Raises an error of the database again that says nothing of what is in the rows."""
+    if isinstance(error, OperationalError) and "overflow" not in str(error.orig):
+        raise error
+
+
+def _damage(found: Damaged) -> Difference:
+    sentence = f"{counted(found.number, 'row')} of {found.table} {'holds' if found.number == 1 else 'hold'} no {found.wanted} in {found.column}"
+    return Difference("damaged", sentence, found.number, found.custom_ids)
 
 
 def _number(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:

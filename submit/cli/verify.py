@@ -16,6 +16,7 @@ from models.finalizing import finalize, reconcile
 from models.money import format_money
 from models.states import BatchStatus, Outcome
 from models.store import batches
+from models.store.damage import damaged
 from models.store.reconciliation import NAMED, Books
 from models.store.recounts import recount
 from models.wording import counted
@@ -25,7 +26,7 @@ from submit.cli.output import note, print_json, print_table, say
 RECOUNTS = 5
 """So often a recount is begun that workers have come across."""
 
-_MAYBE = {
+_MAYBE: dict[str, str] = {
     Outcome.UNKNOWN: "no whole reply: maybe billed",
     Outcome.FENCED: "came too late, and was billed",
     Outcome.ABORTED: "given up: maybe billed",
@@ -76,7 +77,8 @@ def _recount(database: Database, batch: int) -> None:
     for left in reversed(range(RECOUNTS)):
         try:
             with database.write() as connection:
-                recount(connection, batch)
+                if not damaged(connection, batch):  # else there is nothing to count; what it is, is told below
+                    recount(connection, batch)
         except DBAPIError as error:
             if not left or not met_in_a_circle(error):
                 raise
@@ -98,7 +100,7 @@ def _show(books: Books) -> None:
                     one.outcome,
                     f"{one.calls:,}",
                     format_money(one.cost_nanos, one.currency) if one.currency else "-",
-                    _MAYBE.get(Outcome(one.outcome), ""),
+                    _MAYBE.get(one.outcome, ""),
                 )
                 for one in books.calls
             ],

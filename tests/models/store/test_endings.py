@@ -16,6 +16,7 @@ from models.store.endings import Ending, record
 from models.tables import results
 from tests.making import (
     NOW,
+    TEXT,
     USAGE,
     announce,
     assert_counts_are_true,
@@ -53,7 +54,7 @@ def test_a_success_is_stored_whole_and_counted_in_the_same_transaction(database:
     assert (job["status"], job["epoch"], job["worker_id"], job["attempts"]) == ("succeeded", 2, None, 1)
     assert (job["error_code"], job["finished_at"]) == (None, NOW + 1)
     (result,) = result_rows(database)
-    assert (result["attempt_id"], result["response"], result["text"]) == (call.attempt_id, b"\x00raw\xff", b"text")
+    assert (result["attempt_id"], result["response"], result["text"]) == (call.attempt_id, b"\x00raw\xff", TEXT)
     assert (result["finish_reason"], result["request_id"]) == ("stop", "req-1")
     assert (result["input_tokens"], result["output_tokens"], result["cached_tokens"]) == (11, 7, 3)
     assert (result["cost_nanos"], result["currency"]) == (1000, "USD")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -213,3 +215,49 @@ def test_only_so_many_jobs_are_named(database: Database, monkeypatch: pytest.Mon
         connection.execute(jobs.update().values(finished_at=None))
     (found,) = books(database, batch, named=6).differences
     assert (found.number, found.custom_ids) == (10, tuple(f"line-{n}" for n in range(1, 7)))
+
+
+def test_what_no_program_writes_is_told_of_a_batch_on_both_databases(database: Database) -> None:
+    batch = worked(database)
+    kept = sa.select(sa.func.min(results.c.job_id)).scalar_subquery()
+    with database.write() as connection:
+        connection.execute(results.update().where(results.c.job_id == kept).values(response=b"\x28\xb5\x2frubbish"))
+        connection.execute(jobs.update().where(jobs.c.position == 11).values(status="asleep"))
+        connection.execute(attempts.update().where(attempts.c.outcome == Outcome.FENCED).values(latency_ms=-5))
+        connection.execute(attempts.update().where(attempts.c.outcome == Outcome.UNKNOWN).values(outcome="lost"))
+        connection.execute(batches.update().values(status="tired"))
+    found = {difference.check: difference for difference in books(database, batch).differences}
+    assert found.keys() >= {"unreadable", "odd_state", "negative", "odd_outcome", "batch_state"}
+    assert found["odd_state"].custom_ids == ("line-12",)
+    assert books(database, batch).jobs["asleep"] == 1
+
+
+@pytest.mark.parametrize("position", [2**62, 2**63 - 1, -(2**63), -7])
+def test_a_position_anywhere_is_found_in_few_steps(database: Database, position: int) -> None:
+    batch = worked(database)
+    with database.write() as connection:
+        connection.execute(jobs.update().where(jobs.c.position == 11).values(position=position))
+    assert "positions" in checks(database, batch)
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value", "told"),
+    [
+        (jobs, "position", "'seven'", "1 row of jobs holds no whole number in position"),
+        (batches, "total", "9e999", "batches holds no whole number in total"),
+        (attempts, "input_tokens", "'1e999'", "attempts hold no whole number in input_tokens"),
+        (batch_counts, "succeeded", str(2**63 - 1), "can't be summed"),
+        (budgets, "spent_nanos", "''", "budgets holds no whole number in spent_nanos"),
+        (batch_spend, "currency", "x'fffe'", "hold no text in currency"),
+    ],
+)
+def test_a_damaged_value_is_named_instead_of_being_stumbled_over(
+    sqlite_store: Path, tmp_path: Path, table: sa.Table, column: str, value: str, told: str
+) -> None:
+    shutil.copy(sqlite_store, tmp_path / "damaged.db")
+    database = Database(f"sqlite:///{tmp_path}/damaged.db")
+    batch = worked(database)
+    with database.write() as connection:
+        connection.exec_driver_sql(f"UPDATE OR IGNORE {table.name} SET {column} = {value}")
+    assert told in books(database, batch).sentence
+    database.close()

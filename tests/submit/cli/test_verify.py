@@ -126,3 +126,17 @@ def test_counters_are_mended_by_counting_anew_and_that_completes_the_batch(
 def test_there_is_nothing_to_verify_of_a_batch_that_is_not_there(command: Cli) -> None:
     done = command("verify", 9)
     assert (done.returncode, "no batch 9" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("recount", [(), ("--recount",)])
+def test_damaged_rows_are_told_and_end_with_1(
+    command: Cli, answered: None, stored: Database, recount: tuple[str, ...]
+) -> None:
+    with stored.write() as connection:
+        connection.exec_driver_sql(
+            "UPDATE attempts SET cost_nanos = '1e999', outcome = 'odd' WHERE id = (SELECT min(id) FROM attempts)"
+        )
+    done = command("verify", 1, *recount)
+    assert done.returncode == 1
+    assert "damaged: 1 row of attempts holds no whole number in cost_nanos" in done.stdout
+    assert json.loads(command("verify", 1, "--json").stdout)["adds_up"] is False
