@@ -129,6 +129,33 @@ def test_what_queued_up_while_the_disk_was_busy_is_committed_together(database: 
     assert batch_status(database, batch) == BatchStatus.RUNNING
 
 
+def test_a_batch_is_known_to_be_done_though_others_endings_never_cease(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "LOOK_SECONDS", 0.02)
+    small, (last,) = running(database, 1)
+    _, others = running(database, 100)
+
+    async def work(recorder: Recorder) -> None:
+        busy = Busy(recorder)
+        await busy.begin()
+        recorder.record(ending(last))
+        for call in others:
+            following = Busy(recorder)
+            await asyncio.sleep(0)
+            busy.go.set()
+            await following.begin()
+            busy = following
+            recorder.record(ending(call))  # so that something waits whenever something was stored
+            if batch_status(database, small) != BatchStatus.RUNNING:
+                break
+        else:
+            pytest.fail("nobody has looked")
+        busy.go.set()
+
+    using(database, work)
+
+
 def test_the_last_ending_completes_its_batch(database: Database) -> None:
     batch, calls = running(database, 3)
 
