@@ -68,7 +68,10 @@ class Stack:
         """
         told: list[str] = []
         if self._valkey is not None:
-            told += [f"{ended.name} {ended.how}; it is started again" for ended in [self._valkey.tick()] if ended]
+            try:
+                told += [f"{ended.name} {ended.how}; it is started again" for ended in [self._valkey.tick()] if ended]
+            except OSError as error:  # no memory, no process left
+                told.append(f"{self._valkey.name} can't be started now: {error.strerror or error}; it is tried again")
         elif time.monotonic() - self._looked >= LOOK_SECONDS:
             self._looked = time.monotonic()
             told += self._look()

@@ -125,8 +125,10 @@ def do(job: Job, config: Config) -> int:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM and a closed terminal end the block as Ctrl-C does, so that its own ends are tidy."""
-    numbers = (signal.SIGTERM, signal.SIGHUP)
+    """SIGTERM and a closed terminal end the block as Ctrl-C does, so that its own ends are tidy; under nohup a closed terminal doesn't."""
+    numbers = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     try:
         yield

@@ -13,6 +13,8 @@ from typing import Any
 import psutil
 import pytest
 
+from submit.cli.run import interruptible
+
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 Start = Callable[..., "subprocess.Popen[str]"]
 
@@ -172,6 +174,16 @@ def test_ctrl_c_finishes_calls_in_flight_and_the_next_run_goes_on(
     assert (done.returncode, told["succeeded"]) == (0, 120)
     assert "goes on" in done.stderr
     assert (sandbox.summary()["calls"], told["unknown_calls"]) == (120, 0), "a call was lost or made twice"
+
+
+def test_under_nohup_a_closed_terminal_ends_nothing() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruptible():
+            signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
