@@ -174,6 +174,10 @@ def _escaped(text: str, most: int = 500) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in short)
 
 
+_DAMAGED = (OSError, ValueError, TypeError, LookupError, OverflowError)
+"""What pyarrow says of a damaged file, beside errors of its own: a name that isn't UTF-8, a time that Python doesn't know."""
+
+
 def parquet_lines(stream: BinaryIO, template: Template | None, name: str) -> Lines:
     """The rows of a Parquet file, read by row groups. Raises InputError, UsageError where pyarrow isn't installed."""
     try:
@@ -185,9 +189,10 @@ def parquet_lines(stream: BinaryIO, template: Template | None, name: str) -> Lin
         ) from None
     try:
         file = parquet.ParquetFile(stream, buffer_size=1024 * 1024, pre_buffer=False)
-    except (pyarrow.ArrowException, OSError) as error:
+        names = file.schema_arrow.names
+    except (pyarrow.ArrowException, *_DAMAGED) as error:
         raise InputError(f"{name} is no whole Parquet file: {_escaped(str(error))}") from None
-    return Lines(file.schema_arrow.names, _parquet_rows(file, name), template, name)
+    return Lines(names, _parquet_rows(file, name), template, name)
 
 
 def _parquet_rows(file: Any, name: str) -> Iterator[Mapping[str, Any]]:
@@ -198,7 +203,7 @@ def _parquet_rows(file: Any, name: str) -> Iterator[Mapping[str, Any]]:
             columns = [_values(column) for column in batch.columns]
             for cells in zip(*columns, strict=True):
                 yield dict(zip(batch.schema.names, cells, strict=True))
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, *_DAMAGED) as error:
         raise InputError(f"{name} can't be read: {_escaped(str(error))}") from None
 
 

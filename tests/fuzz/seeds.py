@@ -91,6 +91,10 @@ def seeds(target: str) -> list[bytes]:
         case "container":
             zstd = zstandard.ZstdCompressor(level=1, write_checksum=True).compress(whole)
             return [whole, gzip.compress(whole, 1, mtime=0), zstd, _parquet()]
+        case "parquet":
+            return [
+                bytes([number, *change]) for number in range(6) for change in ((), (0, 9, 1), (0, 200, 7, 1, 0, 255))
+            ]
         case "table":
             return [csv, b"\xef\xbb\xbfprompt;id\na;1\n", b"prompt\tmodel\na\tgpt\n", b"prompt\r\n\r\na\r\n"]
         case "config":

@@ -5,6 +5,8 @@ It draws no bytes itself: `tests/fuzz/test_fuzz.py` does for a moment in every r
 
 from __future__ import annotations
 
+import datetime
+import functools
 import gzip
 import io
 import json
@@ -98,6 +100,42 @@ def container(data: bytes) -> None:
     _contained("input.jsonl", data)
 
 
+def parquet(data: bytes) -> None:
+    """A Parquet file: the first byte chooses a good one, the others change its bytes, two for the place and one for the value."""
+    if not data:
+        return
+    files = parquet_files()
+    changed = bytearray(files[data[0] % len(files)])
+    for at in range(1, len(data) - 2, 3):
+        # from the end: there is what says how the rest is to be read
+        changed[-1 - int.from_bytes(data[at : at + 2]) % len(changed)] ^= data[at + 2]
+    _contained("input.parquet", bytes(changed))
+
+
+@functools.cache
+def parquet_files() -> tuple[bytes, ...]:
+    """Good ones: of many types, of nested ones, compressed, and with a row that has no prompt."""
+    import pyarrow
+    from pyarrow import parquet as format_
+
+    moment = datetime.datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=datetime.UTC)
+    columns: dict[str, list[Any]] = {
+        "id": ["a", "b"],
+        "prompt": ["x", "caf\u00e9"],
+        "n": [1, None],
+        "f": [1.5, float("nan")],
+    }
+    odd = {"when": [moment, None], "raw": [b"\xff", b"a"], "many": [[1], []], "deep": [{"a": [None]}, None]}
+    tables = (pyarrow.table(columns), pyarrow.table({**columns, **odd}), pyarrow.table({"id": ["a"], "prompt": [None]}))
+    found = []
+    for table in tables:
+        for codec in ("none", "zstd"):
+            made = io.BytesIO()
+            format_.write_table(table, made, compression=codec, row_group_size=1)
+            found.append(made.getvalue())
+    return tuple(found)
+
+
 def packed(data: bytes) -> None:
     """Lines inside a whole archive: what comes out of it is what went in."""
     plain = _read("input.jsonl", data)
@@ -177,7 +215,7 @@ def ticket(data: bytes) -> None:
         found = read_ticket(message)
         assert found is not None
         assert found["hops"] >= 0
-        told = orjson.loads(data)
+        told = json.loads(data.decode("utf-8", "replace"))
         assert read_ticket(told) == found, "what is taken isn't what was sent"
         theirs = {str(value) for value in told["headers"].values() if value} - {"truckllm.drain", "py"}
         ours = orjson.dumps({**message, "body": ""}).decode()
@@ -188,6 +226,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "lines": lines,
     "table": table,
     "container": container,
+    "parquet": parquet,
     "packed": packed,
     "config": config,
     "kept-models": kept_models,

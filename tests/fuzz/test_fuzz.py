@@ -22,7 +22,7 @@ from worker.providers.base import Reply
 from worker.providers.contract import NONSENSE, dumped, places_in, replaced
 
 NAMES = tuple(TARGETS)
-RUNS = {"http-api": 40, "container": 40, "packed": 30, "kept-models": 40, "config": 60}
+RUNS = {"http-api": 40, "container": 40, "parquet": 30, "packed": 30, "kept-models": 40, "config": 60}
 ALL = list(HealthCheck)
 STREAMED = ("openai", "openai-responses", "openai-completions", "gemini", "claude")
 BYTES = (
@@ -213,6 +213,8 @@ FOUND: tuple[tuple[str, bytes], ...] = (
     ("kept-models", b'{"a":{"base_url":"b","listed_at":1,"models":[{"id":"c","retires_at":5}]}}'),
     ("kept-models", b'{"a":{"base_url":5,"listed_at":1' + b"0" * 400 + b',"models":[]}}'),
     ("kept-models", b"[" * 100_000),
+    # a column's name that isn't UTF-8
+    ("parquet", b"#\x04\x22\xfb'"),
     # what ended a worker, and what held one of its places for tickets for ever
     ("ticket", b"[" * 100_000),
     ("ticket", b'{"a":' * 100_000),
