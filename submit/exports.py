@@ -154,7 +154,14 @@ def _pieces(database: Database, batch_id: int, form: Form, counts: Counter[str])
             yield writer.begin(metadata_in(row["body"] or b"", row["metadata"] or b"") for row in page)
         for row in page:
             counts[row["status"]] += 1
-            yield writer.line(_outcome(row, unpack))
+            try:
+                outcome = _outcome(row, unpack)
+            except (zstandard.ZstdError, TypeError, ValueError):
+                raise StorageError(
+                    f"what is stored of {str(row['custom_id'])!r} is damaged: "
+                    f"`truckllm rerun {batch_id} --status succeeded --id {row['custom_id']} --force` asks it again"
+                ) from None
+            yield writer.line(outcome)
 
 
 def _outcome(row: RowMapping, unpack: Callable[[], zstandard.ZstdDecompressionObj]) -> Outcome:
@@ -164,8 +171,8 @@ def _outcome(row: RowMapping, unpack: Callable[[], zstandard.ZstdDecompressionOb
         status=row["status"],
         body=bytes(row["body"] or b""),
         metadata=bytes(row["metadata"] or b""),
-        text=None if row["text"] is None else unpack().decompress(row["text"]).decode("utf-8", "replace"),
-        response=None if row["response"] is None else unpack().decompress(row["response"]),
+        text=None if row["text"] is None else _unpacked(row["text"], unpack).decode("utf-8", "replace"),
+        response=None if row["response"] is None else _unpacked(row["response"], unpack),
         error_code=row["error_code"],
         error_message=row["error_message"],
         http_status=row["http_status"],
@@ -184,6 +191,15 @@ def _outcome(row: RowMapping, unpack: Callable[[], zstandard.ZstdDecompressionOb
         attempts=row["attempts"],
         attempt_id=row["call_id"],
     )
+
+
+def _unpacked(packed: bytes, unpack: Callable[[], zstandard.ZstdDecompressionObj]) -> bytes:
+    """Raises ZstdError, TypeError or ValueError where it isn't whole."""
+    reader = unpack()
+    whole = reader.decompress(packed)
+    if not reader.eof:
+        raise ValueError("cut")
+    return whole
 
 
 def _pages(database: Database, batch_id: int, *, replies: bool) -> Iterator[list[RowMapping]]:

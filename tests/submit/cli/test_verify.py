@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
+import zstandard
 
 from models.database import Database
 from models.finalizing import ended, finalize
 from models.states import BatchStatus
-from models.tables import batch_counts, results
+from models.tables import batch_counts, jobs, results
 from tests.making import batch_status
 from tests.submit.cli.reading import Cli, loaded
 from tests.worker_by_hand import WorkerByHand
@@ -75,6 +77,22 @@ def test_status_tells_of_it_and_a_watcher_does_not_wait_for_ever(command: Cli, b
     assert "without a result" in loaded(command("status", 1, "--json"))["problem"]
     assert command("status", 1, "--watch").returncode == 4
     assert command("results", 1, "-o", "-").stdout.count("\n") == 4
+
+
+@pytest.mark.parametrize("damaged", [b"rubbish", zstandard.compress(b"an answer" * 100)[:-2]])
+def test_an_answer_that_is_damaged_is_named_with_the_way_out(
+    command: Cli, prompts: Path, stored: Database, damaged: bytes
+) -> None:
+    command("submit", prompts)
+    worker = WorkerByHand(stored)
+    for job in worker.claim(4):
+        worker.succeed(job)
+    with stored.write() as connection:
+        of_p1 = sa.select(jobs.c.id).where(jobs.c.custom_id == "p1").scalar_subquery()
+        connection.execute(results.update().where(results.c.job_id == of_p1).values(response=damaged, text=damaged))
+    run = command("results", 1, "-o", "-")
+    assert run.returncode == 4
+    assert "`truckllm rerun 1 --status succeeded --id p1 --force`" in run.stderr
 
 
 def test_a_forced_rerun_of_the_row_mends_it(command: Cli, broken: None, stored: Database) -> None:
