@@ -358,7 +358,8 @@ class Config(Node):
     def config_hash(self) -> str:
         """16 hex digits that tell whether two processes work by the same settings.
 
-        Secrets, values of headers and options and the storage URLs (the same store can have two names) don't count.
+        Secrets, values of headers and options and the storage URLs (the same store can have two names) don't count. Nor does what is as
+        by default: code of another version may not know it.
         """
-        tree = self.model_dump(mode="json", exclude={"redis_url", "database_url"})
+        tree = self.model_dump(mode="json", exclude={"redis_url", "database_url"}, exclude_defaults=True)
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from models.config import Config, KeyConfig, ProviderConfig, Secret
+from models.config import Config, KeyConfig, ProviderConfig, Secret, WorkerConfig
 from models.config_file import SMALLEST, load_config_text
 from models.errors import ConfigError
 
@@ -73,6 +73,17 @@ def test_the_hash_tells_settings_apart_and_not_secrets() -> None:
     limited = provider.model_copy(update={"keys": (key.model_copy(update={"limit_req_per_min": 61}),)})
     assert same.model_copy(update={"providers": (limited,)}).config_hash() != config.config_hash()
     assert len(config.config_hash()) == 16
+
+
+def test_a_setting_as_by_default_is_none_that_code_of_another_version_would_miss() -> None:
+    class Newer(Config):
+        of_the_next_version: int = 3
+
+    tree = {"providers": [{"id": "openai", "keys": [a_key()]}]}
+    said = Config.model_validate({**tree, "worker": {"processes": WorkerConfig().processes}})
+    assert Newer.model_validate(tree).config_hash() == Config.model_validate(tree).config_hash() == said.config_hash()
+    changed = Newer.model_validate({**tree, "of_the_next_version": 4})
+    assert changed.config_hash() != said.config_hash()
 
 
 def test_secrets_compare_without_being_shown() -> None:
