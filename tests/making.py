@@ -19,12 +19,12 @@ from models.request import Usage
 from models.states import BatchStatus, JobStatus, Outcome
 from models.store import attempts as attempt_store
 from models.store import batches as batch_store
-from models.store import jobs as job_store
+from models.store import claims
 from models.store import workers as worker_store
 from models.store.attempts import Announcement
 from models.store.batches import NewJob
+from models.store.claims import Claimed
 from models.store.endings import Answer, AttemptEnd, Ending
-from models.store.jobs import Claimed
 from models.tables import attempts, batches, jobs
 
 NOW = 1_800_000_000.0
@@ -98,7 +98,7 @@ def claim(
 ) -> list[Claimed]:
     """Claims for a provider, from its own lane unless `lanes` says which."""
     with database.write() as connection:
-        return job_store.claim(
+        return claims.claim(
             connection,
             provider=provider,
             lanes=lanes or [provider],

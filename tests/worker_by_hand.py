@@ -10,10 +10,10 @@ from models import finalizing
 from models.database import Database
 from models.request import Usage
 from models.states import JobStatus, Outcome
-from models.store import attempts, jobs, workers
+from models.store import attempts, claims, workers
 from models.store.attempts import Announcement
+from models.store.claims import Claimed
 from models.store.endings import Answer, AttemptEnd, Ending, record
-from models.store.jobs import Claimed
 
 USAGE = Usage(input_tokens=10, output_tokens=5, cached_tokens=4, reasoning_tokens=2)
 
@@ -44,7 +44,7 @@ class WorkerByHand:
 
     def claim(self, most: int = 1, *, lanes: Sequence[str] | None = None) -> list[Claimed]:
         with self.database.write() as connection:
-            return jobs.claim(
+            return claims.claim(
                 connection,
                 provider=self.provider,
                 lanes=lanes or [self.provider],

@@ -24,8 +24,8 @@ from models.prices import Cost, price
 from models.request import SIMPLE, Failure, FailureKind, Request, Response, Usage
 from models.states import JobStatus, Outcome
 from models.store import attempts as attempt_store
+from models.store.claims import Claimed
 from models.store.endings import Answer, AttemptEnd, Ending
-from models.store.jobs import Claimed
 from worker import routing
 from worker.estimates import Estimates
 from worker.experience import Cooling, Experience, Kind

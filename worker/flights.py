@@ -17,8 +17,8 @@ from models.errors import StorageError
 from models.store import attempts as attempt_store
 from models.store import jobs as job_store
 from models.store.attempts import Announcement
+from models.store.claims import Claimed
 from models.store.endings import Ending
-from models.store.jobs import Claimed
 from worker import demise
 from worker.engine import Engine, Prepared
 from worker.limits.limiter import Grant

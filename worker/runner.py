@@ -16,10 +16,10 @@ from sqlalchemy.engine import Connection
 
 from models.errors import StorageError
 from models.store import batches as batch_store
+from models.store import claims, recoveries
 from models.store import jobs as job_store
-from models.store import recoveries
 from models.store import suspects as suspect_store
-from models.store.jobs import Claimed
+from models.store.claims import Claimed
 from worker import routing
 from worker.breaker import Breaker
 from worker.engine import Engine, NoKey, Prepared
@@ -74,7 +74,7 @@ class Runner:
         self._worker_id = worker_id
         self._may_send = may_send
         self._concurrency = engine.config.worker.concurrency
-        self._claim_jobs = job_store.claim
+        self._claim_jobs = claims.claim
         self._alone = alone
         if alone:
             self._concurrency = min(self._concurrency, suspect_store.MOST_TOGETHER)

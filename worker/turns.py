@@ -14,7 +14,7 @@ from dataclasses import replace
 import redis.exceptions
 
 from models.config import Config
-from models.store.jobs import Claimed
+from models.store.claims import Claimed
 from worker import routing
 from worker.standings import Standing, Standings
 

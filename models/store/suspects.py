@@ -14,10 +14,11 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from models.states import RUNNABLE, SUSPECT_RESCUES, JobStatus
 from models.store import batches as batch_store
+from models.store import claims
 from models.store import jobs as job_store
 from models.store import workers as worker_store
 from models.store.batches import SHARDS
-from models.store.jobs import Claimed
+from models.store.claims import Claimed
 from models.tables import batch_counts, batches, jobs
 
 POISON = "poison"
@@ -74,7 +75,7 @@ def claim(
     skip: Collection[tuple[str, str]] = (),
     withheld: Collection[str] = (),
 ) -> list[Claimed]:
-    """Takes suspects, as `jobs.claim` takes other jobs: several of those that may run together; else, if this worker runs nothing
+    """Takes suspects, as `claims.claim` takes other jobs: several of those that may run together; else, if this worker runs nothing
     whatever, one to run alone, those first that never died so."""
     running = (
         connection.execute(sa.select(jobs.c.rescues).where(jobs.c.worker_id == worker_id, _RUNNING)).scalars().all()
@@ -86,7 +87,7 @@ def claim(
     picked = _picked(connection, found, provider, lanes, skip, withheld, jobs.c.rescues < ALONE_RESCUES, together)
     if not picked and not running:
         picked = _picked(connection, found, provider, lanes, skip, withheld, jobs.c.rescues >= ALONE_RESCUES, 1)
-    return job_store.take(
+    return claims.take(
         connection, picked, found, provider=provider, worker_id=worker_id, most_bytes=most_bytes, now=now
     )
 
@@ -106,7 +107,7 @@ def _picked(
     ids = [row["id"] for row in found]
     for lane in [*lanes, *withheld]:
         query = (
-            job_store.claimable(lane, provider, most - len(picked))
+            claims.claimable(lane, provider, most - len(picked))
             .where(*_WAITING, which, jobs.c.lane == lane, jobs.c.not_before.is_(None), jobs.c.batch_id.in_(ids))
             .order_by(jobs.c.solo_crashes, jobs.c.batch_id, jobs.c.position)
         )

@@ -17,11 +17,12 @@ from models.finalizing import finalize, reconcile
 from models.states import BatchStatus, JobStatus, Outcome
 from models.store import attempts as attempt_store
 from models.store import batches as batch_store
+from models.store import claims
 from models.store import jobs as job_store
 from models.store import reruns as rerun_store
 from models.store.attempts import Announcement
+from models.store.claims import Claimed
 from models.store.endings import Ending, record
-from models.store.jobs import Claimed
 from models.tables import attempts, jobs, results
 from tests.making import NOW, USAGE, announcement, ending, make_batch, without_call
 
@@ -52,7 +53,7 @@ class Moves(RuleBasedStateMachine):
     @rule(worker=WORKERS, most=st.integers(1, 4))
     def claims(self, worker: int, most: int) -> None:
         with self.database.write() as connection:
-            found = job_store.claim(
+            found = claims.claim(
                 connection, provider="openai", lanes=["openai"], worker_id=worker, most=most, most_bytes=999, now=NOW
             )
         self.claimed += [(worker, job) for job in found]

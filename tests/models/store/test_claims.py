@@ -13,6 +13,7 @@ from models.database import Database
 from models.states import BatchStatus, JobStatus, Outcome
 from models.store import attempts as attempt_store
 from models.store import batches as batch_store
+from models.store import claims
 from models.store import jobs as job_store
 from models.store.endings import record
 from models.tables import batches, jobs
@@ -66,7 +67,7 @@ def test_the_first_claim_starts_a_batch_and_no_later_one_changes_its_start(datab
     with database.write() as connection:
         started = batch_store.get(connection, batch)["started_at"]
         assert started == NOW
-        job_store.claim(
+        claims.claim(
             connection, provider="openai", lanes=["openai"], worker_id=1, most=1, most_bytes=1000, now=NOW + 50
         )
         assert batch_store.get(connection, batch)["started_at"] == started
@@ -86,16 +87,16 @@ def test_batches_of_one_priority_share_a_claim_equally_and_leave_nothing_unused(
 
 def test_lower_priorities_get_about_a_twentieth_of_every_claim_size(database: Database) -> None:
     high, low = make_batch(database, 700, priority=5), make_batch(database, 700, priority=0)
-    for most, claims in ((64, 4), (2, 60), (1, 150)):
+    for most, times in ((64, 4), (2, 60), (1, 150)):
         with database.write() as connection:
             taken = Counter(
                 job.batch_id
-                for _ in range(claims)
-                for job in job_store.claim(
+                for _ in range(times)
+                for job in claims.claim(
                     connection, provider="openai", lanes=["openai"], worker_id=1, most=most, most_bytes=9999, now=NOW
                 )
             )
-        assert taken.total() == most * claims
+        assert taken.total() == most * times
         assert 0.01 < taken[low] / taken.total() < 0.12, (most, taken)
         assert taken[high] > taken[low]
 
@@ -201,7 +202,7 @@ def test_concurrent_claims_never_hand_out_a_job_twice(database: Database) -> Non
     batch = make_batch(database, 120)
     with ThreadPoolExecutor(6) as pool:
         found = list(pool.map(lambda worker: [claim(database, worker, most=4) for _ in range(8)], range(1, 7)))
-    ids = [job.id for claims in found for jobs_ in claims for job in jobs_]
+    ids = [job.id for all_ in found for jobs_ in all_ for job in jobs_]
     assert len(ids) == len(set(ids))
     rows = job_rows(database, batch)
     assert sum(row["status"] == "running" for row in rows) == len(ids)

@@ -17,6 +17,7 @@ from models.prices import Cost
 from models.states import BatchStatus, JobStatus, Outcome
 from models.store import attempts as attempt_store
 from models.store import batches as batch_store
+from models.store import claims
 from models.store import jobs as job_store
 from models.store.budgets import cap
 from models.store.endings import record
@@ -123,7 +124,7 @@ def test_a_batch_that_reaches_its_cap_while_it_is_counted_anew_is_paused_a_momen
         cap(connection, batch, 1000, "USD")
     first, second = claim(servers, most=2)
 
-    def too_dear(job: job_store.Claimed) -> None:
+    def too_dear(job: claims.Claimed) -> None:
         with servers.write() as connection:
             connection.exec_driver_sql("SET LOCAL lock_timeout = '10s'")
             call = replace(announcement(job), may_cost=lambda: Cost(1500, "USD"))

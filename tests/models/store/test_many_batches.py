@@ -9,8 +9,9 @@ import pytest
 import sqlalchemy as sa
 
 from models.database import Database
+from models.store import claims
 from models.store import jobs as job_store
-from models.store.jobs import BATCHES_A_CLAIM
+from models.store.claims import BATCHES_A_CLAIM
 from models.tables import jobs
 from tests.making import NOW, claim, make_batch, new_job
 
@@ -53,7 +54,7 @@ def test_batches_with_nothing_that_may_start_here_stand_before_none_that_has(dat
         connection.execute(jobs.update().where(jobs.c.model == "fast").values(excluded=",openai,"))
     batch = make_batch(database, 10, lane="either")
     with database.write() as connection:
-        taken = job_store.claim(
+        taken = claims.claim(
             connection,
             provider="openai",
             lanes=["openai", "either"],

@@ -14,8 +14,8 @@ from sqlalchemy.engine import Connection
 from models.database import Database
 from models.states import JobStatus
 from models.store import batches as batch_store
+from models.store import claims, outcomes, recoveries, reruns, suspects
 from models.store import jobs as job_store
-from models.store import outcomes, recoveries, reruns, suspects
 from models.tables import batches, jobs
 from tests.making import NOW, make_batch, make_worker
 
@@ -28,7 +28,7 @@ Work = Callable[..., object]
 
 QUERIES: dict[str, tuple[Work, set[str]]] = {
     "claim": (
-        lambda connection, batch: job_store.claim(
+        lambda connection, batch: claims.claim(
             connection,
             provider="openai",
             lanes=["openai"],

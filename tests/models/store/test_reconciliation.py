@@ -16,8 +16,8 @@ from models.prices import Cost
 from models.states import JobStatus, Outcome
 from models.store import attempts as attempt_store
 from models.store import batches as batch_store
+from models.store import claims, reconciliation, reruns
 from models.store import jobs as job_store
-from models.store import reconciliation, reruns
 from models.store.budgets import cap
 from models.store.endings import UNSTORABLE, record
 from models.store.reconciliation import Books
@@ -75,8 +75,8 @@ def priced(calls: list[Any]) -> list[Any]:
     return [replace(call, may_cost=lambda: Cost(1500, "USD")) for call in calls]
 
 
-def claim_in(connection: sa.Connection, most: int) -> list[job_store.Claimed]:
-    return job_store.claim(
+def claim_in(connection: sa.Connection, most: int) -> list[claims.Claimed]:
+    return claims.claim(
         connection, provider="openai", lanes=["openai"], worker_id=1, most=most, most_bytes=1 << 30, now=NOW
     )
 

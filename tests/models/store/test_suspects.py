@@ -12,7 +12,7 @@ from models.store import batches as batch_store
 from models.store import jobs as job_store
 from models.store import suspects
 from models.store import workers as worker_store
-from models.store.jobs import Claimed
+from models.store.claims import Claimed
 from models.store.reruns import Which, rerun
 from models.tables import jobs
 from tests.making import (
