@@ -5,22 +5,19 @@ It computes no cost; what calls did cost is the ledger's (`submit.reports`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from models.config import Config
-from models.database import Database
 from models.money import format_money, price_per_million
 from models.pricing import Pricing
-from models.store import outcomes
 
 SHOWN = 5
 """So many models are named in one sentence; of the others only their number is told."""
 
 
-def price_notes(database: Database, config: Config, batch_id: int) -> list[str]:
-    """Sentences on the prices of a batch's models: none for models that the configuration prices on all keys."""
-    with database.read() as connection:
-        used = [(lane, model) for _, lane, model in outcomes.open_models(connection, batch_id)]
+def price_notes(config: Config, used: Collection[tuple[str, str]]) -> list[str]:
+    """Sentences on the prices of the models that a batch uses, (lane, model) pairs as jobs have them: none for models that the
+    configuration prices on all keys."""
     return unpriced(config, used) + listed_prices(config, used)
 
 

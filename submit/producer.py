@@ -22,7 +22,7 @@ from models.money import format_money, parse_cap
 from models.plugins import unclaimed_in
 from models.request import SIMPLE
 from models.states import BatchStatus
-from models.store import batches
+from models.store import batches, outcomes
 from models.wording import counted
 from submit import bell, lookalikes
 from submit.batch_options import BatchOptions, Given, checked_priority
@@ -58,13 +58,14 @@ class Submitted:
 class Checked:
     """What reading an input once has shown: its hash, how many jobs go to each lane, and what people should be told.
 
-    `refused` counts the lines that become failed jobs.
+    `refused` counts the lines that become failed jobs. `models` are the (lane, model) pairs of the others, in order.
     """
 
     sha256: str
     lanes: Mapping[str, int]
     refused: int = 0
     warnings: tuple[str, ...] = ()
+    models: tuple[tuple[str, str], ...] = ()
 
     @property
     def total(self) -> int:
@@ -174,6 +175,7 @@ def check(
     """Reads an input once; needs no server. Raises InputError with the first bad lines and their number."""
     good: Counter[str] = Counter()
     dialects: Counter[str] = Counter()
+    models: set[tuple[str, str]] = set()
     shown: list[BadLine] = []
     bad = 0
     is_bad_from_the_start = False
@@ -188,6 +190,7 @@ def check(
             elif isinstance(line, Line):
                 good[line.lane] += 1
                 dialects[line.dialect] += 1
+                models.add((line.lane, line.model))
             if progress and number % _TICK_LINES == 0:
                 progress("checking", number)
         sha256 = hashed.sha256()
@@ -212,7 +215,7 @@ def check(
         warnings.append(
             f"{counted(own, 'line')} in a vendor's own form {'goes as it is' if own == 1 else 'go as they are'}: {', '.join(given)} of the batch isn't filled in"
         )
-    return Checked(sha256, dict(good), bad, tuple(warnings))
+    return Checked(sha256, dict(good), bad, tuple(warnings), tuple(sorted(models)))
 
 
 def _told_apart(source: Source) -> str | None:
@@ -251,8 +254,10 @@ def _submit(
     if not isinstance(found, Load) or found.done:
         warnings += _unheard(database, order, found.batch_id)
     warnings += [*checked.warnings, *settings.warnings]
-    warnings += shutdowns(database, settings, found.batch_id)
-    warnings += price_notes(database, settings, found.batch_id)
+    # what was just stored is known; what was found may have been stored under another configuration, and be done in part
+    used = checked.models if isinstance(found, Load) else _waiting_models(database, found.batch_id)
+    warnings += shutdowns(settings, used)
+    warnings += price_notes(settings, used)
     if ring and settings.redis_url:
         warnings += call_workers(database, settings, checked.lanes, settings.redis_url)
     if isinstance(found, Load):
@@ -260,6 +265,11 @@ def _submit(
     if found.status == BatchStatus.PAUSED:
         warnings.append(f"batch {found.batch_id} is paused: `truckllm resume {found.batch_id}` lets it go on")
     return Submitted(found.batch_id, found.total, "joined" if joined else "resumed", tuple(warnings))
+
+
+def _waiting_models(database: Database, batch_id: int) -> list[tuple[str, str]]:
+    with database.read() as connection:
+        return [(lane, model) for _, lane, model in outcomes.open_models(connection, batch_id)]
 
 
 def call_workers(database: Database, config: Config, rows: Mapping[str, int], redis_url: str) -> list[str]:

@@ -9,6 +9,7 @@ import pytest
 from models.config import Config
 from models.config_file import load_config_text
 from models.database import Database, open_database
+from models.tables import jobs
 from submit.price_sources import listed_prices, unpriced
 from submit.producer import submit_batch
 
@@ -76,6 +77,11 @@ def test_a_submission_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     config = a_config("{id: a, secret: s, limit_req_per_min: 1, limit_tokens_per_min: 1}", "price_list: genai-prices")
     lines = [{"prompt": "x", "model": name} for name in ("gpt-4o", "gpt-4o", "mine")]
     first, second = submit_batch(lines, config=config, database=database).warnings
-    database.close()
     assert first.startswith("UNPRICED: openai/mine has")
     assert second.startswith("prices by genai-prices")
+    with database.write() as connection:
+        connection.execute(jobs.update().where(jobs.c.model == "mine").values(status="running"))
+    found_again = submit_batch(lines, config=config, database=database)
+    database.close()
+    assert found_again.found == "resumed"
+    assert found_again.warnings == (second,)  # of what still waits
