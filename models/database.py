@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -46,6 +46,11 @@ _UNTOLD = "'0003'"
 
 LOCK_WAIT_SECONDS = 30.0
 """How long a SQLite write waits for its turn."""
+
+CIRCLE_TRIES = 5
+"""So often a transaction is begun that PostgreSQL ends because it and another wait for each other."""
+
+T = TypeVar("T")
 
 
 class Database:
@@ -269,10 +274,14 @@ def schema_floor(database: Database) -> str | None:
 
 
 def upgrade(database: Database) -> None:
-    """Brings the schema up to date. Safe to call from several processes at once.
+    """Brings the schema up to date. Safe to call from several processes at once, and under workers at work.
 
     A step that code of living workers couldn't work with is refused while they live. Raises SchemaError.
     """
+    out_of_circles(lambda: _upgrade(database))
+
+
+def _upgrade(database: Database) -> None:
     from alembic import command
     from alembic.config import Config
     from alembic.migration import MigrationContext
@@ -323,6 +332,17 @@ def met_in_a_circle(error: Exception) -> bool:
     """Whether PostgreSQL ended a transaction because it and another waited for each other. Nothing of it was done: it can be repeated
     at once."""
     return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == "40P01"
+
+
+def out_of_circles(work: Callable[[], T]) -> T:
+    """What `work` returns, which is one transaction: begun again up to CIRCLE_TRIES times when it `met_in_a_circle`."""
+    for _ in range(CIRCLE_TRIES - 1):
+        try:
+            return work()
+        except DBAPIError as error:
+            if not met_in_a_circle(error):
+                raise
+    return work()
 
 
 @contextmanager

@@ -49,9 +49,10 @@ def damaged(connection: Connection, batch_id: int) -> list[Damaged]:
     }
     found = []
     for table, these in mine.items():
-        for column in table.columns:
-            wanted, odd = _odd(column)
-            number = connection.execute(sa.select(sa.func.count()).select_from(table).where(these, odd)).scalar_one()
+        odds = {column: _odd(column) for column in table.columns}
+        query = sa.select(*(sa.func.count(sa.case((odd, 1))) for _, odd in odds.values())).where(these)
+        numbers = connection.execute(query.select_from(table)).one()
+        for (column, (wanted, odd)), number in zip(odds.items(), numbers, strict=True):
             if number:
                 names: tuple[str, ...] = ()
                 if table is jobs and column is not jobs.c.custom_id:

@@ -8,9 +8,8 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from sqlalchemy.exc import DBAPIError
 
-from models.database import Database, met_in_a_circle
+from models.database import Database, out_of_circles
 from models.errors import ConflictError, StorageError
 from models.finalizing import finalize, reconcile
 from models.money import format_money
@@ -22,9 +21,6 @@ from models.store.recounts import recount
 from models.wording import counted
 from submit.cli.options import BatchArgument, ConfigOption, JsonOption, found_config, stored
 from submit.cli.output import note, print_json, print_table, say
-
-RECOUNTS = 5
-"""So often a recount is begun that workers have come across."""
 
 _MAYBE: dict[str, str] = {
     Outcome.UNKNOWN: "no whole reply: maybe billed",
@@ -57,7 +53,7 @@ def verify(
         if row["status"] == BatchStatus.DELETING:
             raise ConflictError(f"batch {batch} is being deleted: `truckllm delete {batch}` goes on with that")
         if counters:
-            _recount(database, batch)
+            out_of_circles(lambda: _recount(database, batch))
         books = reconcile(database, batch, named=named)
         if books is None:  # nobody asked it to stop
             raise StorageError(f"batch {batch} could not be read to its end")
@@ -74,16 +70,11 @@ def verify(
 
 
 def _recount(database: Database, batch: int) -> None:
-    for left in reversed(range(RECOUNTS)):
-        try:
-            with database.write() as connection:
-                if not damaged(connection, batch):  # else there is nothing to count; what it is, is told below
-                    recount(connection, batch)
-        except DBAPIError as error:
-            if not left or not met_in_a_circle(error):
-                raise
-        else:
+    with database.read() as connection:
+        if damaged(connection, batch):  # there is nothing to count; what it is, is told below
             return
+    with database.write() as connection:
+        recount(connection, batch)
 
 
 def _show(books: Books) -> None:

@@ -4,8 +4,11 @@ work beside each other."""
 from __future__ import annotations
 
 import ast
+import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -13,7 +16,7 @@ from alembic import command
 from alembic.config import Config as AlembicConfig
 from alembic.script import ScriptDirectory
 
-import models
+import models.database
 from models.database import (
     SCHEMA,
     Database,
@@ -31,7 +34,7 @@ from models.tables import batches
 from tests.making import NOW, announce, batch_status, claim, ending, finish, make_batch, make_worker
 
 MIGRATIONS = Path(next(iter(models.__path__))) / "migrations"
-EARLIER = ["0001", "0002", "0003"]
+EARLIER = ["0001", "0002", "0003", "0004"]
 
 OLD_ROWS = """
 INSERT INTO batches (id, name, input_name, input_sha256, options_hash, status, total, created_at, started_at, finished_at) VALUES
@@ -48,7 +51,7 @@ INSERT INTO attempts (id, job_id, batch_id, epoch, provider, key_id, requested_m
   (9000000011, 1, 1, 1, 'openai', 'k', 'm', 'succeeded', 5, 2, 100, 'USD', 2, 3), (9000000012, 2, 1, 1, 'openai', 'k', 'm', 'unknown', NULL, NULL, NULL, NULL, 2, NULL),
   (9000000013, 2, 1, 3, 'openai', 'k', 'm', 'rejected', NULL, NULL, NULL, NULL, 2, 3), (9000000014, 3, 2, 1, 'openai', 'k', 'm', 'succeeded', 5, 2, 100, 'USD', 2, 3);
 INSERT INTO results (job_id, attempt_id, response, input_tokens, output_tokens, cost_nanos, currency) VALUES
-  (1, 9000000011, CAST('r' AS BLOB), 5, 2, 100, 'USD'), (3, 9000000014, CAST('r' AS BLOB), 5, 2, 100, 'USD');
+  (1, 9000000011, X'28b52ffd', 5, 2, 100, 'USD'), (3, 9000000014, X'28b52ffd', 5, 2, 100, 'USD');
 INSERT INTO batch_spend (batch_id, shard, provider, currency, succeeded, calls, input_tokens, output_tokens, cost_nanos) VALUES
   (1, 4, 'openai', 'USD', 1, 1, 5, 2, 100), (1, 4, 'openai', '', 0, 1, 0, 0, 0), (2, 4, 'openai', 'USD', 1, 1, 5, 2, 100)
 """
@@ -74,7 +77,9 @@ def migrate(database: Database, revision: str) -> None:
 def execute(database: Database, script: str) -> None:
     with database.write() as connection:
         for statement in script.split(";\n"):
-            connection.exec_driver_sql(statement if database.sqlite else statement.replace("AS BLOB", "AS BYTEA"))
+            if not database.sqlite:
+                statement = statement.replace("AS BLOB", "AS BYTEA").replace("X'28b52ffd'", r"'\x28b52ffd'::bytea")
+            connection.exec_driver_sql(statement)
 
 
 def adds_up(database: Database, batch: int) -> bool:
@@ -90,6 +95,8 @@ def test_a_database_of_every_earlier_version_is_brought_up_to_date_and_its_batch
 ) -> None:
     migrate(empty, revision)
     execute(empty, OLD_ROWS)
+    if revision >= "0004":  # from then on cancelled jobs tell when
+        execute(empty, "UPDATE jobs SET finished_at = 9 WHERE status = 'cancelled'")
     upgrade(empty)
     check_schema(empty)
     assert schema_version(empty) == SCHEMA
@@ -166,6 +173,35 @@ def test_an_older_schema_on_postgresql_is_refused_with_the_command_that_mends_it
     upgrade(database)
     check_schema(database)
     assert schema_floor(database) == "0003"
+    database.close()
+
+
+def test_an_upgrade_that_waits_in_a_circle_with_a_worker_is_begun_again(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database(postgres_url)
+    migrate(database, "0004")
+    refuse = models.database._refuse_to_outgrow
+    circles: list[Future[sa.CursorResult[Any]]] = []
+    with database.engine.connect() as other, ThreadPoolExecutor(1) as pool:
+        other.execute(sa.text("SET deadlock_timeout = '1h'"))  # so that it is the upgrade which is ended
+        other.execute(sa.text("LOCK TABLE attempts IN ROW EXCLUSIVE MODE"))
+
+        def then_wanted(database: Database, connection: sa.Connection, oldest: str) -> None:
+            refuse(database, connection, oldest)
+            if circles:
+                return
+            connection.execute(sa.text("SET LOCAL deadlock_timeout = '10ms'"))
+            circles.append(pool.submit(other.execute, sa.text("LOCK TABLE workers IN ACCESS EXCLUSIVE MODE")))
+            circles[0].add_done_callback(lambda _: other.rollback())
+            with database.read() as looking:
+                while not looking.execute(sa.text("SELECT 1 FROM pg_locks WHERE NOT granted")).first():
+                    time.sleep(0.005)
+
+        monkeypatch.setattr(models.database, "_refuse_to_outgrow", then_wanted)
+        upgrade(database)
+        circles[0].result()
+    assert schema_version(database) == SCHEMA
     database.close()
 
 
