@@ -5,6 +5,7 @@ It does not import any other command: asking for the status never pays for what 
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,7 @@ class Entry:
 
 def main(entries: Mapping[str, Entry], arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command line and exits with its code (models.errors has the list)."""
+    _open_streams()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         command = get_command(_app(entries, _asked(_completed() or arguments)))
@@ -42,7 +44,7 @@ def main(entries: Mapping[str, Entry], arguments: Sequence[str] | None = None) -
     except KeyboardInterrupt:
         code = INTERRUPTED
     except OSError as error:
-        _say(error)
+        _say(": ".join(str(part) for part in (error.filename, error.strerror) if part) or str(error))
         code = StorageError.exit_code
     except Exception as error:
         if not _of_database(error):
@@ -50,6 +52,19 @@ def main(entries: Mapping[str, Entry], arguments: Sequence[str] | None = None) -
         _say(str(getattr(error, "orig", None) or error).strip())
         code = StorageError.exit_code
     sys.exit(code)
+
+
+def _open_streams() -> None:
+    """Nothing fails for a standard stream that its caller has closed, nor for a letter that a stream's encoding lacks.
+
+    A closed one's number would go to the next file that is opened, and whatever writes to that stream would write into it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115
+        elif number and isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _asked(arguments: Sequence[str]) -> str | None:

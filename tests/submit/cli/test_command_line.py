@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -97,7 +99,7 @@ print(sorted({name.partition(".")[0] for name in sys.modules} & {"celery", "komb
     run = subprocess.run(
         [sys.executable, "-P", "-c", script],
         cwd=tmp_path,
-        env={**__import__("os").environ, "TRUCKLLM_HOME": str(tmp_path / "home")},
+        env={**os.environ, "TRUCKLLM_HOME": str(tmp_path / "home")},
         capture_output=True,
         text=True,
         timeout=60,
@@ -105,6 +107,19 @@ print(sorted({name.partition(".")[0] for name in sys.modules} & {"celery", "komb
     )
     assert run.stdout.splitlines()[-1] == "[]"
     assert "prompts.jsonl" in run.stdout
+
+
+def test_streams_that_are_closed_or_lack_a_letter_fail_no_command(cli: Cli, prompts: Path, tmp_path: Path) -> None:
+    cli("submit", prompts, "--name", "ñandú")
+    environment = {**os.environ, "TRUCKLLM_HOME": str(tmp_path / "home")}
+    command = f"{shlex.quote(sys.executable)} -P -m truckllm"
+    closed = f"{command} status --json >&- 2>&- <&-"
+    assert subprocess.run(["sh", "-c", closed], cwd=tmp_path, env=environment, timeout=60).returncode == 0
+    heard = subprocess.run(["sh", "-c", f"{command} run - <&-"], cwd=tmp_path, env=environment | {"OPENAI_CANARY": "x" * 8}, timeout=60, stderr=-1)
+    assert heard.returncode == 2
+    assert b"stdin is empty" in heard.stderr
+    ascii_only = cli("status", PYTHONIOENCODING="ascii")
+    assert (ascii_only.returncode, "\\xf1and\\xfa" in ascii_only.stdout) == (0, True)
 
 
 def test_a_users_own_modules_do_not_shadow_ours(cli: Cli, tmp_path: Path) -> None:
