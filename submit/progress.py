@@ -17,7 +17,7 @@ from models.config import Config, KeyConfig, ProviderConfig
 from models.database import Database, storage_errors
 from models.errors import StorageError
 from models.states import RUNNABLE, BatchStatus
-from models.store import batches, jobs, keys, ledger, outcomes
+from models.store import batches, budgets, jobs, keys, ledger, outcomes
 from submit.bell import live_workers, providers_of
 from submit.troubles import Trouble, clock, troubles
 
@@ -381,3 +381,9 @@ def state_of(provider: ProviderConfig, key: KeyConfig, states: Sequence[RowMappi
         mark = keys.fingerprint(key.secret.reveal())
         rows = [row for row in rows if row["fingerprint"] == mark]
     return max(rows, key=lambda row: float(row["since"]), default=None)
+
+
+def resume_command(batch_id: int, reason: str | None) -> str:
+    """What makes a batch go on that is paused for this reason, in backticks: at its cap it needs another one."""
+    capped = reason is not None and budgets.OF_ITS_CAP in reason
+    return f"`truckllm resume {batch_id} --max-cost AMOUNT`" if capped else f"`truckllm resume {batch_id}`"

@@ -18,6 +18,9 @@ from models.prices import Cost
 from models.states import RUNNABLE, UNFINISHED, BatchStatus, JobStatus, Outcome
 from models.tables import attempts, batch_counts, batch_spend, batches, budget_reservations, budgets, jobs
 
+OF_ITS_CAP = "of its cap"
+"""In the reason of a pause: the cap has to be raised before the batch can go on."""
+
 
 class Reservable(Protocol):
     """A call about to leave, and what it may cost: None if nobody can say."""
@@ -122,8 +125,8 @@ def reserve(connection: Connection, calls: Sequence[Reservable]) -> set[int]:
             if cost is None or cost.currency != budget["currency"]:
                 reason = f"a call has no price in {budget['currency']}, so its cost can't be capped"
             elif cost.nanos > free:
-                left = format_money(free, budget["currency"])
-                reason = reason or f"the next call may cost more than the {left} that are left of its cap"
+                left = format_money(max(free, 0), budget["currency"])
+                reason = reason or f"the next call may cost more than the {left} that are left {OF_ITS_CAP}"
             else:
                 free -= cost.nanos
                 taken.append((call.attempt_id, cost.nanos))

@@ -19,6 +19,7 @@ from submit import rerunning
 from submit.cli.options import BatchArgument, ConfigOption, stored
 from submit.cli.output import note
 from submit.cli.steering import wake
+from submit.progress import resume_command
 
 
 class Ended(StrEnum):
@@ -85,7 +86,7 @@ def rerun(
             f"so far these have cost {_cost(spent)}; `truckllm costs --batch {batch} --by rerun` shows that and what is added now"
         )
         if row["status"] == BatchStatus.PAUSED:
-            note(f"batch {batch} is paused: `truckllm resume {batch}` lets it go on")
+            note(f"batch {batch} is paused: {resume_command(batch, row['paused_reason'])} lets it go on")
         else:
             wake(database, settings, batch)
 

@@ -47,7 +47,7 @@ from submit.disk import check_target
 from submit.exports import STDOUT, Exported, export, kept_sentence
 from submit.live import LiveView, duration, fitted
 from submit.producer import submit_with
-from submit.progress import Snapshot, watch
+from submit.progress import Snapshot, resume_command, watch
 from submit.reports import DEFAULT_BY, as_table, report
 from submit.result_files import default_paths
 from submit.stack import WORKER_LOG, Stack, local_stack
@@ -316,7 +316,7 @@ def _summary(end: Snapshot, exported: Exported | None, seconds: float) -> str:
     if end.paused:
         lines.append(f"paused: {end.paused}")
         lines.append(
-            f"`truckllm resume {end.batch_id}` lets it go on, then the same `run` does; "
+            f"{resume_command(end.batch_id, end.paused)} lets it go on, then the same `run` does; "
             f"`truckllm results {end.batch_id}` writes what is there so far"
         )
     if end.blocked:

@@ -76,7 +76,7 @@ class Vigil:
             if all_lost:
                 raise UsageError(sentence)
             self._tell(f"warning: {sentence}")
-        if others is not None and self._stack is not None:
+        if others is not None and self._stack is not None and lanes:  # without jobs of its own nothing starts
             number, waiting = others
             named = "another batch is" if number == 1 else f"{number:,} other batches are"
             self._tell(f"note: {named} queued here ({waiting:,} jobs), and worked on too while this runs")

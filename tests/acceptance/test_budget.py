@@ -108,6 +108,7 @@ def test_the_cap_holds_for_bodies_that_ask_for_a_dearer_tier(
     # a call may cost 30 x 10 / 1000 = 0.30 at the usual tier, and 1.20 at this one; all 60 would leave at once
     done = cli("run", write_lines(lines), "--max-cost", "6", "-c", config)
     assert done.returncode == 3, done.stderr
+    assert "`truckllm resume 1 --max-cost AMOUNT` lets it go on" in done.stdout
     report = json.loads(cli("costs", "--json", "-c", config).stdout)
     spent = Decimal(report["totals"][0]["cost"])
     assert Decimal("6") - Decimal("1.2") < spent <= Decimal("6")
@@ -124,5 +125,5 @@ def test_a_batch_whose_calls_have_no_price_is_paused_before_the_first_of_them(
     done = cli("run", prompts, "--max-cost", "5", "-c", config)
     assert done.returncode == 3, done.stderr
     assert "no price in USD" in done.stderr
-    assert "truckllm resume 1" in done.stdout
+    assert "`truckllm resume 1` lets it go on" in done.stdout
     assert sandbox.log() == []

@@ -88,6 +88,10 @@ def test_other_batches_that_are_worked_on_too_are_told(
     assert "no live worker serves" in cli("status", "1", "-c", config).stdout
     done = cli("run", write_lines(lines(3)), "-c", config)
     assert "another batch is queued here (5 jobs), and worked on too" in done.stderr
+    assert cli("submit", write_lines(lines(4), "third.jsonl"), "-c", config).returncode == 0
+    again = cli("run", write_lines(lines(3)), "-c", config)
+    assert (again.returncode, "completed before" in again.stderr) == (0, True)
+    assert "worked on too" not in again.stderr, "nothing is started for a batch that is done"
 
 
 def test_a_provider_in_trouble_is_named_and_so_is_the_missing_route_once(
