@@ -20,20 +20,19 @@ from models.config import Config
 from models.errors import StorageError, Untranslatable
 from models.formats.simple import simple_input
 from models.guesses import characters
-from models.prices import Cost, price
-from models.request import SIMPLE, Failure, FailureKind, Request, Response, Usage
+from models.prices import price
+from models.request import SIMPLE, Failure, FailureKind, Request, Response
 from models.states import JobStatus, Outcome
 from models.store import attempts as attempt_store
 from models.store.claims import Claimed
 from models.store.endings import Answer, AttemptEnd, Ending
 from worker import routing
-from worker.estimates import Estimates
+from worker.bookings import NOTHING_TAKEN, Bookings
 from worker.experience import Cooling, Experience, Kind
 from worker.failover import About, Past, Situation, Verdict, decide, outcome_of, provider_failed
 from worker.http import SendError
 from worker.keys import KeyRing
 from worker.limits.limiter import Charge, Grant, LimitedKey, Limiter, Want
-from worker.limits.shapes import UNITS
 from worker.providers.base import Provider
 from worker.providers.masks import masked, provider_secrets, without_secrets
 from worker.recorder import Recorder
@@ -50,10 +49,6 @@ _OUTCOMES: dict[Kind, tuple[Outcome, ...]] = {
     "limited": (Outcome.RATE_LIMITED,),
 }
 LET_IN_SECONDS = 2.0
-NOTHING_TAKEN = Charge(requests=0, tokens=0, input_tokens=0, output_tokens=0)
-"""Of a call that never was: what was booked for it is free again."""
-MOST_TOKENS = 2**40
-"""No call takes more; what asks for more would only overflow counters on its way to being refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +93,7 @@ class Engine:
         self.config = config
         self.provider = provider
         self.ring = ring
-        self.estimates = Estimates(provider.config.default_output_tokens)
+        self.bookings = Bookings(provider, ring)
         self._limiter = limiter
         self._recorder = recorder
         self._rng = random.Random()
@@ -137,7 +132,7 @@ class Engine:
         request = Request(model, source, dialect=job.dialect, operation=job.operation, body=body)
         try:
             size = characters(source)
-            charge = self._charge(request, size)
+            charge = self.bookings.charge(request, size)
         except MemoryError:  # says nothing of this job
             raise
         except Exception as error:
@@ -164,35 +159,6 @@ class Engine:
         """Whether a prepared job would be prepared in the same way now."""
         model = prepared.request.model
         return self.ring.model_gone(model) is None and self.ring.usable(model) == prepared.want.keys
-
-    def _charge(self, request: Request, size: tuple[int, int]) -> Charge:
-        most = self.provider.max_output_tokens(request)
-        going_in = self.estimates.input_tokens(request.model, size)
-        coming_out = self.estimates.output_tokens(request.model, most if most is None else min(most, MOST_TOKENS))
-        return _sound(self.provider.charge(request, going_in, coming_out))
-
-    def _settled(self, booked: Charge, usage: Usage) -> Charge | None:
-        """What the limits should have booked; None where the plugin can't tell, then the reply, which is paid for, counts all the same."""
-        try:
-            settled = self.provider.settled(booked, usage)
-            return booked if settled is booked else _sound(settled)
-        except Exception:
-            log.exception("provider %s failed to tell what a call took", self.name)
-            return None
-
-    def may_cost(self, prepared: Prepared, key: LimitedKey) -> Cost | None:
-        """What the call may cost on this key, at the tier that the request asks for: output as far as the request lets it go, where it
-        says; None without a price."""
-        request = prepared.request
-        try:
-            most = self.provider.max_output_tokens(request)
-            going_in = self.estimates.input_tokens(request.model, prepared.size)
-            coming_out = self.estimates.output_tokens(request.model, None) if most is None else most
-            usage = self.provider.may_use(request, min(going_in, MOST_TOKENS), min(coming_out, MOST_TOKENS))
-            return price(usage, self.provider.config.pricing(self.ring.key(key.name), request.model))
-        except Exception:
-            log.exception("provider %s failed to tell how much a call may cost", self.name)
-            return None
 
     def _without_call(self, job: Claimed, failure: Failure) -> Ending:
         """The ending of a job that needn't be sent to know how it goes."""
@@ -304,8 +270,8 @@ class Engine:
             self._cooling.answered(grant.key.pool, started)
         actual = None
         if usage:
-            self.estimates.learn(request.model, prepared.size, usage.input_tokens, usage.output_tokens)
-            actual = self._settled(grant.charge, usage)
+            self.bookings.learn(request, prepared.size, usage)
+            actual = self.bookings.settled(grant.charge, usage)
         if failure is None:
             self._experience.add("good")
             self.latency_ms = (
@@ -413,10 +379,3 @@ class Engine:
             not_before=snoozed,
             excluded=field,
         )
-
-
-def _sound(charge: Charge) -> Charge:
-    """A plugin's charge in whole numbers that the limiter can count: nothing below zero gives back what others have booked."""
-    told = [charge.of(unit) for unit in UNITS]
-    sound = [min(max(amount, 0), MOST_TOKENS) for amount in told]
-    return charge if sound == told else Charge(*sound)

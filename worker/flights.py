@@ -161,7 +161,7 @@ class Flights:
             key_id=key.name.removeprefix(f"{self._engine.name}/"),
             requested_model=prepared.request.model,
             booked_tokens=flight.grant.charge.tokens,
-            may_cost=lambda: self._engine.may_cost(prepared, key),
+            may_cost=lambda: self._engine.bookings.may_cost(prepared.request, prepared.size, key),
         )
 
     def _launch(self, flight: Flight) -> None:

@@ -11,8 +11,9 @@ from collections.abc import Callable
 
 import redis.exceptions
 
+from worker.bookings import NOTHING_TAKEN
 from worker.breaker import Breaker
-from worker.engine import NOTHING_TAKEN, Finished
+from worker.engine import Finished
 from worker.limits.limiter import Grant, Limiter, Settlement
 
 log = logging.getLogger("truckllm.tally")

@@ -93,7 +93,7 @@ def play(worker: Bench, script: Script = at_once, provider: str = "p", kind: typ
     """Has a worker's provider answer as the script says from here on."""
     engine = worker.runners[provider].engine
     played = kind(engine.provider.config, engine.provider.sender, script)
-    engine.provider = engine.ring._provider = played
+    engine.provider = engine.ring._provider = engine.bookings._provider = played
     return played
 
 

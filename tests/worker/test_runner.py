@@ -360,7 +360,7 @@ def test_a_plugins_bug_harms_only_its_own_job(
     )
     worker = start_worker(sandbox, retry_for=0)
     engine = worker.runners["openai"].engine
-    engine.provider = Faulty(engine.provider.config, engine.provider.sender)
+    engine.provider = engine.bookings._provider = Faulty(engine.provider.config, engine.provider.sender)
     worker.drain(budget=8.0)
     rows = job_rows(database, batch)
     assert {row["status"] for row in rows[3:]} == {"succeeded"}

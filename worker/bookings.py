@@ -1,0 +1,75 @@
+"""What a call is booked as on its limits, what it should have been booked as, and what it may cost: by its plugin's word and by what
+earlier calls took.
+
+It books nothing itself; `worker.limits` does.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from models.prices import Cost, price
+from models.request import Request, Usage
+from worker.estimates import Estimates
+from worker.keys import KeyRing
+from worker.limits.shapes import Charge, LimitedKey
+from worker.providers.base import Provider
+
+log = logging.getLogger("truckllm.bookings")
+
+NOTHING_TAKEN = Charge(requests=0, tokens=0, input_tokens=0, output_tokens=0)
+"""Of a call that never was: what was booked for it is free again."""
+MOST_TOKENS = 2**40
+"""No call takes more; what asks for more would only overflow counters on its way to being refused."""
+
+
+class Bookings:
+    """Of one provider's calls. `size` is what a request holds, as `models.guesses.characters` counts it: text, media."""
+
+    def __init__(self, provider: Provider, ring: KeyRing) -> None:
+        self._provider = provider
+        self._ring = ring
+        self._estimates = Estimates(provider.config.default_output_tokens)
+
+    def charge(self, request: Request, size: tuple[int, int]) -> Charge:
+        """What to book when the call starts. Raises whatever the plugin raises."""
+        most = self._provider.max_output_tokens(request)
+        going_in = self._estimates.input_tokens(request.model, size)
+        coming_out = self._estimates.output_tokens(request.model, most if most is None else min(most, MOST_TOKENS))
+        return _sound(self._provider.charge(request, going_in, coming_out))
+
+    def settled(self, booked: Charge, usage: Usage) -> Charge | None:
+        """What the limits should have booked; None where the plugin can't tell, then the reply, which is paid for, counts all the same."""
+        try:
+            settled = self._provider.settled(booked, usage)
+            return booked if settled is booked else _sound(settled)
+        except Exception:
+            log.exception("provider %s failed to tell what a call took", self._provider.name)
+            return None
+
+    def learn(self, request: Request, size: tuple[int, int], usage: Usage) -> None:
+        """Takes in what a call really took."""
+        self._estimates.learn(request.model, size, usage.input_tokens, usage.output_tokens)
+
+    def may_cost(self, request: Request, size: tuple[int, int], key: LimitedKey) -> Cost | None:
+        """What the call may cost on this key, at the tier that the request asks for: output as far as the request lets it go, where it
+        says; None without a price."""
+        try:
+            most = self._provider.max_output_tokens(request)
+            going_in = self._estimates.input_tokens(request.model, size)
+            coming_out = self._estimates.output_tokens(request.model, None) if most is None else most
+            usage = self._provider.may_use(request, min(going_in, MOST_TOKENS), min(coming_out, MOST_TOKENS))
+            return price(usage, self._provider.config.pricing(self._ring.key(key.name), request.model))
+        except MemoryError:  # says nothing of prices; a batch with a cap would be paused for the want of one
+            raise
+        except Exception:
+            log.exception("provider %s failed to tell how much a call may cost", self._provider.name)
+            return None
+
+
+def _sound(charge: Charge) -> Charge:
+    """A plugin's charge in whole numbers that the limiter can count: nothing below zero gives back what others have booked."""
+    told = (charge.requests, charge.tokens, charge.input_tokens, charge.output_tokens)
+    if all(type(amount) is int and 0 <= amount <= MOST_TOKENS for amount in told):
+        return charge
+    return Charge(*(min(max(int(amount), 0), MOST_TOKENS) for amount in told))
