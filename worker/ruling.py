@@ -21,6 +21,9 @@ from worker.limits.server import Script
 
 log = logging.getLogger("truckllm.ruling")
 
+UNHEARD = "unheard"
+"""The mark of the rules before the others have been heard, which is never one that stands: nothing is granted by it."""
+
 _SCRIPT = Script("ruling.lua", folder=Path(__file__).parent)
 
 
@@ -55,6 +58,8 @@ class Ruling:
         self._said: dict[str, Word] = {}  # by all
         self._heard: dict[str, Word] = {}  # by those that started later
         self._told: dict[str, int] = {}
+        for ring in rings:
+            ring.rule({}, UNHEARD)
 
     def pools(self, name: str) -> set[str]:
         """The pools that a key, "provider/key_id", draws on: by this worker's configuration and those of the others that were heard."""

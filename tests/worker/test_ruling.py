@@ -19,7 +19,7 @@ from models.states import Outcome
 from models.tables import attempts
 from tests.worker.bench import Bench
 from worker.limits.limiter import Charge, Grant, Wait, Want
-from worker.ruling import Word
+from worker.ruling import Ruling, Word
 
 DATABASES = ["sqlite"]
 
@@ -134,6 +134,20 @@ def test_from_the_moment_that_a_new_worker_rules_no_older_one_is_granted_more_th
     answers = [ask(worker, f"b{number}") for number in range(10) for worker in (old, new)]
     assert sum(isinstance(answer, Grant) for answer in answers) <= 1  # five of the six of this minute were before
     assert limits(old) == {"p/k|requests": 6}
+
+
+def test_a_worker_that_could_not_say_its_limits_yet_is_granted_nothing_until_it_has(
+    start_worker: Start, valkey_url: str
+) -> None:
+    worker = start_worker(config(limit_req_per_min=600))
+    ring, words = worker.keys("p"), "{truckllm}:limits-of"
+    with contextlib.closing(redis.Redis.from_url(valkey_url)) as client:
+        client.delete(words, "{truckllm}:limits-mark")
+        ring.rule({}, "")  # all as if Redis had been away while it started
+        worker._process._ruling = Ruling(worker.ruling._client, worker.config.providers, [ring], lambda: 1)
+        assert isinstance(ask(worker, "a"), Wait)
+        assert client.hexists(words, "p/k")
+    assert isinstance(ask(worker, "b"), Grant)
 
 
 def test_a_limit_that_is_raised_is_the_older_ones_too_at_their_next_question(start_worker: Start) -> None:
