@@ -88,6 +88,8 @@ def main(
     logging.getLogger("truckllm").setLevel(logging.INFO)  # Celery raises the root's level while it starts
     logging.getLogger("celery").setLevel(logging.WARNING)
     logging.getLogger("kombu").setLevel(logging.WARNING)
+    # it warns each time that a transaction of a database in trouble can't be ended in order, which the recorder has told once
+    logging.getLogger("psycopg").setLevel(logging.ERROR)
     # in a container root is usual, and the tickets are JSON, which is what the warning is about
     warnings.filterwarnings("ignore", category=SecurityWarning)
     # about a lost connection: a drain may go on then, because nothing depends on its ticket
