@@ -64,7 +64,8 @@ class Watchdog:
     def stop(self) -> None:
         """A loop that is told to end beats no more, and is left alone."""
         self._gone = True
-        self._let_go()
+        # not from here: a beat of this very moment might be written to what has the pipe's number next
+        self._loop.call_soon_threadsafe(self._let_go)
 
     def _begin(self) -> None:
         command = [sys.executable, "-I", "-S", watcher.__file__, str(os.getpid()), str(self._tick), str(self._patience)]
