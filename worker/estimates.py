@@ -48,9 +48,7 @@ class Estimates:
     def _blend(table: dict[str, tuple[int, float]], model: str, value: float) -> None:
         seen, mean = table.pop(model, (0, 0.0))
         weight = max(WEIGHT, 1.0 / (seen + 1))
-        table[model] = (
-            seen + 1,
-            mean + (value - mean) * weight,
-        )  # the last in its order, so that the first was used least lately
+        # as the last in its order, so that the first was used least lately
+        table[model] = (seen + 1, mean + (value - mean) * weight)
         if len(table) > MOST_MODELS:
             del table[next(iter(table))]

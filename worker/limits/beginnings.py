@@ -53,9 +53,7 @@ class Beginnings:
         self._settling = ahead + LATE_SECONDS
         self._run: str | None = None
         self._changed = float("-inf")
-        self._asked: tuple[float, float] | None = (
-            None  # when it first and last met buckets that the server doesn't know
-        )
+        self._asked: tuple[float, float] | None = None  # first and last meeting of buckets the server doesn't know
         self._name: str | None = None
         self._untold: dict[str, float] = {}  # buckets the ledger could not be asked about, and since when
 
