@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import os
 import secrets
+import shlex
 import stat
 import sys
 from collections import Counter
@@ -159,7 +160,7 @@ def _pieces(database: Database, batch_id: int, form: Form, counts: Counter[str])
             except (zstandard.ZstdError, TypeError, ValueError):
                 raise StorageError(
                     f"what is stored of {str(row['custom_id'])!r} is damaged: "
-                    f"`truckllm rerun {batch_id} --status succeeded --id {row['custom_id']} --force` asks it again"
+                    f"`truckllm rerun {batch_id} --status succeeded --id {shlex.quote(str(row['custom_id']))} --force` asks it again"
                 ) from None
             yield writer.line(outcome)
 

@@ -90,9 +90,10 @@ def test_an_answer_that_is_damaged_is_named_with_the_way_out(
     with stored.write() as connection:
         of_p1 = sa.select(jobs.c.id).where(jobs.c.custom_id == "p1").scalar_subquery()
         connection.execute(results.update().where(results.c.job_id == of_p1).values(response=damaged, text=damaged))
+        connection.execute(jobs.update().where(jobs.c.custom_id == "p1").values(custom_id="p $1"))
     run = command("results", 1, "-o", "-")
     assert run.returncode == 4
-    assert "`truckllm rerun 1 --status succeeded --id p1 --force`" in run.stderr
+    assert "`truckllm rerun 1 --status succeeded --id 'p $1' --force`" in run.stderr
 
 
 def test_a_forced_rerun_of_the_row_mends_it(command: Cli, broken: None, stored: Database) -> None:
