@@ -179,6 +179,9 @@ class Child:
             try:
                 self.start()
             except OSError:
+                if ended is not None:  # that is told first, and why it can't be started when it is tried next
+                    self._due = now
+                    return ended
                 self._due = now + BACKOFF_SECONDS[-1]
                 raise
         return ended

@@ -19,18 +19,21 @@ def test_a_process_that_cant_be_started_again_now_is_tried_later(
 ) -> None:
     monkeypatch.setattr(processes, "BACKOFF_SECONDS", (0.0, 0.05))
     program = tmp_path / "program"
-    program.write_text("#!/bin/sh\nexec sleep 600\n")
+    ups = tmp_path / "ups"
+    program.write_text(f"#!/bin/sh\necho up >> '{ups}'\nexec sleep 600\n")
     program.chmod(0o700)
     crew = Crew(Plan(processes=2, command=(str(program),)))
     crew.start()
     try:
         lost, other = crew.pids
+        wait_for(lambda: ups.exists() and ups.read_text().count("up") == 2, "both to have read their program", 10)
         program.rename(tmp_path / "away")
         subprocess.run(["kill", "-9", str(lost)], check=True)
         told = wait_for(crew.tick, "the death to be told", 10)
-        assert told == ["worker process 1 can't be started now: No such file or directory; it is tried again"]
+        assert told == ["worker process 1 was killed by SIGKILL; it is started again"]
+        assert crew.tick() == ["worker process 1 can't be started now: No such file or directory; it is tried again"]
         (tmp_path / "away").rename(program)
-        wait_for(lambda: crew.tick() or len(crew.pids) == 2, "another to be started", 10)
+        wait_for(lambda: not crew.tick() and len(crew.pids) == 2, "another to be started", 10)
         assert other in crew.pids
     finally:
         crew.stop(0.0)
