@@ -187,6 +187,8 @@ class Warden:
 
     def stop(self) -> None:
         """Has the process end as this one does: it finishes its calls and gives the rest back. Its end counts for nothing."""
+        if self._stopping:  # a second signal would have it give up its calls
+            return
         self._stopping = True
         if self._child is not None:
             self._child.signal(signal.SIGTERM)

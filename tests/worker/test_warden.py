@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,7 @@ import sqlalchemy as sa
 
 from models.config_file import load_config
 from models.database import Database
+from models.processes import Child
 from models.store import jobs as job_store
 from models.store import workers as worker_store
 from models.tables import jobs, workers
@@ -185,3 +188,32 @@ def test_a_worker_that_is_taken_for_dead_while_it_ends_still_leaves_suspects_to_
     worker.run(worker.lease.beat())
     with database.read() as connection:
         assert [row["draining"] for row in worker_store.everyone(connection)] == [1]
+
+
+COUNTING = """
+import signal, sys
+told = []
+signal.signal(signal.SIGTERM, lambda *_: told.append(print("told", flush=True)))
+print("ready", flush=True)
+sys.stdin.read()
+sys.exit(len(told))
+"""
+
+
+def test_the_process_of_suspects_is_told_to_end_once_since_the_second_time_it_would_give_up_its_calls(
+    start_worker: Callable[..., Bench], tmp_path: Path
+) -> None:
+    worker = start_worker(config())
+    warden = worker._process._warden
+    assert warden is not None
+    log = tmp_path / "log"
+    child = warden._child = Child("the process of suspects", [sys.executable, "-c", COUNTING], log=log)
+    child.start()
+    wait_for(lambda: "ready" in log.read_text(), "the process to start", 10)
+    worker.stop()
+    wait_for(lambda: "told" in log.read_text(), "the signal", 10)
+    worker.stop()  # the end of a process does that again, behind the signal's own handler
+    worker.run(worker.recorder.call(lambda _: None))
+    child.release(time.monotonic() + 10)
+    assert child.process is not None
+    assert child.process.returncode == 1
