@@ -27,6 +27,9 @@ PATIENCE = 60
 HUNG = int(watcher.LAST_WORDS)
 """Exit code of a process that hung: that of `_exit` when it is called as a signal's handler."""
 
+LIBRARIES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+"""Some interpreters find their own library by these; the watcher runs on the same one."""
+
 AGAIN_TICKS = 10
 """After so many ticks another watcher is started where one could not be, or has ended."""
 
@@ -70,10 +73,11 @@ class Watchdog:
     def _begin(self) -> None:
         command = [sys.executable, "-I", "-S", watcher.__file__, str(os.getpid()), str(self._tick), str(self._patience)]
         before = signal.pthread_sigmask(signal.SIG_BLOCK, watcher.DEAF_TO)  # handed on to it
+        # it needs none of our secrets, and a terminal's Ctrl-C is not for it
+        env = {name: os.environ[name] for name in LIBRARIES if name in os.environ}
         try:
-            # it needs none of our secrets, and a terminal's Ctrl-C is not for it
             self._watcher = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env={}, start_new_session=True
+                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=env, start_new_session=True
             )
         except OSError as error:  # no memory, no process left
             log.warning("nobody can be started now who would notice if this process hung: %s", error)

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.conftest import wait_for
-from worker.watchdog import HUNG
+from worker.watchdog import HUNG, LIBRARIES
 
 PATIENT_SECONDS = 0.5
 
@@ -139,9 +139,12 @@ def test_a_watcher_ends_with_its_process(watched: Watched) -> None:
     wait_for(lambda: not watched.watcher.is_running(), "the watcher to end", 10)
 
 
-def test_nothing_of_the_processs_environment_reaches_its_watcher(
+def test_of_the_processs_environment_only_where_libraries_lie_reaches_its_watcher(
     monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-canary")
+    for name in LIBRARIES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/nowhere")
     watched: Watched = request.getfixturevalue("watched")
-    assert watched.watcher.environ() == {}
+    assert watched.watcher.environ() == {"LD_LIBRARY_PATH": "/nowhere"}
