@@ -4,7 +4,6 @@ work beside each other."""
 from __future__ import annotations
 
 import ast
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -31,6 +30,7 @@ from models.finalizing import reconcile
 from models.states import BatchStatus
 from models.store.endings import record
 from models.tables import batches
+from tests.conftest import wait_for
 from tests.making import NOW, announce, batch_status, claim, ending, finish, make_batch, make_worker
 
 MIGRATIONS = Path(next(iter(models.__path__))) / "migrations"
@@ -182,9 +182,18 @@ def test_an_upgrade_that_waits_in_a_circle_with_a_worker_is_begun_again(
     database = Database(postgres_url)
     migrate(database, "0004")
     refuse = models.database._refuse_to_outgrow
+
+    def waits_for_workers() -> bool:
+        with database.read() as looking:  # other databases of this server have tests of their own
+            query = (
+                "SELECT 1 FROM pg_locks JOIN pg_database ON pg_database.oid = database "
+                "WHERE NOT granted AND relation = 'workers'::regclass AND datname = current_database()"
+            )
+            return looking.execute(sa.text(query)).first() is not None
+
     circles: list[Future[sa.CursorResult[Any]]] = []
     with database.engine.connect() as other, ThreadPoolExecutor(1) as pool:
-        other.execute(sa.text("SET deadlock_timeout = '1h'"))  # so that it is the upgrade which is ended
+        other.execute(sa.text("SET deadlock_timeout = '60s'"))  # so that it is the upgrade which is ended
         other.execute(sa.text("LOCK TABLE attempts IN ROW EXCLUSIVE MODE"))
 
         def then_wanted(database: Database, connection: sa.Connection, oldest: str) -> None:
@@ -194,9 +203,7 @@ def test_an_upgrade_that_waits_in_a_circle_with_a_worker_is_begun_again(
             connection.execute(sa.text("SET LOCAL deadlock_timeout = '10ms'"))
             circles.append(pool.submit(other.execute, sa.text("LOCK TABLE workers IN ACCESS EXCLUSIVE MODE")))
             circles[0].add_done_callback(lambda _: other.rollback())
-            with database.read() as looking:
-                while not looking.execute(sa.text("SELECT 1 FROM pg_locks WHERE NOT granted")).first():
-                    time.sleep(0.005)
+            wait_for(waits_for_workers, "the other to wait for us", 10)
 
         monkeypatch.setattr(models.database, "_refuse_to_outgrow", then_wanted)
         upgrade(database)
