@@ -1,7 +1,7 @@
 """Whose limits hold where workers run with different configurations: those of the worker that has read its configuration last.
 
-Every worker tells the others, through Redis, the limits of its pools under its own number; a higher number started later. With each
-change the mark of the rules changes, and the limiter grants nothing to who goes by an earlier one. It counts nothing against a limit
+Every worker tells the others, through Redis, the limits of its pools under its own number; a higher number started later. When other
+limits hold, the mark of the rules changes, and the limiter grants nothing to who goes by an earlier one. It counts nothing against a limit
 (`worker.limits` does).
 """
 

@@ -150,6 +150,14 @@ def test_a_worker_that_could_not_say_its_limits_yet_is_granted_nothing_until_it_
     assert isinstance(ask(worker, "b"), Grant)
 
 
+def test_a_worker_that_starts_with_the_same_limits_has_no_older_one_wait(start_worker: Start) -> None:
+    same = config(limit_req_per_min=600, model_limit=60)
+    old = start_worker(same)
+    assert isinstance(ask(old, "a"), Grant)
+    start_worker(same)
+    assert isinstance(ask(old, "b"), Grant)
+
+
 def test_a_limit_that_is_raised_is_the_older_ones_too_at_their_next_question(start_worker: Start) -> None:
     old = start_worker(config(limit_req_per_min=1))
     assert isinstance(ask(old, "a"), Grant)
