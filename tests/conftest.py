@@ -35,10 +35,10 @@ TRUCKLLM = [sys.executable, "-P", "-m", "truckllm"]
 """The command, started as the installed script does: the working directory is not on the path."""
 
 
-if (
-    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-):  # as under nohup: then no process started here could be interrupted
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# As behind `&` and under nohup: then no process started here could be interrupted, or would notice that a terminal closes.
+for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _usual)
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -59,8 +59,9 @@ def terminal_width() -> int | None:
 
 
 def say(text: str) -> None:
-    """A line on stdout."""
+    """A line on stdout, at once: whoever started this may be waiting for it."""
     sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def note(text: str) -> None:

@@ -56,7 +56,7 @@ class Watched:
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", WATCHED],
+            [sys.executable, "-u", "-c", WATCHED],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
