@@ -14,6 +14,7 @@ from pydantic import PlainSerializer, PlainValidator
 
 from models.config_fields import MASK, WRONG_UNSEEN, Text, masked, text_of, wrong
 
+_ESCAPED = "; in its password, write @ as %40, / as %2F, ? as %3F, # as %23, [ as %5B, % as %25"
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
@@ -105,10 +106,25 @@ def _header_text(value: object) -> str:
     return str(value)
 
 
+def _right(text: str, right: str) -> str:
+    return right + _ESCAPED if "@" in text else right
+
+
+def _check_password(rest: str, right: str) -> None:
+    """What stands behind the first part with a user holds no @: else a password was cut at a letter of its own, and its end would
+    be taken for the host, and shown."""
+    if "@" in rest:
+        raise wrong(f"holds an @ that ends no user or password; {right}", WRONG_UNSEEN)
+
+
 def _redis_url(value: object) -> str:
     text = text_of(value)
-    right = "should be like redis://host:6379/0, rediss://user:password@host:6379/0 (TLS) or unix:///path/to.sock"
+    right = _right(
+        text, "should be like redis://host:6379/0, rediss://user:password@host:6379/0 (TLS) or unix:///path/to.sock"
+    )
     parts = _split(text, ("redis", "rediss", "unix"), right)
+    if parts.scheme != "unix":
+        _check_password(parts.path + parts.query + parts.fragment, right)
     if not (parts.path if parts.scheme == "unix" else parts.hostname):
         raise wrong(f"is incomplete; {right}", WRONG_UNSEEN)
     return text
@@ -116,8 +132,12 @@ def _redis_url(value: object) -> str:
 
 def _database_url(value: object) -> str:
     text = text_of(value)
-    right = "should be like postgresql://user:password@host:5432/truckllm?sslmode=require or sqlite:////path/to.db"
+    right = _right(
+        text, "should be like postgresql://user:password@host:5432/truckllm?sslmode=require or sqlite:////path/to.db"
+    )
     parts = _split(text, ("postgresql", "postgres", "postgresql+psycopg", "sqlite"), right)
+    if parts.scheme != "sqlite":
+        _check_password(parts.netloc.partition("@")[2] + parts.path + parts.fragment, right)
     if not parts.path.strip("/") and "dbname=" not in parts.query:
         raise wrong(f"names no database; {right}", WRONG_UNSEEN)
     return text

@@ -65,7 +65,7 @@ class Database:
     @property
     def shown(self) -> str:
         """The URL without its password."""
-        return self.url.render_as_string(hide_password=True)
+        return self.url.difference_update_query(("password", "sslpassword")).render_as_string(hide_password=True)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -190,8 +190,16 @@ def open_database(url: str | None = None, *, check: bool = True) -> Database:
         url = f"sqlite:///{file}"
     try:
         database = Database(url)
+    except ValueError:  # what isn't a number may be a part of a password
+        raise UsageError("database_url: its port is no number; write it like postgresql://host:5432/name") from None
     except sa.exc.ArgumentError as error:
         raise UsageError(f"database_url: not a database URL ({error}); use sqlite:///… or postgresql://…") from None
+    if (
+        not database.sqlite and "@" in f"{database.url.host}{database.url.database}"
+    ):  # the end of a password that was cut
+        raise UsageError(
+            "database_url: holds an @ that ends no user or password; write that of a password as %40, and / as %2F"
+        )
     named = database.url.database if database.sqlite else None
     if named and named != ":memory:" and not named.startswith("file:"):
         with contextlib.suppress(OSError):  # whatever the umask; if it can't be made, SQLite says why

@@ -168,6 +168,32 @@ def test_storage_comes_from_the_file_unless_the_environment_names_it() -> None:
     assert load(HEAD, TRUCKLLM_REDIS_URL="unix:///run/valkey.sock?db=1").redis_url == "unix:///run/valkey.sock?db=1"
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:my@pass/word#1@db.example/truckllm",
+        "postgresql://u:my@password@db.example/truckllm",
+        "postgresql://u:my/password@db.example/truckllm",
+        "redis://:my@pass/word@redis.example:6379/0",
+        "redis://:my@pass?word@redis.example:6379/0",
+        "redis://:my/password@redis.example:6379/0",
+    ],
+)
+def test_a_password_with_letters_that_end_it_is_refused_with_how_to_write_it(url: str) -> None:
+    variable = f"TRUCKLLM_{'REDIS' if url.startswith('redis') else 'DATABASE'}_URL"
+    said = error(HEAD, **{variable: url})
+    assert "write @ as %40" in said
+    assert not [part for part in ("my@", "my/", "pass/", "pass?", "word#", "word@db", "word@redis") if part in said]
+
+
+def test_an_at_sign_that_cuts_no_password_may_stand() -> None:
+    sqlite = "sqlite:////home/me@work/truckllm.db"
+    assert load(HEAD, TRUCKLLM_DATABASE_URL=sqlite).database_url == sqlite
+    hosted = "postgresql://db.example/truckllm?user=me@db&sslmode=require"
+    assert load(HEAD, TRUCKLLM_DATABASE_URL=hosted).database_url == hosted
+    assert load(HEAD, TRUCKLLM_REDIS_URL="unix:///run/me@work.sock").redis_url == "unix:///run/me@work.sock"
+
+
 def test_a_storage_variable_of_the_file_may_be_unset_when_the_environment_names_the_storage() -> None:
     text = HEAD + "redis_url: ${REDIS}\n"
     assert load(text, TRUCKLLM_REDIS_URL="redis://env/0").redis_url == "redis://env/0"

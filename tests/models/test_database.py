@@ -14,7 +14,7 @@ from alembic.config import Config as AlembicConfig
 import models
 from models import processes
 from models.database import SCHEMA, Database, check_schema, home, open_database, schema_version
-from models.errors import SchemaError, StorageError
+from models.errors import SchemaError, StorageError, UsageError
 
 
 @pytest.fixture
@@ -81,3 +81,23 @@ def test_a_tilde_in_the_state_folders_name_is_the_home_directory(
     monkeypatch.setenv("TRUCKLLM_HOME", "~/state")
     assert home() == tmp_path / "state"
     assert (tmp_path / "state").stat().st_mode & 0o077 == 0
+
+
+def test_a_password_is_not_shown_wherever_it_stands_in_the_url() -> None:
+    for url in (
+        "postgresql://me:canary-1@db.example/jobs",
+        "postgresql://me@db.example/jobs?password=canary-1&sslpassword=canary-1",
+    ):
+        database = Database(url)
+        assert "canary" not in database.shown
+        assert "db.example/jobs" in database.shown
+        database.close()
+
+
+def test_a_url_whose_password_is_cut_by_an_at_sign_is_refused_without_showing_its_end() -> None:
+    for url in ("postgresql://me:my@canary@db.example/jobs", "postgresql://me:my@ca/nary@db.example/jobs"):
+        with pytest.raises(UsageError, match="%40") as caught:
+            open_database(url)
+        assert "nary" not in str(caught.value)
+    with pytest.raises(UsageError, match="port is no number"):
+        open_database("postgresql://me:canary@db.example:port/jobs")
