@@ -15,7 +15,7 @@ import redis.asyncio
 from worker.limits.server import RUN_DAYS, TAG, Script
 from worker.limits.shapes import OthersFunction, RestartFunction, SeedFunction
 
-log = logging.getLogger("worker.limits.limiter")
+log = logging.getLogger("truckllm.limits")
 
 LATE_SECONDS = 0.3  # a call's start has been written down by then, also where the database is busy
 SEED_TIMEOUT = 3.0  # seconds the seed function may take

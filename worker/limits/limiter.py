@@ -63,7 +63,7 @@ __all__ = [
     "connect",
 ]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("truckllm.limits")
 
 MOST_WANTS = 64
 HORIZON = 1.0
