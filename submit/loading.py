@@ -67,11 +67,13 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A batch of the same input and options that is loaded, and so goes on, or has ended already."""
+    """A batch of the same input and options that is loaded, and so goes on, or has ended already. `paused` is why it waits, unless a
+    new cap has just answered that."""
 
     batch_id: int
     total: int
     status: BatchStatus
+    paused: str | None = None
 
     @property
     def finished(self) -> bool:
@@ -100,7 +102,8 @@ def begin(database: Database, order: Order) -> Load | Found | None:
                 if mine is not None and mine["status"] != BatchStatus.LOADING:
                     if order.cap:
                         budgets.cap(connection, mine["id"], *order.cap)
-                    return Found(mine["id"], mine["total"], BatchStatus(mine["status"]))
+                    paused = None if order.cap else mine["paused_reason"]
+                    return Found(mine["id"], mine["total"], BatchStatus(mine["status"]), paused)
                 if mine is not None:
                     if has_died(mine["loader"] or ""):
                         batches.release(connection, mine["id"], mine["loader"])

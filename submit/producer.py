@@ -28,6 +28,7 @@ from submit import bell, lookalikes
 from submit.batch_options import BatchOptions, Given, checked_priority
 from submit.loading import Found, Load, Order, begin, fill, told
 from submit.price_sources import price_notes
+from submit.progress import resume_command
 from submit.shutdowns import shutdowns
 from submit.source import Input, Source, opened
 
@@ -263,7 +264,9 @@ def _submit(
     if isinstance(found, Load):
         return Submitted(found.batch_id, order.total, "new" if found.done == 0 else "resumed", tuple(warnings))
     if found.status == BatchStatus.PAUSED:
-        warnings.append(f"batch {found.batch_id} is paused: `truckllm resume {found.batch_id}` lets it go on")
+        warnings.append(
+            f"batch {found.batch_id} is paused: {resume_command(found.batch_id, found.paused)} lets it go on"
+        )
     return Submitted(found.batch_id, found.total, "joined" if joined else "resumed", tuple(warnings))
 
 

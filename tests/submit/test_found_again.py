@@ -13,6 +13,7 @@ from models.errors import ConflictError
 from models.states import BatchStatus
 from models.store import batches
 from models.store import jobs as job_store
+from models.store.budgets import OF_ITS_CAP
 from models.tables import batches as batch_table
 from submit.producer import Submitted
 from tests.submit.conftest import cap, prompts, status
@@ -106,3 +107,18 @@ def test_a_batch_that_was_cancelled_before_any_call_is_no_reason_to_warn(
         job_store.cancel_queued(connection, first.batch_id, 1.0)
     second = put(prompts(2))
     assert (second.found, second.warnings) == ("new", ())
+
+
+def test_one_that_is_paused_at_its_cap_is_told_to_need_another_unless_that_was_just_given(
+    put: Callable[..., Submitted], database: Database
+) -> None:
+    first = put(prompts(2)).batch_id
+    with database.write() as connection:
+        reason = f"the next call may cost more than the 0.00 USD that are left {OF_ITS_CAP} (cap: 1.00 USD)"
+        batches.pause(connection, first, reason)
+    assert put(prompts(2)).warnings == (
+        f"batch {first} is paused: `truckllm resume {first} --max-cost AMOUNT` lets it go on",
+    )
+    assert put(prompts(2), max_cost="2").warnings == (
+        f"batch {first} is paused: `truckllm resume {first}` lets it go on",
+    )
