@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,8 @@ from sqlalchemy.engine import Connection
 from models.config import Config, KeyConfig, ProviderConfig
 from models.request import Failure, FailureKind
 from models.store import keys as key_store
-from worker.limits.limiter import Bucket, LimitedKey, Limiter, Unit
+from worker.limits.limiter import LimitedKey, Limiter
+from worker.pools import PoolLimits, limited_key, pool_name, ruled
 from worker.providers.base import Provider, ProviderRefused
 from worker.recorder import Recorder
 
@@ -36,82 +37,6 @@ GOOD_SECONDS = 30.0
 REFUSED = "refused"
 PROBE_SECONDS = (60.0, 300.0, 900.0)
 """A refused key is asked about again after 1, 5 and then every 15 minutes, by the free model list, never with a job."""
-
-_UNITS: dict[str, Unit] = {
-    "limit_req_per_min": "requests",
-    "limit_tokens_per_min": "tokens",
-    "limit_input_tokens_per_min": "input_tokens",
-    "limit_output_tokens_per_min": "output_tokens",
-}
-
-
-def pool_name(provider: ProviderConfig, key: KeyConfig) -> str:
-    """The quota that a key draws on: its own, unless it names one that it shares."""
-    return f"pool:{key.pool}" if key.pool else f"{provider.id}/{key.id}"
-
-
-def limited_key(provider: ProviderConfig, key: KeyConfig, model: str, rank: int = 0) -> LimitedKey:
-    """The key as the limiter knows it, for calls of this model."""
-    return LimitedKey(
-        name=f"{provider.id}/{key.id}",
-        pool=pool_name(provider, key),
-        buckets=buckets(provider, key, model),
-        rank=rank,
-        mark=key_store.fingerprint(key.secret.reveal())[:8],
-    )
-
-
-def buckets(provider: ProviderConfig, key: KeyConfig, model: str) -> tuple[Bucket, ...]:
-    """All quotas that a call of this key and model draws on."""
-    pool = pool_name(provider, key)
-    whole = [Bucket(f"{pool}|{_UNITS[name]}", _UNITS[name], _share(key, n)) for name, n in key.limits().items()]
-    by_model = [
-        Bucket(f"{pool}|{model}|{_UNITS[name]}", _UNITS[name], _share(key, n))
-        for name, n in provider.model_limits(key, model).items()
-    ]
-    return (*whole, *by_model)
-
-
-@dataclass(frozen=True, slots=True)
-class PoolLimits:
-    """The limits of a pool: for all its calls, and beside them those for single models; unit → amount a minute."""
-
-    whole: dict[str, int]
-    models: dict[str, dict[str, int]]
-
-
-def pool_limits(providers: Sequence[ProviderConfig]) -> dict[str, PoolLimits]:
-    """What a configuration says of each pool; keys that share one agree about it."""
-    found: dict[str, PoolLimits] = {}
-    for provider in providers:
-        for key in provider.keys:
-            limits = found.setdefault(pool_name(provider, key), PoolLimits({}, {}))
-            limits.whole.update({_UNITS[name]: _share(key, n) for name, n in key.limits().items()})
-            for model in {*provider.models, *key.models}:
-                if own := provider.model_limits(key, model):
-                    limits.models.setdefault(model, {}).update(
-                        {_UNITS[name]: _share(key, n) for name, n in own.items()}
-                    )
-    return found
-
-
-def key_pools(providers: Sequence[ProviderConfig]) -> dict[str, str]:
-    """By key, "provider/key_id", the pool that it draws on."""
-    return {f"{one.id}/{key.id}": pool_name(one, key) for one in providers for key in one.keys}
-
-
-def _ruled(key: LimitedKey, model: str, limits: PoolLimits) -> LimitedKey:
-    """The key under limits that another configuration sets."""
-    units: dict[str, Unit] = {unit: unit for unit in _UNITS.values()}
-    whole = [Bucket(f"{key.pool}|{unit}", units[unit], n) for unit, n in limits.whole.items()]
-    by_model = [
-        Bucket(f"{key.pool}|{model}|{unit}", units[unit], n) for unit, n in limits.models.get(model, {}).items()
-    ]
-    return replace(key, buckets=(*whole, *by_model))
-
-
-def _share(key: KeyConfig, limit: int) -> int:
-    return max(1, int(limit * key.use + 1e-9))
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +112,7 @@ class KeyRing:
             limited_key(self.settings, key, model, order.index(prices[key.id]) if key.id in prices else len(order))
             for key in self.settings.keys
         ]
-        limited = [_ruled(one, model, self._ruled[one.pool]) if one.pool in self._ruled else one for one in limited]
+        limited = [ruled(one, model, self._ruled[one.pool]) if one.pool in self._ruled else one for one in limited]
         return tuple(sorted((replace(one, rules=self._rules) for one in limited), key=lambda one: one.rank))
 
     def rule(self, limits: Mapping[str, PoolLimits], mark: str = "") -> None:

@@ -16,8 +16,9 @@ import msgspec
 import redis.asyncio
 
 from models.config import ProviderConfig
-from worker.keys import KeyRing, PoolLimits, key_pools, pool_limits
+from worker.keys import KeyRing
 from worker.limits.server import Script
+from worker.pools import PoolLimits, key_pools, pool_limits
 
 log = logging.getLogger("truckllm.ruling")
 

@@ -13,8 +13,8 @@ from models.request import Request, Usage
 from tests.making import attempt_rows, make_batch, statuses
 from tests.worker.bench import Bench
 from tests.worker.scripted import Scripted, chats, config, play
-from worker.keys import limited_key
 from worker.limits.shapes import Charge
+from worker.pools import limited_key
 
 DATABASES = ["sqlite"]
 

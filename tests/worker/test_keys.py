@@ -17,8 +17,9 @@ from models.request import Failure, FailureKind
 from models.store import keys as key_store
 from tests.conftest import SandboxProcess
 from tests.worker.bench import Bench, bench, until
-from worker.keys import MOST_MODELS, PROBE_SECONDS, QUOTA_SECONDS, REMEMBER_SECONDS, buckets, pool_name
+from worker.keys import MOST_MODELS, PROBE_SECONDS, QUOTA_SECONDS, REMEMBER_SECONDS
 from worker.limits.limiter import Charge, Grant, Wait, Want
+from worker.pools import buckets, pool_name
 
 DATABASES = ["sqlite"]
 

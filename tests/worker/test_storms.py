@@ -15,8 +15,8 @@ from tests.making import attempt_rows, job_rows, make_batch, statuses
 from tests.worker.bench import Bench, until
 from tests.worker.scripted import ANSWER, Sent, chats, config, play, refusal
 from worker import engine as engine_module
-from worker.keys import buckets, pool_name
 from worker.limits.limiter import LimitedKey
+from worker.pools import buckets, pool_name
 
 DATABASES = ["sqlite"]
 

@@ -1,0 +1,89 @@
+"""What a configuration's keys draw on: pools, and the buckets of each.
+
+It knows nothing of what is booked there, nor whether a key may be used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from models.config import KeyConfig, ProviderConfig
+from models.store import keys as key_store
+from worker.limits.shapes import Bucket, LimitedKey, Unit
+
+_UNITS: dict[str, Unit] = {
+    "limit_req_per_min": "requests",
+    "limit_tokens_per_min": "tokens",
+    "limit_input_tokens_per_min": "input_tokens",
+    "limit_output_tokens_per_min": "output_tokens",
+}
+
+
+def pool_name(provider: ProviderConfig, key: KeyConfig) -> str:
+    """The quota that a key draws on: its own, unless it names one that it shares."""
+    return f"pool:{key.pool}" if key.pool else f"{provider.id}/{key.id}"
+
+
+def limited_key(provider: ProviderConfig, key: KeyConfig, model: str, rank: int = 0) -> LimitedKey:
+    """The key as the limiter knows it, for calls of this model."""
+    return LimitedKey(
+        name=f"{provider.id}/{key.id}",
+        pool=pool_name(provider, key),
+        buckets=buckets(provider, key, model),
+        rank=rank,
+        mark=key_store.fingerprint(key.secret.reveal())[:8],
+    )
+
+
+def buckets(provider: ProviderConfig, key: KeyConfig, model: str) -> tuple[Bucket, ...]:
+    """All quotas that a call of this key and model draws on."""
+    pool = pool_name(provider, key)
+    whole = [Bucket(f"{pool}|{_UNITS[name]}", _UNITS[name], _share(key, n)) for name, n in key.limits().items()]
+    by_model = [
+        Bucket(f"{pool}|{model}|{_UNITS[name]}", _UNITS[name], _share(key, n))
+        for name, n in provider.model_limits(key, model).items()
+    ]
+    return (*whole, *by_model)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLimits:
+    """The limits of a pool: for all its calls, and beside them those for single models; unit → amount a minute."""
+
+    whole: dict[str, int]
+    models: dict[str, dict[str, int]]
+
+
+def pool_limits(providers: Sequence[ProviderConfig]) -> dict[str, PoolLimits]:
+    """What a configuration says of each pool; keys that share one agree about it."""
+    found: dict[str, PoolLimits] = {}
+    for provider in providers:
+        for key in provider.keys:
+            limits = found.setdefault(pool_name(provider, key), PoolLimits({}, {}))
+            limits.whole.update({_UNITS[name]: _share(key, n) for name, n in key.limits().items()})
+            for model in {*provider.models, *key.models}:
+                if own := provider.model_limits(key, model):
+                    limits.models.setdefault(model, {}).update(
+                        {_UNITS[name]: _share(key, n) for name, n in own.items()}
+                    )
+    return found
+
+
+def key_pools(providers: Sequence[ProviderConfig]) -> dict[str, str]:
+    """By key, "provider/key_id", the pool that it draws on."""
+    return {f"{one.id}/{key.id}": pool_name(one, key) for one in providers for key in one.keys}
+
+
+def ruled(key: LimitedKey, model: str, limits: PoolLimits) -> LimitedKey:
+    """The key under limits that another configuration sets."""
+    units: dict[str, Unit] = {unit: unit for unit in _UNITS.values()}
+    whole = [Bucket(f"{key.pool}|{unit}", units[unit], n) for unit, n in limits.whole.items()]
+    by_model = [
+        Bucket(f"{key.pool}|{model}|{unit}", units[unit], n) for unit, n in limits.models.get(model, {}).items()
+    ]
+    return replace(key, buckets=(*whole, *by_model))
+
+
+def _share(key: KeyConfig, limit: int) -> int:
+    return max(1, int(limit * key.use + 1e-9))
