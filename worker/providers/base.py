@@ -125,7 +125,8 @@ class Provider(abc.ABC):  # noqa: B024 - `missing` says what a subclass lacks
 
     def may_use(self, request: Request, input_tokens: int, output_tokens: int) -> Usage:
         """The dearest usage that a request allows, for a budget to reserve: token counts are estimates, output is the most that
-        may come. Default: at the service tier, with the tools and the writes to a cache that the request's words ask for."""
+        may come. Default: at the service tier, with the tools and the writes to a cache that the request's words ask for. Only asked
+        for batches with a cap, and on another thread than the rest: it reads, and keeps nothing."""
         kept = writes_cache(request.input)
         return Usage(
             input_tokens,
