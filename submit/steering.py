@@ -14,6 +14,7 @@ from models.states import BatchStatus
 from models.store import batches, budgets, outcomes
 from models.store import jobs as job_store
 from submit.batch_options import checked_priority
+from submit.bell import live_workers
 from submit.producer import call_workers
 
 BY_HAND = "paused by hand"
@@ -21,10 +22,13 @@ BY_HAND = "paused by hand"
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """What a cancellation did: jobs that will never be sent, and calls under way that finish and are kept."""
+    """What a cancellation did: jobs that will never be sent, and calls under way, which finish and are kept; `lost` when jobs are
+    claimed and no worker lives that could end them: the next one does.
+    """
 
     cancelled: int
     running: int
+    lost: bool
 
 
 def pause(database: Database, batch_id: int) -> str | None:
@@ -75,7 +79,9 @@ def cancel(database: Database, batch_id: int) -> Stopped:
     with database.write() as connection:
         batches.finish_if_done(connection, batch_id, database.now(connection))
     with database.read() as connection:
-        return Stopped(number, job_store.in_flight(connection, batch_id))
+        running = job_store.in_flight(connection, batch_id)
+        open_jobs = batches.get(connection, batch_id)["finished_at"] is None
+        return Stopped(number, running, open_jobs and not live_workers(connection, database.now(connection)))
 
 
 def wake(database: Database, settings: Config | None, batch_id: int) -> list[str]:

@@ -12,6 +12,7 @@ from models.errors import ConflictError, UsageError
 from models.states import BatchStatus
 from models.store import batches, removals
 from models.wording import counted
+from submit.bell import live_workers
 from submit.cli.options import BatchArgument, ConfigOption, found_config, stored
 from submit.cli.output import note
 from submit.removal import remove, room, stop
@@ -32,7 +33,7 @@ def delete(
         with database.read() as connection:
             row = batches.get(connection, batch)
         if force and row["finished_at"] is None:
-            stop(database, batch, _Waiting(batch))
+            stop(database, batch, _Waiting(database, batch))
         number = remove(database, batch)
         if number is None:
             why = "being loaded by a process that lives" if row["status"] == BatchStatus.LOADING else row["status"]
@@ -72,16 +73,21 @@ def _done(database: Database, said: str) -> None:
 class _Waiting:
     """Says once that calls are under way."""
 
-    def __init__(self, batch: int) -> None:
+    def __init__(self, database: Database, batch: int) -> None:
+        self._database = database
         self._batch = batch
         self._said = False
 
     def __call__(self, calls: int) -> None:
         if not self._said:
+            with self._database.read() as connection:
+                lost = not live_workers(connection, self._database.now(connection))
             note(
                 f"{counted(calls, 'call')} under way: paid for, so the end is awaited for the ledger (after Ctrl-C "
                 f"`truckllm delete {self._batch}` goes on)"
             )
+            if lost:
+                note("no worker lives that could end what had been begun: start `truckllm worker`")
         self._said = True
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import sqlalchemy as sa
+
 from models.database import Database
 from models.store import batches
 from tests.submit.cli.reading import Cli, loaded, worked_on
@@ -22,6 +24,18 @@ def test_cancel_stops_what_waits_and_keeps_what_is_done(command: Cli, prompts: P
     again = command("cancel", 1)
     assert again.returncode == 2
     assert "ended already" in again.stderr
+
+
+def test_a_cancel_says_when_nobody_lives_who_could_finish_what_is_under_way(
+    command: Cli, prompts: Path, stored: Database
+) -> None:
+    command("submit", prompts)
+    WorkerByHand(stored).claim(2)
+    assert "no worker lives" not in command("cancel", 1).stderr
+    with stored.write() as connection:
+        connection.execute(sa.text("UPDATE workers SET heartbeat_at = heartbeat_at - 3600"))
+    again = command("cancel", 1).stderr
+    assert "no worker lives that could end what had been begun: the next `truckllm worker`" in again
 
 
 def test_a_cancel_that_was_interrupted_can_be_repeated(command: Cli, prompts: Path, stored: Database) -> None:
