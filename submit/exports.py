@@ -6,6 +6,7 @@ It does not shape the lines; `models.formats.results` does. `submit.result_files
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import os
 import secrets
@@ -84,14 +85,28 @@ def export(
         first = next(names)
         # a link stays a link; /dev/stdout is to be written to, wherever it points
         target = first if str(first).startswith("/dev/") else Path(os.path.realpath(first))
-        if str(target) == os.path.realpath(batch["input_name"]):
+        if _is_input(target, batch):
             raise UsageError(f"{first} is the batch's input: write the results to another file")
+        if database.url.database and str(target).startswith(os.path.realpath(database.url.database)):
+            raise UsageError(f"{first} is the database itself: write the results to another file")
         others = (target.with_name(path.name) for path in names) if out is None else None
         with _replacing(target, batch_id, others) as new:
             counts = _write(new.stream, database, batch_id, form)
     if new.target == target:
         return _exported(first, counts)
     return _exported(new.target if first.is_symlink() else first.with_name(new.target.name), counts, kept=first)
+
+
+def _is_input(target: Path, batch: RowMapping) -> bool:
+    """Whether the file there is what the batch was made of, also where that was named from another folder."""
+    named = str(batch["input_name"])
+    if str(target) == os.path.realpath(named):
+        return True
+    if target.name != os.path.basename(named) or not target.is_file():
+        return False
+    with contextlib.suppress(OSError), open(target, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == str(batch["input_sha256"])
+    return False
 
 
 def kept_sentence(kept: Path) -> str:

@@ -6,6 +6,7 @@ It is the one way in, for the command line, the HTTP API and Python. It makes no
 from __future__ import annotations
 
 import contextlib
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -144,7 +145,7 @@ def submit_with(
         order = Order(
             sha256=checked.sha256,
             options=options,
-            name=_storable(name or _short(given.name))[:200],
+            name=_shown(_storable(name or _short(given.name)))[:200],
             renamed=bool(name),
             input_name=_storable(given.name)[:4000],
             priority=checked_priority(priority),
@@ -164,6 +165,11 @@ def submit_with(
 def _storable(text: str) -> str:
     """A name that any database takes; a file's may hold bytes that are no UTF-8."""
     return text.replace("\0", "").encode("utf-8", "replace").decode()
+
+
+def _shown(text: str) -> str:
+    """A name that does nothing to the terminals of those who look at it."""
+    return "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(one) == "Cc" else one for one in text)
 
 
 def check(
@@ -251,7 +257,9 @@ def _submit(
             break
         _say_if_cancelled(database, found.batch_id)
     if isinstance(found, Found) and found.finished:
-        return Submitted(found.batch_id, found.total, "completed", tuple(settings.warnings))
+        if order.priority or order.renamed or order.cap:
+            warnings.append(f"batch {found.batch_id} is completed: name, priority and cap of now change nothing")
+        return Submitted(found.batch_id, found.total, "completed", (*warnings, *settings.warnings))
     if not isinstance(found, Load) or found.done:
         warnings += _unheard(database, order, found.batch_id)
     warnings += [*checked.warnings, *settings.warnings]
@@ -317,7 +325,9 @@ def _paid_before(database: Database, order: Order, batch_id: int) -> list[str]:
             nanos[part["currency"]] += int(part["cost_nanos"])
     cost = " + ".join(format_money(value, currency) for currency, value in sorted(nanos.items())) or "unpriced"
     old = row["id"]
-    other = "" if row["options_hash"] == order.options_hash else f" with other options ({told(row['defaults'])})"
+    other = (
+        "" if row["options_hash"] == order.options_hash else f" with other options than now ({told(row['defaults'])})"
+    )
     is_cancelled = row["status"] == BatchStatus.CANCELLED
     rest, what = (" --status cancelled", "was cancelled") if is_cancelled else ("", "failed")
     return [

@@ -97,7 +97,7 @@ def run(
     Without a Redis URL in the configuration it starts what it needs and ends it again; with one, workers elsewhere do the
     work. The same command goes on with a batch that was interrupted, and writes the results of one that is completed again. Exit codes: 0 all succeeded, 1 some jobs failed, 2 bad
     usage or input, 3 blocked (no usable key) or paused, 4 disk or database, or the books don't add up, 130 interrupted. --json: the fields of `status BATCH --json`,
-    and {seconds, results: {path, lines, succeeded, failed, cancelled} or null when exit code 3 or 4, calls, unknown_calls (maybe
+    and {found (as of `submit`), seconds, results: {path, lines, succeeded, failed, cancelled} or null when exit code 3 or 4, calls, unknown_calls (maybe
     billed), unpriced_calls}.
     """
     if json and out == STDOUT:
@@ -201,7 +201,7 @@ class Run:
         except GivenUpError as error:
             self._tell(f"truckllm: {error}")
             return StorageError.exit_code
-        return self._finish(database, end)
+        return self._finish(database, end, submitted.found)
 
     @contextlib.contextmanager
     def _counting(self) -> Iterator[Callable[[str, int], None]]:
@@ -238,7 +238,7 @@ class Run:
         if failed:
             self._tell(f"note: {failed}")
 
-    def _finish(self, database: Database, end: Snapshot) -> int:
+    def _finish(self, database: Database, end: Snapshot, found: str) -> int:
         exported = None
         if not end.stuck:
             exported = export(database, end.batch_id, self.job.out, form=self.job.form)
@@ -246,15 +246,15 @@ class Run:
             spent = ledger.spent(connection, DEFAULT_BY, batch_id=end.batch_id)
         seconds = time.monotonic() - self._started
         if self.job.as_json:
-            print_json({**shapes.batch(end), **_rest(exported, spent, seconds)})
+            print_json({**shapes.batch(end), "found": found, **_rest(exported, spent, seconds)})
             return end.exit_code
         # stdout may carry the results themselves
         file = sys.stderr if self.job.out == STDOUT else sys.stdout
-        found = report(DEFAULT_BY, spent)
-        columns, rows = as_table(found)
+        costs = report(DEFAULT_BY, spent)
+        columns, rows = as_table(costs)
         print("", file=file)  # noqa: T201
         print_table(columns, rows, numbers=columns[len(DEFAULT_BY) :], file=file)
-        print(*found.notes, "", _summary(end, exported, seconds), sep="\n", file=file)  # noqa: T201
+        print(*costs.notes, "", _summary(end, exported, seconds), sep="\n", file=file)  # noqa: T201
         if self.job.options.limit is not None and end.succeeded:
             hint = f"a pilot: `truckllm estimate {self.job.source} --from {end.batch_id}` projects it to the whole file"
             print(hint, file=file)  # noqa: T201

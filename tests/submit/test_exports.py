@@ -179,6 +179,21 @@ def test_the_input_is_never_overwritten(sqlite: Database, tmp_path: Path) -> Non
     assert json.loads(path.read_text())["prompt"] == "say 0"
 
 
+def test_neither_the_input_named_from_elsewhere_nor_the_database_is_overwritten(
+    sqlite: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "p.jsonl").write_text('{"prompt": "x", "model": "gpt-4o"}\n')
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path)
+    batch = finished(sqlite, Path("p.jsonl"))
+    monkeypatch.chdir("sub")
+    with pytest.raises(UsageError, match="is the batch's input"):
+        export(sqlite, batch, "../p.jsonl")
+    with pytest.raises(UsageError, match="is the database itself"):
+        export(sqlite, batch, str(sqlite.url.database))
+    assert export(sqlite, batch, "out.jsonl").succeeded == 1
+
+
 def test_a_folder_and_a_batch_that_does_not_exist_are_bad_usage(sqlite: Database, tmp_path: Path) -> None:
     batch = finished(sqlite, prompts(1))
     with pytest.raises(UsageError, match="is a folder"):

@@ -66,7 +66,9 @@ def test_a_completed_batch_is_found_and_paid_again_only_on_demand_with_a_warning
     worker.succeed(one, cost_nanos=1_500_000)
     worker.fail(two)
     assert status(database, first.batch_id) == BatchStatus.COMPLETED
-    assert put(prompts(2), priority=3, max_cost="2") == Submitted(first.batch_id, 2, "completed", ())
+    assert put(prompts(2)) == Submitted(first.batch_id, 2, "completed", ())
+    again = put(prompts(2), priority=3, max_cost="2", name="urgent")
+    assert again.warnings == ("batch 1 is completed: name, priority and cap of now change nothing",)
     assert (cap(database, first.batch_id), number_of_batches(database)) == (None, 1)
     second = put(prompts(2), new=True)
     assert second.batch_id != first.batch_id

@@ -301,6 +301,12 @@ def test_chunks_are_bounded_in_bytes_too(
     assert len(stored(database)) == 5
 
 
+def test_a_name_does_nothing_to_a_terminal(put: Callable[..., Submitted], database: Database) -> None:
+    number = put(prompts(1), name="a\x1b[2Jb\nc").batch_id
+    with database.read() as connection:
+        assert batches.get(connection, number)["name"] == "a\ufffd[2Jb\ufffdc"
+
+
 def test_long_names_are_cut_and_not_refused(put: Callable[..., Submitted], database: Database) -> None:
     done = put(prompts(1), name="n" * 1000)
     with database.read() as connection:
