@@ -26,7 +26,7 @@ from models.errors import StorageError
 from models.formats.results import Form
 from models.money import DEFAULT_CURRENCY
 from models.permissions import exposed
-from models.store import ledger, outcomes
+from models.store import ledger, outcomes, reruns
 from models.wording import counted
 from submit import bell, shapes
 from submit.batch_options import BatchOptions
@@ -244,6 +244,7 @@ class Run:
             exported = export(database, end.batch_id, self.job.out, form=self.job.form)
         with storage_errors(database), database.read() as connection:
             spent = ledger.spent(connection, DEFAULT_BY, batch_id=end.batch_id)
+            repeatable = bool(end.failed and reruns.kinds(connection, end.batch_id, reruns.Which()))
         seconds = time.monotonic() - self._started
         if self.job.as_json:
             print_json({**shapes.batch(end), "found": found, **_rest(exported, spent, seconds)})
@@ -254,7 +255,7 @@ class Run:
         columns, rows = as_table(costs)
         print("", file=file)  # noqa: T201
         print_table(columns, rows, numbers=columns[len(DEFAULT_BY) :], file=file)
-        print(*costs.notes, "", _summary(end, exported, seconds), sep="\n", file=file)  # noqa: T201
+        print(*costs.notes, "", _summary(end, exported, seconds, repeatable=repeatable), sep="\n", file=file)  # noqa: T201
         if self.job.options.limit is not None and end.succeeded:
             hint = f"a pilot: `truckllm estimate {self.job.source} --from {end.batch_id}` projects it to the whole file"
             print(hint, file=file)  # noqa: T201
@@ -293,7 +294,7 @@ def _rest(exported: Exported | None, spent: Sequence[ledger.Spent], seconds: flo
     }
 
 
-def _summary(end: Snapshot, exported: Exported | None, seconds: float) -> str:
+def _summary(end: Snapshot, exported: Exported | None, seconds: float, *, repeatable: bool) -> str:
     parts = [f"{end.succeeded:,} of {counted(end.total, 'job')} succeeded"]
     parts += [f"{end.failed:,} failed"] if end.failed else []
     parts += [f"{end.cancelled:,} cancelled"] if end.cancelled else []
@@ -302,9 +303,8 @@ def _summary(end: Snapshot, exported: Exported | None, seconds: float) -> str:
         lines.append(f"results: {exported.path}")
         lines += [kept_sentence(exported.kept)] if exported.kept else []
     if end.failed:
-        lines.append(
-            f"`truckllm jobs {end.batch_id} --status failed` lists what failed, `truckllm rerun {end.batch_id}` repeats it"
-        )
+        repeats = f", `truckllm rerun {end.batch_id}` repeats it" if repeatable else ""
+        lines.append(f"`truckllm jobs {end.batch_id} --status failed` lists what failed{repeats}")
     if end.cancelled:
         lines.append(f"`truckllm rerun {end.batch_id} --status cancelled` puts the cancelled jobs back into the queue")
     if end.problem:

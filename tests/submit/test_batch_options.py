@@ -171,6 +171,7 @@ def test_a_run_fills_in_what_lines_dont_say_and_fails_the_bad_ones(
     assert refused.returncode == 2
     done = cli("run", "in.jsonl", *options, "--skip-invalid")
     assert done.returncode == 1, done.stderr
+    assert "--status failed` lists what failed\n" in done.stdout  # a rerun would leave the bad line alone
     found = [json.loads(line) for line in (tmp_path / "in.results.jsonl").read_text().splitlines()]
     assert [row["status"] for row in found] == ["succeeded"] * 3 + ["failed"]
     assert found[3]["error"]["code"] == "invalid_line"
