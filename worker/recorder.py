@@ -21,7 +21,7 @@ from sqlalchemy.exc import DBAPIError
 
 from models.clocks import awake_clock
 from models.database import Database, met_in_a_circle
-from models.errors import StorageError
+from models.errors import StorageError, TruckError
 from models.finalizing import ended
 from models.states import JobStatus
 from models.store import ends
@@ -42,6 +42,8 @@ LOOK_SECONDS = 0.2
 RETRY_SECONDS = 0.5
 CIRCLE_TRIES = 5
 """So often a group is tried again that PostgreSQL ended because two transactions waited for each other."""
+TELL_AGAIN = 60.0
+"""How often the same kind of mistake is told with its traceback, in seconds: whoever met it tries again all the time."""
 CLOCK_STEP = 30.0
 """By how many seconds the database's clock must get ahead between two heartbeats to have been set."""
 OUT_OF_ORDER = {"25006", "42501", "42P01"}
@@ -79,6 +81,7 @@ class Recorder:
         self._failing_since: float | None = None
         self._touched: set[int] = set()  # batches that a job of theirs may have ended, by having ended
         self._looked_at = float("-inf")
+        self._told: dict[type[Exception], float] = {}  # kind of mistake → when it was told
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="truckllm-recorder", daemon=True)
         self._thread.start()
@@ -236,16 +239,31 @@ class Recorder:
             self._commit(operations[: half[0]], endings[: half[1]])
             self._commit(operations[half[0] :], endings[half[1] :])
         elif operations:
+            if not isinstance(error, TruckError) and self._news(error):
+                log.error(
+                    "what was asked of the database fails by itself (%s); it is tried again, and may never get through",
+                    type(error).__name__,
+                    exc_info=error,
+                )
             self._refuse(operations, error)
         else:
             (stored,) = endings
-            log.error("job %d: its ending could not be stored: %s", stored.ending.job_id, error)
+            ours = error if not isinstance(error, DBAPIError) and self._news(error) else None
+            log.error("job %d: its ending could not be stored: %s", stored.ending.job_id, error, exc_info=ours)
             poorer = _poorer(stored.ending)
             if poorer is None:
                 self._settle((), (), endings)
                 return
             stored.ending = poorer
             self._commit((), (stored,))
+
+    def _news(self, error: Exception) -> bool:
+        """Whether such a mistake has not been told lately; it is from now on."""
+        now, kind = time.monotonic(), type(error)
+        if now - self._told.get(kind, float("-inf")) < TELL_AGAIN:
+            return False
+        self._told[kind] = now
+        return True
 
     def _unavailable(self, operations: Sequence[_Operation], endings: Sequence[_Stored], error: Exception) -> None:
         """The database is away: endings wait, nothing new starts, the rest is refused."""
