@@ -50,6 +50,14 @@ LOCK_WAIT_SECONDS = 30.0
 CIRCLE_TRIES = 5
 """So often a transaction is begun that PostgreSQL ends because it and another wait for each other."""
 
+UPGRADE_LOCK_SECONDS = 5.0
+"""How long a change of a table waits for those who read it: behind it all others wait who want to write there."""
+
+UPGRADE_PAUSE_SECONDS = 1.0
+"""How long it then lets the others go first."""
+
+UPGRADE_TRIES = 12
+
 T = TypeVar("T")
 
 
@@ -284,9 +292,22 @@ def schema_floor(database: Database) -> str | None:
 def upgrade(database: Database) -> None:
     """Brings the schema up to date. Safe to call from several processes at once, and under workers at work.
 
-    A step that code of living workers couldn't work with is refused while they live. Raises SchemaError.
+    A step that code of living workers couldn't work with is refused while they live. Raises SchemaError; also when others use a table
+    for so long that it can't be changed within about a minute.
     """
-    out_of_circles(lambda: _upgrade(database))
+    for left in reversed(range(UPGRADE_TRIES)):
+        try:
+            out_of_circles(lambda: _upgrade(database))
+            return
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) != "55P03":  # lock_not_available
+                raise
+            if not left:
+                raise SchemaError(
+                    f"{database.shown}: something reads or changes a table for long (a dump, `truckllm verify`, a transaction "
+                    "left open), and nothing was changed: wait for its end, then run this again"
+                ) from error
+        time.sleep(UPGRADE_PAUSE_SECONDS)
 
 
 def _upgrade(database: Database) -> None:
@@ -300,6 +321,8 @@ def _upgrade(database: Database) -> None:
     with database.write() as connection:
         if not database.sqlite:
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(7471001)"))
+            hurry = {"most": f"{UPGRADE_LOCK_SECONDS * 1000:.0f}ms"}
+            connection.execute(sa.text("SELECT set_config('lock_timeout', :most, true)"), hurry)
         config.attributes["connection"] = connection
         found = MigrationContext.configure(connection).get_current_revision()
         if found is not None and found > SCHEMA:

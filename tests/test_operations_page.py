@@ -17,9 +17,9 @@ ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "operations.md").read_text()
 LOGGED = {"log.warning", "log.error", "log.exception", "log.critical"}
 SAID_BY = {
-    "models/database.py": {"check_schema", "_refuse_to_outgrow"},
+    "models/database.py": {"check_schema", "_refuse_to_outgrow", "upgrade"},
     "models/store/budgets.py": {"reserve"},
-    "submit/progress.py": {"_blocked", "_unserved", "lost_sentence", "remarks"},
+    "submit/progress.py": {"_blocked", "_left_open", "_unserved", "lost_sentence", "remarks"},
     "submit/pulse.py": {"look"},
     "submit/troubles.py": {"_what", ""},
     "submit/disk.py": {"disk_trouble"},

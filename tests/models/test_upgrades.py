@@ -212,6 +212,38 @@ def test_an_upgrade_that_waits_in_a_circle_with_a_worker_is_begun_again(
     database.close()
 
 
+def test_an_upgrade_keeps_nobody_waiting_behind_one_who_reads_for_long(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database(postgres_url)
+    migrate(database, "0004")
+    refuse = models.database._refuse_to_outgrow
+    monkeypatch.setattr(models.database, "UPGRADE_LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(models.database, "UPGRADE_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(models.database, "UPGRADE_TRIES", 2)
+    tries = 0
+    with database.engine.connect() as reader:
+        reader.execute(sa.text("SELECT count(*) FROM attempts"))
+        with pytest.raises(SchemaError, match="reads or changes a table for long .* nothing was changed: wait"):
+            upgrade(database)
+        assert schema_version(database) == "0004"
+
+        def at_the_second_try(database: Database, connection: sa.Connection, oldest: str) -> None:
+            nonlocal tries
+            tries += 1
+            if tries == 2:
+                with database.write() as worker:  # nothing is in its way between two tries
+                    worker.execute(sa.text("LOCK TABLE attempts IN ROW EXCLUSIVE MODE NOWAIT"))
+                reader.rollback()
+            refuse(database, connection, oldest)
+
+        monkeypatch.setattr(models.database, "_refuse_to_outgrow", at_the_second_try)
+        upgrade(database)
+    assert tries == 2
+    assert schema_version(database) == SCHEMA
+    database.close()
+
+
 OLD_WORKER = (
     "INSERT INTO workers (host, boot_id, pid, pid_started, queues, config_hash, started_at, heartbeat_at) "
     "VALUES ('far', 'b', 1, 1, 'openai', '', 1, {beat})"
