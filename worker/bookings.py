@@ -36,13 +36,13 @@ class Bookings:
         most = self._provider.max_output_tokens(request)
         going_in = self._estimates.input_tokens(request.model, size)
         coming_out = self._estimates.output_tokens(request.model, most if most is None else min(most, MOST_TOKENS))
-        return _sound(self._provider.charge(request, going_in, coming_out))
+        return sound(self._provider.charge(request, going_in, coming_out))
 
     def settled(self, booked: Charge, usage: Usage) -> Charge | None:
         """What the limits should have booked; None where the plugin can't tell, then the reply, which is paid for, counts all the same."""
         try:
             settled = self._provider.settled(booked, usage)
-            return booked if settled is booked else _sound(settled)
+            return booked if settled is booked else sound(settled)
         except Exception:
             log.exception("provider %s failed to tell what a call took", self._provider.name)
             return None
@@ -67,8 +67,9 @@ class Bookings:
             return None
 
 
-def _sound(charge: Charge) -> Charge:
-    """A plugin's charge in whole numbers that the limiter can count: nothing below zero gives back what others have booked."""
+def sound(charge: Charge) -> Charge:
+    """A plugin's charge in whole numbers that the limiter can count: nothing below zero gives back what others have booked. Raises
+    ValueError, OverflowError or TypeError for what is no number."""
     told = (charge.requests, charge.tokens, charge.input_tokens, charge.output_tokens)
     if all(type(amount) is int and 0 <= amount <= MOST_TOKENS for amount in told):
         return charge

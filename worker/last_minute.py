@@ -13,6 +13,7 @@ from sqlalchemy.engine import RowMapping
 
 from models.request import Usage
 from models.store import attempts as attempt_store
+from worker.bookings import sound
 from worker.limits.shapes import UNITS, Charge, Unit
 from worker.providers.base import Provider
 from worker.recorder import Recorder
@@ -65,7 +66,7 @@ class LastMinute:
         usage = Usage(row["input_tokens"], row["output_tokens"], row["cached_tokens"] or 0)
         if provider is not None:
             try:
-                return provider.settled(booked, usage)
+                return sound(provider.settled(booked, usage))
             except Exception:
                 log.exception("provider %s failed to tell what a call took", row["provider"])
         most = max(number, usage.total_tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from models.database import Database
+from models.request import Usage
 from models.states import Outcome
 from models.tables import attempts
 from tests.worker.bench import Bench, bench
+from tests.worker.scripted import Scripted, at_once
 from worker.last_minute import ANNOUNCED, LastMinute, Started, by_bucket
 from worker.limits.shapes import Charge
 
@@ -80,3 +83,33 @@ def test_a_call_counts_as_its_provider_counts_it_and_as_booked_until_that_is_kno
     ((age, amount),) = told[f"{provider}/k|tokens"]
     assert amount == taken
     assert 10 - ANNOUNCED <= age < 10 + 5
+
+
+class Unsound(Scripted):
+    """It settles calls as what it is told to."""
+
+    tells: float
+
+    def settled(self, booked: Charge, usage: Usage) -> Charge:
+        return Charge(1, self.tells, self.tells, self.tells)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("tells", "taken"), [(math.nan, 120), (math.inf, 120), (-5.0, None), (7.5, 7)])
+def test_a_plugin_that_settles_wrongly_keeps_no_redis_from_beginning(
+    worker: Bench, tells: float, taken: int | None
+) -> None:
+    def write(connection: Connection) -> None:
+        connection.execute(
+            sa.insert(attempts).values(
+                id=1, job_id=1, batch_id=1, epoch=1, provider="openai", key_id="k", requested_model="m",
+                outcome=Outcome.SUCCEEDED, booked_tokens=100, started_at=worker.recorder.now() - 10,
+                input_tokens=50, output_tokens=70,
+            )
+        )  # fmt: skip
+
+    worker.run(worker.recorder.call(write))
+    provider = worker.runners["openai"].engine.provider
+    unsound = Unsound(provider.config, provider.sender, at_once)
+    unsound.tells = tells
+    told = worker.run(LastMinute(worker.recorder, {"openai": unsound}, lambda name: {name}).of(["openai/k|tokens"]))
+    assert [amount for _, amount in told.get("openai/k|tokens", [])] == ([] if taken is None else [taken])
