@@ -172,10 +172,12 @@ class Process:
                 if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
                     signal.signal(number, self._signalled)
             if (refused := self._begin()) is not None:
+                self._begun = self.stopping = True
                 return refused
+            if self.stopping:
+                raise _ToldEarly  # as before; somebody's `except` had it
             self._begun = True
         except _ToldEarly:
-            self.stopping = self._begun = True
             with contextlib.suppress(StorageError, TimeoutError):
                 self._on_loop(self._withdraw(), timeout=WITHDRAW_SECONDS)
             return 0
@@ -261,6 +263,7 @@ class Process:
 
     def _signalled(self, number: int, _frame: object) -> None:
         if not self._begun:
+            self._begun = self.stopping = True  # here, so that another signal raises nothing
             raise _ToldEarly
         if self.stopping:
             self._give_up.set()

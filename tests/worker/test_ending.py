@@ -6,14 +6,18 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from models.database import Database
 from models.store import workers as worker_store
 from tests.conftest import Valkey, wait_for
 from worker.app import LOCAL_POLL_SECONDS, make_app
+from worker.process import Process, _ToldEarly
 
 
 def test_an_idle_worker_ends_within_a_moment(
@@ -85,6 +89,16 @@ def test_a_worker_told_to_end_while_it_starts_ends_with_0_and_leaves_no_trace(
     finally:
         valkey.process.send_signal(signal.SIGCONT)
         database.close()
+
+
+def test_a_worker_told_twice_to_end_while_it_starts_is_interrupted_once() -> None:
+    process = Process.__new__(Process)  # nothing of it is there yet
+    process._begun = process.stopping = False
+    process._give_up = threading.Event()
+    with pytest.raises(_ToldEarly):
+        process._signalled(signal.SIGTERM, None)
+    process._signalled(signal.SIGINT, None)
+    assert process._give_up.is_set()
 
 
 def test_only_a_server_of_this_machine_is_asked_more_often_than_once_a_second() -> None:
