@@ -158,6 +158,8 @@ def snapshot(connection: Connection, batch_id: int, config: Config | None, now: 
     if config is not None and status in RUNNABLE and counts.left > 0:
         unserved, idle = _unserved(connection, batch_id, config, now)
         rate = 0.0 if idle else rate
+    if status == BatchStatus.CANCELLED and row["finished_at"] is None:
+        unserved = _left_open(connection, batch_id, now)
     return Snapshot(
         batch_id=batch_id,
         name=row["name"],
@@ -323,6 +325,16 @@ def _unserved(connection: Connection, batch_id: int, config: Config, now: float)
         return None, False
     named = dict.fromkeys(" or ".join(names) for names in missing)
     return f"no live worker serves {', '.join(named)}: start `truckllm worker` or `run`", len(missing) == len(lanes)
+
+
+def _left_open(connection: Connection, batch_id: int, now: float) -> str | None:
+    """Why a cancelled batch doesn't end, in a sentence; None if somebody lives who ends it."""
+    if live_workers(connection, now):
+        return None
+    return (
+        f"no worker lives that could end what had been begun: `truckllm cancel {batch_id}` does where its workers ran, or "
+        "the next `truckllm worker`"
+    )
 
 
 def _blocked(connection: Connection, batch_id: int, config: Config, now: float) -> str | None:

@@ -12,6 +12,7 @@ from models.database import Database
 from models.states import BatchStatus
 from models.store import batches, jobs, loads, removals
 from submit.loading import has_died
+from submit.rescue import end_cancelled
 
 LOOK_SECONDS = 0.5
 
@@ -24,12 +25,7 @@ def stop(database: Database, batch_id: int, wait: Callable[[int], None]) -> None
     with database.write() as connection:
         batches.cancel(connection, batch_id)
     while True:
-        chunk = -1
-        while chunk:
-            with database.write() as connection:
-                chunk = jobs.cancel_queued(connection, batch_id, database.now(connection))
-        with database.write() as connection:
-            batches.finish_if_done(connection, batch_id, database.now(connection))
+        end_cancelled(database, batch_id)
         with database.read() as connection:
             row = batches.get(connection, batch_id)
             if row["finished_at"] is not None or row["status"] in (BatchStatus.FINALIZING, BatchStatus.DELETING):
@@ -42,6 +38,10 @@ def stop(database: Database, batch_id: int, wait: Callable[[int], None]) -> None
 def remove(database: Database, batch_id: int) -> int | None:
     """Removes an ended batch, or a load that nobody goes on with; how many jobs it had. None, and nothing done, when it is
     unfinished. Can be repeated when it was cut short."""
+    with database.read() as connection:
+        stands = batches.progress(connection, batch_id)
+    if stands is not None and stands[0] == BatchStatus.CANCELLED:
+        end_cancelled(database, batch_id)  # what is left of it may be in dead hands only
     with database.write() as connection:
         loader = loads.loader(connection, batch_id)
         if loader and has_died(loader):

@@ -17,6 +17,7 @@ from models.lanes import Lanes, NoLane
 from models.states import TERMINAL, UNFINISHED, BatchStatus, JobStatus
 from models.store import batches, reruns
 from models.store.reruns import Kind, Which
+from submit.rescue import end_cancelled
 
 
 def rerun(
@@ -44,6 +45,10 @@ def rerun(
             "jobs that have succeeded keep their answers: asked again they are paid for again, and may mean something else; "
             "--force gives the answers up (what they cost stays in the ledger). Nothing was changed"
         )
+    with database.read() as connection:
+        row = batches.get(connection, batch_id)
+    if row["status"] == BatchStatus.CANCELLED and row["finished_at"] is None:
+        end_cancelled(database, batch_id)  # what is left of it may be in dead hands only
     with database.read() as connection:
         row = batches.get(connection, batch_id)
         place = _placed(config, provider, route, model, alone=bool(row["no_fallback"]))

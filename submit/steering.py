@@ -16,17 +16,19 @@ from models.store import jobs as job_store
 from submit.batch_options import checked_priority
 from submit.bell import live_workers
 from submit.producer import call_workers
+from submit.rescue import end_cancelled
 
 BY_HAND = "paused by hand"
 
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """What a cancellation did: jobs that will never be sent, and calls under way, which finish and are kept; `lost` when jobs are
-    claimed and no worker lives that could end them: the next one does.
+    """How a cancelled batch stands: its jobs that will never be sent, those that workers `held` unsent and give up within seconds, and
+    calls under way, which finish and are kept; `lost` when there are such and no worker lives that could end them: the next one does.
     """
 
     cancelled: int
+    held: int
     running: int
     lost: bool
 
@@ -65,23 +67,24 @@ def prioritise(database: Database, batch_id: int, number: int) -> int:
 
 
 def cancel(database: Database, batch_id: int) -> Stopped:
-    """Stops a batch: its queued jobs are cancelled, calls under way finish. Raises NotFoundError, ConflictError."""
+    """Stops a batch: its queued jobs are cancelled, and those of workers that died on this machine; calls under way finish.
+
+    Raises NotFoundError, ConflictError.
+    """
     with database.write() as connection:
         row = batches.get(connection, batch_id)
         stopped = batches.cancel(connection, batch_id)
     if not stopped and (row["status"] != BatchStatus.CANCELLED or row["finished_at"] is not None):
         raise ConflictError(f"batch {batch_id} has ended already: it is {row['status']}")
-    number, chunk = 0, -1
-    while chunk:  # in chunks, so that workers get their turns in between
-        with database.write() as connection:
-            chunk = job_store.cancel_queued(connection, batch_id, database.now(connection))
-        number += chunk
-    with database.write() as connection:
-        batches.finish_if_done(connection, batch_id, database.now(connection))
+    end_cancelled(database, batch_id)
     with database.read() as connection:
-        running = job_store.in_flight(connection, batch_id)
-        open_jobs = batches.get(connection, batch_id)["finished_at"] is None
-        return Stopped(number, running, open_jobs and not live_workers(connection, database.now(connection)))
+        # the batch's own count: workers that live have cancelled a part of it
+        counts = batches.counts(connection, batch_id)
+        running = min(job_store.in_flight(connection, batch_id), counts.left)
+        lost = batches.get(connection, batch_id)["finished_at"] is None and not live_workers(
+            connection, database.now(connection)
+        )
+        return Stopped(counts.cancelled, counts.left - running, running, lost)
 
 
 def wake(database: Database, settings: Config | None, batch_id: int) -> list[str]:

@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from sqlalchemy.engine import Connection, RowMapping
 
-from models import processes
 from models.states import BatchStatus
 from models.store import batches as batch_store
 from models.store import finals, loads, removals
@@ -63,18 +62,11 @@ class Census:
                 since = now
             seen[row["id"]] = (row["beat"], since)
             # what ran suspects is looked after by the worker that started it, as long as that lives
-            if now - since > DEAD_SECONDS or (row["alone_for"] not in known and gone(row)):
+            if now - since > DEAD_SECONDS or (row["alone_for"] not in known and worker_store.is_gone(row)):
                 found.append(int(row["id"]))
                 known.discard(row["id"])  # and what it had started comes behind it
         self._seen = seen
         return found
-
-
-def gone(row: RowMapping) -> bool:
-    """Whether a worker was a process of this very machine and boot, and is no more."""
-    if (row["host"], row["boot_id"]) != (processes.host(), processes.boot_id()):
-        return False
-    return not processes.alive(row["pid"], row["pid_started"], row["boot_id"])
 
 
 class Janitor:

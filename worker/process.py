@@ -35,7 +35,7 @@ from worker.breaker import Breaker
 from worker.consumer import Consumer
 from worker.engine import Engine
 from worker.http import HttpSender
-from worker.janitor import DEAD_SECONDS, Janitor, gone
+from worker.janitor import DEAD_SECONDS, Janitor
 from worker.keys import KeyRing
 from worker.last_minute import LastMinute
 from worker.lease import Lease
@@ -252,7 +252,11 @@ class Process:
 
         def look(connection: Connection) -> list[int]:
             since = self._recorder.now() - DEAD_SECONDS
-            rows = [row for row in worker_store.everyone(connection) if row["heartbeat_at"] > since and not gone(row)]
+            rows = [
+                row
+                for row in worker_store.everyone(connection)
+                if row["heartbeat_at"] > since and not worker_store.is_gone(row)
+            ]
             return [row["id"] for row in rows if row["config_hash"] != mine]
 
         if others := await self._recorder.call(look):
@@ -394,7 +398,7 @@ class Process:
     async def _others(self) -> list[str]:
         """The other workers, as the limiter is told of them; those that have died may be among them."""
         rows = await self._recorder.call(worker_store.everyone)
-        return [str(row["id"]) for row in rows if row["id"] != self._lease.worker_id and not gone(row)]
+        return [str(row["id"]) for row in rows if row["id"] != self._lease.worker_id and not worker_store.is_gone(row)]
 
     async def _seed(self, buckets: Sequence[str]) -> dict[str, list[tuple[float, int]]]:
         """The last minute of the ledger, for a Redis that doesn't know it."""

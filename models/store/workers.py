@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
 
+from models import processes
 from models.database import SCHEMA
 from models.tables import workers
 
@@ -68,6 +69,26 @@ def told_to_drain(connection: Connection, worker_id: int) -> bool:
 def everyone(connection: Connection) -> list[RowMapping]:
     """All workers that are alive or not yet known to be dead."""
     return list(connection.execute(sa.select(workers).order_by(workers.c.id)).mappings())
+
+
+def is_gone(row: RowMapping) -> bool:
+    """Whether a worker was a process of this very machine and boot, and is no more. Of another machine nobody can say so here."""
+    if (row["host"], row["boot_id"]) != (processes.host(), processes.boot_id()):
+        return False
+    return not processes.alive(row["pid"], row["pid_started"], row["boot_id"])
+
+
+def gone(rows: Sequence[RowMapping]) -> list[int]:
+    """Those of all these workers, as of `everyone`, that are surely dead, without having watched their beats: their processes are gone
+    from this machine. What runs suspects is left to the worker that started it, which knows what to charge a job with, as long as
+    that is there."""
+    known = {row["id"] for row in rows}
+    found = []
+    for row in rows:
+        if row["alone_for"] not in known and is_gone(row):
+            found.append(int(row["id"]))
+            known.discard(row["id"])  # and what it had started comes behind it
+    return found
 
 
 def remove(connection: Connection, worker_ids: Sequence[int]) -> int:

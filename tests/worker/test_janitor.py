@@ -125,6 +125,8 @@ def test_a_dead_process_of_suspects_is_left_to_the_worker_that_started_it_while_
     assert census.dead([parent, apart], 1) == []
     assert Census(clock).dead([row(2, 0, **here), apart], 1) == [2, 3]
     assert Census(clock).dead([apart], 1) == [3]
+    assert worker_store.gone([parent, apart]) == []
+    assert worker_store.gone([row(2, 0, **here), apart]) == [2, 3]
     assert 3 in watch(census, clock, DEAD_SECONDS + STEP, lambda: [parent, apart]), "nor for ever"
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 
+from models import processes
 from models.database import Database
 from models.store import batches
+from models.tables import workers
 from tests.submit.cli.reading import Cli, loaded, worked_on
 from tests.worker_by_hand import WorkerByHand
 
@@ -36,6 +39,53 @@ def test_a_cancel_says_when_nobody_lives_who_could_finish_what_is_under_way(
         connection.execute(sa.text("UPDATE workers SET heartbeat_at = heartbeat_at - 3600"))
     again = command("cancel", 1).stderr
     assert "no worker lives that could end what had been begun: the next `truckllm worker`" in again
+
+
+def killed(database: Database, worker: WorkerByHand) -> None:
+    """The worker was a process of this machine that is gone, with a heartbeat of a moment ago."""
+    with database.write() as connection:
+        connection.execute(
+            workers.update()
+            .where(workers.c.id == worker.id)
+            .values(host=processes.host(), boot_id=processes.boot_id(), pid_started=-1.0)
+        )
+
+
+def test_after_everything_was_killed_a_cancel_ends_the_batch_and_its_rows_can_be_rerun(
+    command: Cli, prompts: Path, stored: Database
+) -> None:
+    command("submit", prompts)
+    worker = WorkerByHand(stored)
+    sent, _, _ = worker.claim(3)
+    call = worker.announce(sent)
+    killed(stored, worker)
+    said = command("cancel", 1).stderr
+    assert "4 jobs cancelled\n" in said
+    assert "no worker lives" not in said
+    one = loaded(command("status", 1, "--json"))
+    assert (one["cancelled"], one["running"], one["unserved"]) == (4, 0, None)
+    assert one["finished_at"] is not None
+    run = command("rerun", 1, "--status", "cancelled")
+    assert run.returncode == 0, run.stderr
+    assert "4 cancelled jobs are queued again" in run.stderr
+    worker.succeed(sent, announced=call)  # what was killed can't speak; a reply that comes too late mustn't count
+    assert loaded(command("status", 1, "--json"))["succeeded"] == 0
+
+
+@pytest.mark.parametrize("ask", [("rerun", 1, "--status", "cancelled"), ("delete", 1), ("delete", 1, "--force")])
+def test_what_waits_for_a_cancelled_batchs_end_does_not_wait_for_the_dead(
+    command: Cli, prompts: Path, stored: Database, ask: tuple[str | int, ...]
+) -> None:
+    command("submit", prompts)
+    worker = WorkerByHand(stored)
+    worker.announce(worker.claim(2)[0])
+    said = command("cancel", 1).stderr
+    assert "2 jobs cancelled, 1 more held by workers, which give them up within seconds, 1 is under way" in said
+    assert loaded(command("status", 1, "--json"))["unserved"] is None
+    killed(stored, worker)
+    assert "no worker lives" in loaded(command("status", 1, "--json"))["unserved"]
+    run = command(*ask)
+    assert run.returncode == 0, run.stderr
 
 
 def test_a_cancel_that_was_interrupted_can_be_repeated(command: Cli, prompts: Path, stored: Database) -> None:
