@@ -115,7 +115,13 @@ def test_streams_that_are_closed_or_lack_a_letter_fail_no_command(cli: Cli, prom
     command = f"{shlex.quote(sys.executable)} -P -m truckllm"
     closed = f"{command} status --json >&- 2>&- <&-"
     assert subprocess.run(["sh", "-c", closed], cwd=tmp_path, env=environment, timeout=60).returncode == 0
-    heard = subprocess.run(["sh", "-c", f"{command} run - <&-"], cwd=tmp_path, env=environment | {"OPENAI_CANARY": "x" * 8}, timeout=60, stderr=-1)
+    heard = subprocess.run(
+        ["sh", "-c", f"{command} run - <&-"],
+        cwd=tmp_path,
+        env=environment | {"OPENAI_CANARY": "x" * 8},
+        timeout=60,
+        stderr=-1,
+    )
     assert heard.returncode == 2
     assert b"stdin is empty" in heard.stderr
     ascii_only = cli("status", PYTHONIOENCODING="ascii")
