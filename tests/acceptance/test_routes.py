@@ -68,7 +68,9 @@ def test_cost_first_fills_the_cheapest_and_lets_all_limits_work_at_once(
     share, together = shares("cost_first", 450, limits, sandbox, write_config, write_lines, cli)
     assert share["gemini"] == max(share.values())
     assert min(share.values()) >= 100, "limits are equal, so the work nearly is: nobody waits for a cheaper one"
-    assert together >= 0.6, "0.72 to 0.75 on two idle processors, 0.69 on busy ones, and near 0 if one began where another ends"
+    assert together >= 0.6, (
+        "0.72 to 0.75 on two idle processors, 0.69 on busy ones, and near 0 if one began where another ends"
+    )
 
 
 def test_priority_takes_the_first_of_the_list_while_it_has_room(
