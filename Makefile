@@ -15,7 +15,7 @@ READY = $(VENV)/.ready
 help:
 	@echo "make demo              run the main job against the sandbox: no keys, no cost"
 	@echo "make test              run all tests, with real Redis-protocol and PostgreSQL servers"
-	@echo "make chaos             kill, cut and starve everything, and count what is lost: 25 minutes by ARGS="--jobs 3""
+	@echo "make chaos             kill, cut and starve everything, and count what is lost: ARGS=\"--jobs 3\" for 25 minutes instead of an hour"
 	@echo "make fuzz              feed every reader rubbish by coverage, a minute each (Linux on x86-64): ARGS=\"lines --minutes 10\""
 	@echo "make lint              check style, format and types"
 	@echo "make format            put the format right"
