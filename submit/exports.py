@@ -87,7 +87,7 @@ def export(
         target = first if str(first).startswith("/dev/") else Path(os.path.realpath(first))
         if _is_input(target, batch):
             raise UsageError(f"{first} is the batch's input: write the results to another file")
-        if database.url.database and str(target).startswith(os.path.realpath(database.url.database)):
+        if _is_database(target, database):
             raise UsageError(f"{first} is the database itself: write the results to another file")
         others = (target.with_name(path.name) for path in names) if out is None else None
         with _replacing(target, batch_id, others) as new:
@@ -207,6 +207,14 @@ def _outcome(row: RowMapping, unpack: Callable[[], zstandard.ZstdDecompressionOb
         attempts=row["attempts"],
         attempt_id=row["call_id"],
     )
+
+
+def _is_database(target: Path, database: Database) -> bool:
+    """Whether the file there is SQLite's, or one that it keeps beside; a server's database has a name and no file here."""
+    if database.url.get_backend_name() != "sqlite" or not database.url.database:
+        return False
+    file = os.path.realpath(database.url.database)
+    return str(target) in (file, f"{file}-wal", f"{file}-shm", f"{file}-journal")
 
 
 def _unpacked(packed: bytes, unpack: Callable[[], zstandard.ZstdDecompressionObj]) -> bytes:

@@ -189,9 +189,19 @@ def test_neither_the_input_named_from_elsewhere_nor_the_database_is_overwritten(
     monkeypatch.chdir("sub")
     with pytest.raises(UsageError, match="is the batch's input"):
         export(sqlite, batch, "../p.jsonl")
-    with pytest.raises(UsageError, match="is the database itself"):
-        export(sqlite, batch, str(sqlite.url.database))
+    for beside in ("", "-wal"):
+        with pytest.raises(UsageError, match="is the database itself"):
+            export(sqlite, batch, f"{sqlite.url.database}{beside}")
     assert export(sqlite, batch, "out.jsonl").succeeded == 1
+
+
+def test_results_may_be_called_like_the_database_of_a_server(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    batch = finished(database, [{"prompt": "x", "model": "gpt-4o"}])
+    name = f"{Path(str(database.url.database)).name}.results.jsonl"
+    assert export(database, batch, name).succeeded == 1
 
 
 def test_a_folder_and_a_batch_that_does_not_exist_are_bad_usage(sqlite: Database, tmp_path: Path) -> None:
