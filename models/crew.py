@@ -15,7 +15,7 @@ from pathlib import Path
 
 from models.config import Config
 from models.errors import UsageError
-from models.processes import Child, Ended, stop_all
+from models.processes import Child, Ended, end_signals, stop_all
 
 LOG_BYTES = 8 * 1024 * 1024
 """A longer log is put aside (as worker.log.1) before a crew starts."""
@@ -150,10 +150,7 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
         if seen > 1:
             raise KeyboardInterrupt
 
-    numbers = [signal.SIGTERM, signal.SIGINT]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, note) for number in numbers}
+    before = {number: signal.signal(number, note) for number in end_signals()}
     try:
         yield lambda: seen > 0
     finally:

@@ -30,6 +30,12 @@ _DEAD_STATES = frozenset("ZXx")
 _TAIL_BYTES = 4096
 
 
+def end_signals() -> list[signal.Signals]:
+    """The signals that tell a process to end: SIGTERM, SIGINT, and SIGHUP unless that is ignored, as under nohup."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [signal.SIGTERM, signal.SIGINT, *([] if ignored else [signal.SIGHUP])]
+
+
 def host() -> str:
     """This machine's name."""
     return socket.gethostname()

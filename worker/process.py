@@ -168,9 +168,8 @@ class Process:
         self._thread.start()
         self._watchdog.start()
         try:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-                    signal.signal(number, self._signalled)
+            for number in processes.end_signals():
+                signal.signal(number, self._signalled)
             if (refused := self._begin()) is not None:
                 self._begun = self.stopping = True
                 return refused

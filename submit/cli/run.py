@@ -26,6 +26,7 @@ from models.errors import StorageError
 from models.formats.results import Form
 from models.money import DEFAULT_CURRENCY
 from models.permissions import exposed
+from models.processes import end_signals
 from models.store import ledger, outcomes, reruns
 from models.wording import counted
 from submit import bell, shapes
@@ -126,9 +127,7 @@ def do(job: Job, config: Config) -> int:
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
     """SIGTERM and a closed terminal end the block as Ctrl-C does, so that its own ends are tidy; under nohup a closed terminal doesn't."""
-    numbers = [signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
+    numbers = [number for number in end_signals() if number != signal.SIGINT]  # that one does so already
     before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     try:
         yield
