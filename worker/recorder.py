@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from models.clocks import awake_clock
-from models.database import Database, met_in_a_circle
+from models.database import CIRCLE_TRIES, Database, met_in_a_circle
 from models.errors import StorageError, TruckError
 from models.finalizing import ended
 from models.states import JobStatus
@@ -40,8 +40,6 @@ FINALIZE_SECONDS = 5.0
 LOOK_SECONDS = 0.2
 """How often it is looked, while more and more waits to be stored, whether a batch is done."""
 RETRY_SECONDS = 0.5
-CIRCLE_TRIES = 5
-"""So often a group is tried again that PostgreSQL ended because two transactions waited for each other."""
 TELL_AGAIN = 60.0
 """How often the same kind of mistake is told with its traceback, in seconds: whoever met it tries again all the time."""
 CLOCK_STEP = 30.0
