@@ -32,9 +32,10 @@ from tests.fuzz.http_api import asked
 from tests.fuzz.tickets import taken
 from worker.providers.base import Provider, Reply
 from worker.providers.claude import Claude
-from worker.providers.contract import NoSender, survives
+from worker.providers.contract import NoSender
 from worker.providers.gemini import Gemini
 from worker.providers.openai import OpenAI
+from worker.providers.rubbish import survives
 from worker.tasks import read_ticket
 
 SECRET = "canary.0123456789"

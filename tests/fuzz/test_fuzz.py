@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tests.fuzz.seeds import bodies, seeds, streams
 from tests.fuzz.targets import READERS, SECRET, TARGETS, read_reply, reply
 from worker.providers.base import Reply
-from worker.providers.contract import NONSENSE, dumped, places_in, replaced
+from worker.providers.rubbish import NONSENSE, dumped, places_in, replaced
 
 NAMES = tuple(TARGETS)
 RUNS = {"http-api": 40, "container": 40, "parquet": 30, "packed": 30, "kept-models": 40, "config": 60}

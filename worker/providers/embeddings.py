@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from models.formats.vectors import LISTS, SINGLE, members, vectors_in
-from models.request import Failure, FailureKind, Usage
+from models.request import Usage
 from worker.providers.answers import Answer
 from worker.providers.base import Reply
+from worker.providers.failures import unreadable
 from worker.providers.replies import decode, name
 
 VECTORS = "vectors"
@@ -49,8 +50,7 @@ def embeddings_answer(body: dict[str, Any], wanted: int, usage: Usage | None, re
         return None
     failure = None
     if came != wanted:
-        message = f"{wanted} embeddings were asked for, and {came} whole ones came"
-        failure = Failure(FailureKind.NETWORK, "unreadable_reply", message, reply.status)
+        failure = unreadable(reply, f"{wanted} embeddings were asked for, and {came} whole ones came")
     return Answer(usage, served_model=name(body.get("model")), failure=failure)
 
 

@@ -28,6 +28,7 @@ from worker.providers.failures import (
     names_model,
     request_id,
     retry_after,
+    unreadable,
     until_pacific_midnight,
 )
 from worker.providers.growing import grown, is_text
@@ -180,7 +181,15 @@ class Gemini(ChatProvider):
                 reason = clean(at(body, "promptFeedback", "blockReasonMessage")) or "the prompt was blocked"
                 refused = Failure(FailureKind.CONTENT_FILTER, code_name(blocked) or "blocked", reason, reply.status)
                 return Answer(usage, None, name(blocked), served, refused)
-            return None if usage is None else Answer(usage, served_model=served, failure=_no_candidate(reply))
+            return (
+                None
+                if usage is None
+                else Answer(
+                    usage,
+                    served_model=served,
+                    failure=unreadable(reply, "the reply tells its usage but holds no candidate"),
+                )
+            )
         parts = list(objects(at(candidate, "content", "parts")))
         seen = [part for part in parts if part.get("thought") is not True]
         texts = [part["text"] for part in seen if isinstance(part.get("text"), str)]
@@ -314,11 +323,6 @@ def _empty(finish: str, candidate: dict[str, Any], reply: Reply) -> Failure:
         kind = FailureKind.BAD_REQUEST if finish in _OF_THE_REQUEST else FailureKind.SERVER
     reason = clean(candidate.get("finishMessage")) or f"the answer is empty and ended with {finish}"
     return Failure(kind, code_name(finish) or "no_content", reason, reply.status)
-
-
-def _no_candidate(reply: Reply) -> Failure:
-    message = "the reply tells its usage but holds no candidate"
-    return Failure(FailureKind.NETWORK, "unreadable_reply", message, reply.status)
 
 
 def _with_candidates(body: dict[str, Any], candidates: dict[int, dict[str, Any]]) -> dict[str, Any]:

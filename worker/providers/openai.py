@@ -1,4 +1,4 @@
-"""The OpenAI dialect as OpenAI and the many compatible servers speak it: chat, and which file reads the other endpoints.
+"""The OpenAI dialect as OpenAI and the many compatible servers speak it: what goes out, and which file reads what comes back.
 
 It does not send or retry; it knows no vendor beyond the dialect.
 """
@@ -15,96 +15,25 @@ from models.errors import Untranslatable
 from models.guesses import TIERS
 from models.request import CHAT, EMBEDDINGS, SIMPLE, Failure, FailureKind, ModelInfo, Request, Usage
 from worker.limits.shapes import Charge
+from worker.providers import openai_chat as chat
 from worker.providers import openai_completions as completions
 from worker.providers import openai_responses as responses
 from worker.providers.answers import Answer, Stream
-from worker.providers.base import Call, Reply, Sender, http_failure
+from worker.providers.base import Call, Reply, Sender
 from worker.providers.bodies import own_body
 from worker.providers.chat import ChatProvider
 from worker.providers.embeddings import embeddings_answer, token_numbers, vectors_wanted
 from worker.providers.events import Chunks
-from worker.providers.failures import (
-    clean,
-    code_name,
-    duration,
-    exhausted_reset,
-    forbidden_kind,
-    message_in,
-    missing_kind,
-    request_id,
-    retry_after,
-)
-from worker.providers.growing import grown, is_text
-from worker.providers.replies import at, count, decode, name, objects, storable, table, told_count
+from worker.providers.failures import clean, code_name, duration, exhausted_reset, message_in, request_id, retry_after
+from worker.providers.openai_errors import kind_of, status_of
+from worker.providers.replies import at, count, decode, name, objects, table, told_count
 from worker.providers.translation import openai as translation
 from worker.providers.translation import read as read_body
 
-_BY_CODE = {
-    "insufficient_quota": FailureKind.QUOTA,
-    "credit_balance_exhausted": FailureKind.QUOTA,
-    "organization_spend_limit_exceeded": FailureKind.QUOTA,
-    "project_spend_limit_exceeded": FailureKind.QUOTA,
-    "organization_usage_limit_exceeded": FailureKind.QUOTA,
-    "billing_hard_limit_reached": FailureKind.QUOTA,
-    "billing_not_active": FailureKind.QUOTA,
-    "access_terminated": FailureKind.AUTH,
-    "account_deactivated": FailureKind.AUTH,
-    "invalid_api_key": FailureKind.AUTH,
-    "unsupported_country_region_territory": FailureKind.AUTH,
-    "model_not_found": FailureKind.MODEL,
-    "DeploymentNotFound": FailureKind.MODEL,
-    "context_length_exceeded": FailureKind.CONTEXT_LENGTH,
-    "content_filter": FailureKind.CONTENT_FILTER,
-    "content_policy_violation": FailureKind.CONTENT_FILTER,
-    "image_content_policy_violation": FailureKind.CONTENT_FILTER,
-    "bio_policy": FailureKind.CONTENT_FILTER,
-    "misalignment_policy_violation": FailureKind.CONTENT_FILTER,
-    "request_too_large": FailureKind.TOO_LARGE,
-}
-"""Codes that tell more than the status does."""
-_BY_CODE_IN_200 = {
-    "rate_limit_exceeded": FailureKind.RATE_LIMIT,
-    "rate_limit_error": FailureKind.RATE_LIMIT,
-    "requests": FailureKind.RATE_LIMIT,
-    "tokens": FailureKind.RATE_LIMIT,
-    "slow_down": FailureKind.RATE_LIMIT,
-    "authentication_error": FailureKind.AUTH,
-    "permission_error": FailureKind.KEY_MODEL,
-    "invalid_prompt": FailureKind.BAD_REQUEST,
-    "invalid_request_error": FailureKind.BAD_REQUEST,
-    "data_residency_mismatch": FailureKind.BAD_REQUEST,
-    **dict.fromkeys(
-        (
-            "invalid_image",
-            "invalid_image_format",
-            "invalid_base64_image",
-            "invalid_image_url",
-            "invalid_image_mode",
-            "image_too_large",
-            "image_too_small",
-            "image_parse_error",
-            "image_file_too_large",
-            "image_file_not_found",
-            "unsupported_image_media_type",
-            "empty_image_file",
-            "failed_to_download_image",
-        ),
-        FailureKind.BAD_REQUEST,
-    ),
-}
-"""Codes that stand for the status where an error comes inside a 200."""
-_TOO_LONG = re.compile(r"maximum context length|context[ _]window|reduce the length of the messages", re.IGNORECASE)
-_TOO_LARGE = re.compile(r"request too large", re.IGNORECASE)
-_UNAVAILABLE = re.compile(r"resource[ _]unavailable", re.IGNORECASE)
-_FLAGGED = re.compile(r"flagged as potentially violating|content management policy", re.IGNORECASE)
 _REASONING_MODEL = re.compile(r"(ft:)?(o\d|gpt-[5-9])")
-_SEARCHING = re.compile(r"-search-(preview|api)")
-"""Chat models that search for every answer."""
 _LIMITS = tuple(
     (f"x-ratelimit-remaining-{what}", f"x-ratelimit-reset-{what}") for what in ("requests", "tokens", "project-tokens")
 )
-
-
 _PATHS = {
     CHAT: "/chat/completions",
     "responses": "/responses",
@@ -202,36 +131,12 @@ class OpenAI(ChatProvider):
     def judge(self, request: Request, reply: Reply, body: dict[str, Any]) -> Failure:
         error = body.get("error")
         message = clean(message_in(body), self.secrets(request))
-        kind = self._kind(request, reply, error, message)
-        code = code_name(at(error, "code"), at(error, "type")) or f"http_{_status(reply, error)}"
+        kind = kind_of(request.model, reply, error, message)
+        code = code_name(at(error, "code"), at(error, "type")) or f"http_{status_of(reply, error)}"
         wait = retry_after(reply)
         if wait is None and kind is FailureKind.RATE_LIMIT:
             wait = exhausted_reset(reply.headers, duration, _LIMITS)
         return Failure(kind, code, message or f"HTTP {reply.status}", reply.status, retry_after=wait)
-
-    def _kind(self, request: Request, reply: Reply, error: Any, message: str) -> FailureKind:
-        codes = [value for key in ("code", "type") if isinstance(value := at(error, key), str)]
-        status = _status(reply, error)
-        kind = next((_BY_CODE[code] for code in codes if code in _BY_CODE), None)
-        if kind is FailureKind.MODEL and status == 403:
-            return FailureKind.KEY_MODEL
-        if kind is not None:
-            return kind
-        if status == 429:
-            if _TOO_LARGE.search(message):
-                return FailureKind.TOO_LARGE
-            return FailureKind.SERVER if _UNAVAILABLE.search(message) else FailureKind.RATE_LIMIT
-        if status == 403:
-            return forbidden_kind(message, request.model)
-        if status == 404:
-            return missing_kind(message, request.model)
-        if (status < 300 or status in (400, 422)) and _TOO_LONG.search(message):
-            return FailureKind.CONTEXT_LENGTH
-        if (status < 300 or status == 400) and _FLAGGED.search(message):
-            return FailureKind.CONTENT_FILTER
-        if status < 300:
-            return next((_BY_CODE_IN_200[code] for code in codes if code in _BY_CODE_IN_200), FailureKind.SERVER)
-        return http_failure(Reply(status, {}, b"")).kind
 
     def answer(self, request: Request, body: dict[str, Any], reply: Reply) -> Answer | None:
         answer = self._answer(request, body, reply)
@@ -245,33 +150,12 @@ class OpenAI(ChatProvider):
             case "responses":
                 return responses.answer(body, reply)
             case "completions":
-                return completions.answer(body, read_usage(body.get("usage")), reply)
+                return completions.answer(body, chat.read_usage(body.get("usage")), reply)
             case "embeddings":
                 given = told_count(at(body, "usage", "prompt_tokens"))
                 usage = None if given is None else Usage(given)
                 return embeddings_answer(body, vectors_wanted(request.input, within="input"), usage, reply)
-        return self._chat(body, reply)
-
-    def _chat(self, body: dict[str, Any], reply: Reply) -> Answer | None:
-        choice = at(body, "choices", 0)
-        message = at(choice, "message")
-        usage = read_usage(body.get("usage"))
-        if usage is not None and _SEARCHING.search(name(body.get("model")) or ""):
-            usage = replace(usage, fees=(("web_search_requests", 1),))
-        if not isinstance(message, dict):
-            return None if usage is None else Answer(usage=usage, failure=_no_choice(reply))
-        content = message.get("content")
-        text = storable(content) if isinstance(content, str) else _joined(content)
-        finish = name(choice.get("finish_reason"))
-        failure = None
-        if not text and not message.get("tool_calls") and not message.get("function_call"):
-            refusal = clean(message.get("refusal"))
-            if refusal:
-                failure = Failure(FailureKind.CONTENT_FILTER, "refusal", refusal, reply.status)
-            elif finish == "content_filter":
-                reason = "the provider's content filter removed the whole answer"
-                failure = Failure(FailureKind.CONTENT_FILTER, "content_filter", reason, reply.status)
-        return Answer(usage, text, finish, name(body.get("model")), failure)
+        return chat.answer(body, reply)
 
     def assemble(self, request: Request, chunks: Chunks) -> Stream:
         if request.operation == "responses":
@@ -289,7 +173,7 @@ class OpenAI(ChatProvider):
                 if key != "choices" and (value is not None or key not in body):
                     body[key] = value
             for part in objects(chunk.get("choices")):
-                completions.add(choices, part) if legacy else _add(choices, part)
+                completions.add(choices, part) if legacy else chat.add(choices, part)
         whole = bool(choices) and all(choice.get("finish_reason") for choice in choices.values())
         all_there = chunks.done or len(choices) >= count(request.input.get("n"))
         return Stream(_with_choices(body, choices, form), None, whole and all_there and not chunks.broken)
@@ -305,49 +189,6 @@ class OpenAI(ChatProvider):
         ]
 
 
-def read_usage(usage: Any) -> Usage | None:
-    """Cached and written tokens are part of prompt_tokens, reasoning is part of completion_tokens. None if a count is missing.
-
-    One family of compatible servers counts reasoning apart from completion_tokens; its total_tokens tells.
-    """
-    given, made = told_count(at(usage, "prompt_tokens")), told_count(at(usage, "completion_tokens"))
-    if given is None or made is None:
-        return None
-    reasoning = count(at(usage, "completion_tokens_details", "reasoning_tokens"))
-    if reasoning and count(usage.get("total_tokens")) == given + made + reasoning:
-        made += reasoning
-    return Usage(
-        input_tokens=given,
-        output_tokens=made,
-        cached_tokens=count(
-            at(usage, "prompt_tokens_details", "cached_tokens") or usage.get("prompt_cache_hit_tokens")
-        ),
-        cache_write_tokens=count(at(usage, "prompt_tokens_details", "cache_write_tokens")),
-        reasoning_tokens=reasoning,
-        modalities=_modalities(usage),
-    )
-
-
-def _modalities(usage: dict[str, Any]) -> tuple[tuple[str, int], ...]:
-    """The tokens that aren't text. Which of them were cached isn't told: none, as far as there was other input."""
-    details = usage.get("prompt_tokens_details")
-    made = usage.get("completion_tokens_details")
-    if not (at(details, "audio_tokens") or at(details, "image_tokens") or at(made, "audio_tokens")):
-        return ()
-    fresh = (
-        count(usage.get("prompt_tokens"))
-        - count(at(details, "cached_tokens"))
-        - count(at(details, "cache_write_tokens"))
-    )
-    sound = min(count(at(details, "audio_tokens")), max(0, fresh))
-    found = {
-        "input_audio": sound,
-        "input_image": min(count(at(details, "image_tokens")), max(0, fresh - sound)),
-        "output_audio": count(at(made, "audio_tokens")),
-    }
-    return tuple((kind, tokens) for kind, tokens in found.items() if tokens)
-
-
 def _account(config: ProviderConfig, key: KeyConfig | None = None) -> dict[str, str]:
     """The headers that say who is billed: the key's word goes first."""
     told = {
@@ -355,23 +196,6 @@ def _account(config: ProviderConfig, key: KeyConfig | None = None) -> dict[str, 
         "openai-project": key.project if key and key.project else config.project,
     }
     return {name: value for name, value in told.items() if value}
-
-
-def _status(reply: Reply, error: Any) -> int:
-    """The status of an error: inside a 200, gateways put the one that they got into the body."""
-    told = at(error, "code")
-    return told if reply.status < 300 and isinstance(told, int) and 400 <= told < 600 else reply.status
-
-
-def _no_choice(reply: Reply) -> Failure:
-    message = "the reply tells its usage but holds no choice"
-    return Failure(FailureKind.NETWORK, "unreadable_reply", message, reply.status)
-
-
-def _joined(content: Any) -> str | None:
-    """The text of a content that came as a list of parts, as some compatible servers send it."""
-    texts = [part["text"] for part in objects(content) if isinstance(part.get("text"), str)]
-    return storable("".join(texts)) if texts else None
 
 
 def _with_choices(body: dict[str, Any], choices: dict[int, dict[str, Any]], form: str) -> dict[str, Any]:
@@ -383,38 +207,3 @@ def _with_choices(body: dict[str, Any], choices: dict[int, dict[str, Any]], form
         if isinstance(calls, dict):
             choice["message"]["tool_calls"] = [calls[index] for index in sorted(calls)]
     return {**body, "object": form, "choices": ordered}
-
-
-def _add(choices: dict[int, dict[str, Any]], part: dict[str, Any]) -> None:
-    """Adds one chunk's part of a choice: texts grow, lists grow, other values replace."""
-    index = count(part.get("index"))
-    choice = choices.setdefault(
-        index, {"index": index, "message": {"role": "assistant", "content": None}, "finish_reason": None}
-    )
-    if isinstance(finish := part.get("finish_reason"), str):
-        choice["finish_reason"] = finish
-    for key, value in table(part.get("logprobs")).items():
-        if isinstance(value, list):
-            lists = choice.setdefault("logprobs", {})
-            lists.setdefault(key, []).extend(value)
-    message = choice["message"]
-    for key, value in table(part.get("delta")).items():
-        if key == "tool_calls":
-            calls = message.setdefault("tool_calls", {})
-            for call in objects(value):
-                _grow(calls.setdefault(count(call.get("index")), {}), call)
-        elif key != "role":
-            _grow(message, {key: value})
-
-
-def _grow(whole: dict[str, Any], part: dict[str, Any]) -> None:
-    for key, value in part.items():
-        old = whole.get(key)
-        if key == "index" or (value is None and key in whole):
-            continue
-        if isinstance(value, str) and is_text(old) and key not in ("id", "type"):
-            whole[key] = grown(old, value)
-        elif isinstance(value, dict) and isinstance(old, dict):
-            _grow(old, value)
-        else:
-            whole[key] = dict(value) if isinstance(value, dict) else value

@@ -11,6 +11,7 @@ from typing import Any
 from models.request import Failure, FailureKind, Usage
 from worker.providers.answers import Answer
 from worker.providers.base import Reply
+from worker.providers.failures import unreadable
 from worker.providers.growing import grown
 from worker.providers.replies import at, count, name, storable, table
 
@@ -23,9 +24,8 @@ def answer(body: dict[str, Any], usage: Usage | None, reply: Reply) -> Answer | 
     choice = at(body, "choices", 0)
     text = at(choice, "text")
     if not isinstance(text, str):
-        message = "the reply tells its usage but holds no choice"
-        unreadable = Failure(FailureKind.NETWORK, "unreadable_reply", message, reply.status)
-        return None if usage is None else Answer(usage=usage, failure=unreadable)
+        nothing = unreadable(reply, "the reply tells its usage but holds no choice")
+        return None if usage is None else Answer(usage=usage, failure=nothing)
     finish = name(choice.get("finish_reason"))
     failure = None
     if finish == "content_filter" and not text:

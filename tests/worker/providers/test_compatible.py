@@ -30,7 +30,7 @@ from tests.conftest import wait_for
 from worker.http import HttpSender
 from worker.providers.base import ProviderRefused
 from worker.providers.contract import KEY, NoSender
-from worker.providers.openai import read_usage
+from worker.providers.openai_chat import read_usage
 from worker.providers.registry import make_provider
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -14,9 +14,10 @@ from models.request import Response, Usage
 from truckllm import ProviderContract
 from worker.providers.base import Reply
 from worker.providers.claude import Claude
-from worker.providers.contract import MODEL, dumped, places_in, replaced, survives
+from worker.providers.contract import MODEL
 from worker.providers.gemini import Gemini
 from worker.providers.openai import OpenAI
+from worker.providers.rubbish import dumped, places_in, replaced, survives
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

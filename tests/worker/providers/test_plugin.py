@@ -20,7 +20,8 @@ from models.request import FailureKind, Request, Usage
 from tests.worker.providers.acme import GOOD, Acme, AcmeContract
 from truckllm import Answer, JsonProvider, ModelInfo, Provider, Wanted
 from worker.providers.base import Reply
-from worker.providers.contract import KEY, QUESTION, NoSender, dumped, replaced
+from worker.providers.contract import KEY, QUESTION, NoSender
+from worker.providers.rubbish import dumped, replaced
 
 SUITE = AcmeContract()
 CLAUDE = {
