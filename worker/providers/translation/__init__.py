@@ -1,4 +1,4 @@
-"""Bodies from one dialect to another: each file reads its dialect into the neutral shape and writes it from there.
+"""Bodies from one dialect to another: one file reads a dialect into the neutral shape, another writes it from there.
 
 Nothing here sends, and nothing is dropped in silence: what has no place in the other dialect raises Untranslatable with its field.
 """
@@ -7,11 +7,16 @@ from __future__ import annotations
 
 from models.request import SIMPLE, Request
 from worker.providers.neutral import Ask
-from worker.providers.translation import claude, gemini, openai
+from worker.providers.translation import claude, claude_bodies, gemini, gemini_bodies, openai, openai_bodies
 
 __all__ = ["claude", "gemini", "openai", "read", "readable"]
 
-_READERS = {SIMPLE: openai.read, "openai": openai.read, "claude": claude.read, "gemini": gemini.read}
+_READERS = {
+    SIMPLE: openai_bodies.read,
+    "openai": openai_bodies.read,
+    "claude": claude_bodies.read,
+    "gemini": gemini_bodies.read,
+}
 
 
 def readable(dialect: str) -> bool:

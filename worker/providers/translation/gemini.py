@@ -23,7 +23,6 @@ from worker.providers.neutral import (
     refusal,
     with_ids,
 )
-from worker.providers.translation.gemini_bodies import read as read
 
 TARGET = "Gemini"
 _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.:-]{0,63}", re.ASCII)
