@@ -20,6 +20,8 @@ MOST_CALLS = 1000
 LEAST_FAILURES = 3
 _WINDOWS = ((60.0, "minute"), (600.0, "10 minutes"))
 """A provider that is away is asked ever more seldom: where the last minute tells too little, the last ten do."""
+_FRESH = 20.0
+"""Where calls that ended in the last 20 s tell enough they decide: a minute of answers must not hide that none comes any more."""
 
 _KEY_STATUSES = (401, 402, 403)
 _NO_CONNECTION = {
@@ -45,7 +47,7 @@ def troubles(connection: Connection, batch_id: int, config: Config | None, now: 
     decided: set[str] = set()
     for seconds, window in _WINDOWS:
         rows: dict[str, list[RowMapping]] = {}
-        for row in attempts.recent(connection, now - seconds, MOST_CALLS, batch_id):
+        for row in attempts.recent(connection, now - seconds, now - _FRESH, MOST_CALLS, batch_id):
             if row["provider"] not in decided:
                 rows.setdefault(row["provider"], []).append(row)
         for provider, its in rows.items():
@@ -61,11 +63,14 @@ def _trouble(
     connection: Connection, provider: str, rows: Sequence[RowMapping], window: str, config: Config | None, now: float
 ) -> Trouble | None:
     bad = [row for row in rows if _is_bad(row)]
-    failures = sum(row["calls"] for row in bad)
-    good = sum(row["calls"] for row in rows if row["outcome"] in (Outcome.SUCCEEDED, Outcome.REJECTED)) - sum(
-        row["calls"] for row in bad if row["outcome"] == Outcome.REJECTED
-    )
-    if failures < LEAST_FAILURES or failures < good:
+    good = [row for row in rows if row["outcome"] in (Outcome.SUCCEEDED, Outcome.REJECTED) and not _is_bad(row)]
+    failures, fine = (sum(row["calls"] for row in some) for some in (bad, good))
+    failing, answering = (sum(row["fresh"] for row in some) for some in (bad, good))
+    if max(failing, answering) >= LEAST_FAILURES:
+        in_trouble = failing >= answering
+    else:
+        in_trouble = failures >= fine
+    if failures < LEAST_FAILURES or not in_trouble:
         return None
     worst = max(bad, key=lambda row: int(row["calls"]))
     told = f"{failures:,} failures in the last {window}"

@@ -135,11 +135,11 @@ def history(connection: Connection, job_id: int) -> list[RowMapping]:
     return list(connection.execute(query).mappings())
 
 
-def recent(connection: Connection, since: float, most: int, batch_id: int) -> list[RowMapping]:
+def recent(connection: Connection, since: float, fresh: float, most: int, batch_id: int) -> list[RowMapping]:
     """What became of the last `most` calls started after `since`, counted by provider, outcome, error_code and http_status.
 
-    Calls under way are left out. Also `job_id`, the lowest of them, and `mine`: how many were for this batch. The same effort at
-    any size of the ledger.
+    Calls under way are left out. Also `job_id`, the lowest of them, `mine`: how many were for this batch, and `fresh`: how many
+    ended after that moment. The same effort at any size of the ledger.
     """
     last = (
         sa.select(
@@ -163,6 +163,7 @@ def recent(connection: Connection, since: float, most: int, batch_id: int) -> li
             sa.func.count().label("calls"),
             sa.func.min(last.c.job_id).label("job_id"),
             sa.func.sum(sa.case((last.c.batch_id == batch_id, 1), else_=0)).label("mine"),
+            sa.func.sum(sa.case((last.c.finished_at > fresh, 1), else_=0)).label("fresh"),
         )
         .where(last.c.finished_at.is_not(None))
         .group_by(*what)

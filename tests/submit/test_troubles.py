@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from models import processes
 from models.config import Config
@@ -16,6 +17,7 @@ from models.database import Database, open_database
 from models.states import JobStatus, Outcome
 from models.store import keys as key_store
 from models.store import workers as worker_store
+from models.tables import attempts as attempts_table
 from submit.bell import live_workers
 from submit.live import line
 from submit.producer import submit_batch
@@ -131,6 +133,40 @@ def test_a_provider_that_is_asked_seldom_is_judged_by_ten_minutes_and_one_that_r
     for job in worker.claim(3):
         worker.succeed(job)
     assert seen(sqlite, batch, config).troubles == ()
+
+
+def test_a_minute_of_answers_hides_no_outage_and_a_minute_of_failures_no_return(
+    database: Database, config: Config
+) -> None:
+    batch = submitted(database, config, 40)
+    worker = WorkerByHand(database)
+    for job in worker.claim(10):
+        worker.succeed(job)
+    pass_time(database, 30)
+    fail(worker, 2, "connect_error")
+    pass_time(database, 1)
+    assert seen(database, batch, config).troubles == ()
+    fail(worker, 1, "connect_error")
+    pass_time(database, 1)
+    assert "3 failures in the last minute" in seen(database, batch, config).troubles[0].sentence
+    fail(worker, 9, "connect_error")
+    pass_time(database, 20)
+    for job in worker.claim(3):
+        worker.succeed(job)
+    pass_time(database, 1)
+    assert seen(database, batch, config).troubles == ()
+
+
+def pass_time(database: Database, seconds: float) -> None:
+    """All calls so far began and ended so long ago."""
+    calls = attempts_table.c
+    with database.write() as connection:
+        connection.execute(
+            sa.update(attempts_table).values(
+                started_at=calls.started_at - seconds,
+                finished_at=sa.case((calls.finished_at == 1.0, calls.started_at), else_=calls.finished_at) - seconds,
+            )
+        )
 
 
 def test_another_batch_is_not_bothered_with_a_provider_it_does_not_use(sqlite: Database, config: Config) -> None:
