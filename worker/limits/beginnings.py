@@ -60,9 +60,7 @@ class Beginnings:
     async def meet(self, name: str) -> None:
         """Says that the worker of this name holds no call that was granted by an earlier run of the server. Raises redis errors."""
         self._name = name
-        met = await self._met()
-        await self._client.sadd(met, name)
-        await self._client.expire(met, 86_400 * RUN_DAYS)
+        await self._client.set(await self._met(name), b"", ex=86_400 * RUN_DAYS)
 
     async def notice(self, run: str) -> bool:
         """Whether the server has been started again since the last answer. It is told what it must know; what was granted just
@@ -70,6 +68,12 @@ class Beginnings:
         if self._run in (None, run):
             self._run = run
             return False
+        if await self._tell_anew():
+            self._run = run
+        return True
+
+    async def _tell_anew(self) -> bool:
+        """Tells a server that has lost what it knew. False if that failed: then it has to be told before anything starts."""
         self._changed = self._steady()
         try:
             await self._on_restart()
@@ -77,13 +81,18 @@ class Beginnings:
             log.warning(
                 "nothing starts: a Redis that came back could not be told what it must know (%s)", type(error).__name__
             )
-            return True
-        self._run = run
+            return False
         return True
 
     async def begin(self, unknown: Sequence[str]) -> float:
         """Tells Redis the last minute of buckets it has never seen: 0.0 when they may be asked for now, else the seconds after which
         to try again: another worker is doing so just now, the ledger can't tell, or isn't complete yet."""
+        if self._changed == float("-inf") and await self._forgotten():
+            # emptied while it ran: as after a restart, what was granted before may not be in the ledger yet
+            if not await self._tell_anew():
+                self._changed = float("-inf")
+                return ASK_AGAIN
+            self._asked = self._changed, self._changed
         if (late := await self._late()) > 0:
             return max(late, ASK_AGAIN)
         return 0.0 if await self._tell(unknown) else ASK_AGAIN
@@ -96,7 +105,8 @@ class Beginnings:
             return late
         if self._changed > float("-inf"):
             self._changed = float("-inf")
-            await self._meet_again()
+            if self._name is not None:
+                await self.meet(self._name)
         if self._asked is None or not (self._run or now - self._asked[1] < ANEW_SECONDS):
             # a server that doesn't tell its runs may have been started again whenever it knows nothing
             self._asked = now, now
@@ -116,18 +126,16 @@ class Beginnings:
         except Exception as error:
             log.info("who else is at work could not be asked: %s", type(error).__name__)
             return True
-        if others:
-            await self._meet_again()
-            others -= {_text(name) for name in await self._client.smembers(await self._met())}
-        return bool(others)
+        names = [await self._met(name) for name in others]
+        return bool(names) and await self._client.exists(*names) < len(names)
 
-    async def _meet_again(self) -> None:
-        if self._name is not None:
-            await self.meet(self._name)
+    async def _forgotten(self) -> bool:
+        """Whether the server doesn't know any more that it was met: whoever else it was told of, it has lost as well."""
+        return self._name is not None and not await self._client.exists(await self._met(self._name))
 
-    async def _met(self) -> str:
+    async def _met(self, name: str) -> str:
         run = await self._client.get(f"{TAG}:run")
-        return f"{TAG}:met:{_text(run or b'')}"
+        return f"{TAG}:met:{_text(run or b'')}:{name}"
 
     async def _tell(self, unknown: Sequence[str]) -> bool:
         """False if another worker is telling just now, or if the ledger can't. Where it couldn't for a minute, nothing has started

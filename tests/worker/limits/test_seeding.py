@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from worker.limits.limiter import Charge, Grant, Settlement, Wait, connect
 
 
@@ -183,6 +185,47 @@ def test_a_new_worker_waits_for_the_grants_of_one_that_lived_before_the_server(v
     virtual.run(story)
 
 
+@pytest.mark.parametrize("finder", ["the one that holds them", "another", "a new one"])
+def test_an_emptied_redis_of_the_same_run_begins_with_the_calls_that_somebody_held(virtual, finder):
+    async def story(world):
+        one = virtual.key("p/k", requests=60)
+
+        async def ledger(ids):
+            told = [grant.start_at for grant in world.granted if grant.start_at - 0.2 <= world.now]
+            return {id_: [(max(0.0, world.now - start), 1) for start in told] for id_ in ids}
+
+        client, limiters = connect(world.url), []
+        for name, other in (("1", "2"), ("2", "1")):
+            # ten times too fast: the ring alone keeps the limit
+            limiters.append(await world.limiter(seed=ledger, others=others(other), pace=10.0))
+            await limiters[-1].meet(name)
+        for limiter in limiters:
+            await world.until_granted(limiter, world.want([one]))
+        world.now += 61
+        answers = await world.ask(limiters[0], *[world.want([one]) for _ in range(30)])
+        assert sum(isinstance(answer, Grant) and answer.start_at > world.now + 0.3 for answer in answers) > 5
+        run = await client.get("{truckllm}:run")
+        await client.flushall()
+        await client.set("{truckllm}:run", run)  # by whoever connects next
+        if finder == "a new one":
+            limiters.append(await world.limiter(seed=ledger, others=others("1", "2"), pace=10.0))
+            await limiters[-1].meet("3")
+        first = {"the one that holds them": 0, "another": 1, "a new one": 2}[finder]
+        order = limiters[first:] + limiters[:first]
+        emptied = world.now
+        while world.now < emptied + 10:
+            for limiter in order:
+                await world.ask(limiter, *[world.want([one]) for _ in range(30)])
+            world.now += 0.25
+        window = virtual.Window()
+        for grant in world.granted:
+            window.add(grant.start_at, 1)
+        assert 58 <= window.worst() <= 60
+        await client.aclose()
+
+    virtual.run(story)
+
+
 def test_workers_that_start_together_on_a_new_server_wait_for_nobody(virtual):
     async def story(world):
         names = ("1", "2", "3")
@@ -227,15 +270,17 @@ def test_who_else_is_at_work_being_unknown_counts_as_somebody(virtual):
     virtual.run(story)
 
 
-def test_a_pool_that_cools_still_cools_after_a_restart_without_data(virtual):
+@pytest.mark.parametrize("emptied", ["by a restart", "while it ran"])
+def test_a_pool_that_cools_still_cools_on_a_server_that_lost_its_data(virtual, emptied):
     async def story(world):
         one = virtual.key("p/k", requests=600)
-        limiter = await world.limiter(seed=Ledger())
+        limiter, client = await world.limiter(seed=Ledger()), connect(world.url)
+        await limiter.meet("1")
         await world.ask(limiter, world.want([one]))
         assert await limiter.too_many(one, 30)
-        client = connect(world.url)
+        run = await client.get("{truckllm}:run")
         await client.flushall()
-        await client.set("{truckllm}:run", "another")
+        await client.set("{truckllm}:run", "another" if emptied == "by a restart" else run)
         world.now += 10
         grant = await world.until_granted(limiter, world.want([one]))
         assert grant.start_at >= 1_000_000.25 + 30
