@@ -26,6 +26,7 @@ from worker.engine import Engine, NoKey, Prepared
 from worker.flights import Flights
 from worker.limits.limiter import MOST_WANTS, Grant, Limiter, TooLarge, Wait
 from worker.recorder import Recorder
+from worker.scouts import Scouts
 from worker.tally import Tally
 from worker.turns import Turns
 
@@ -92,6 +93,7 @@ class Runner:
         self._landed = asyncio.Event()
         self._news = asyncio.Event()
         engine.shut = lambda: breaker.shut(engine.name)
+        self.scouts = Scouts(engine, breaker)
         self._flights = Flights(
             engine,
             recorder,
@@ -169,11 +171,13 @@ class Runner:
         if self._flights:
             await self._pause(IDLE_SECONDS, landing=True)
             return True
-        due = self._claimable
+        due, scouting = self._claimable, self.scouts.wanted
         wait = None if due is None else due - self._recorder.now()
-        if wait is None or wait > deadline - time.monotonic():
+        if wait is None or (wait > deadline - time.monotonic() and not scouting):
             return False
-        await self._pause(min(max(wait, WAKE_SECONDS), MOST_PAUSE))
+        if scouting:
+            await self._turns.full(self.engine.latency_ms)
+        await self._pause(min(max(wait, LEAST_PAUSE if scouting else WAKE_SECONDS), MOST_PAUSE))
         return True
 
     async def _pause(self, seconds: float, *, landing: bool = False) -> None:
@@ -215,7 +219,8 @@ class Runner:
             )
             if claimed or (withheld and job_store.waiting_lanes(connection, withheld)):
                 return claimed, at
-            return claimed, job_store.next_due(connection, self._turns.lanes)
+            due = [job_store.next_due(connection, self._turns.lanes), self.scouts.send(connection, self._turns.lanes, at)]
+            return claimed, min((one for one in due if one is not None), default=None)
 
         if room <= 0 and self._flights:
             if not self._waiting:
@@ -328,6 +333,8 @@ class Runner:
         self._ask = min(MOST_WANTS, self._ask * 2) if not pauses else max(1, len(granted) * 2)
         if granted:
             self._flights.board(granted)
+        if not self._turns.room:  # told now: while this waits it claims nothing, so it would not say it for seconds
+            await self._turns.full(self.engine.latency_ms)
         if back:
             for prepared in back:
                 self._drop(prepared)

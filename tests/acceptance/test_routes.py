@@ -11,7 +11,7 @@ from tests.conftest import SandboxProcess
 
 PRICES = {"openai": "0.01", "gemini": "0.001", "claude": "0.005"}
 MODELS = {"openai": "gpt-a", "gemini": "gemini-a", "claude": "claude-a"}
-RPM = 600
+RPM = 1200
 
 
 def key(provider: str, rpm: int | None) -> dict[str, object]:
@@ -30,7 +30,8 @@ def shares(
     cli: Callable[..., subprocess.CompletedProcess[str]],
     concurrency: int = 256,
 ) -> tuple[Counter[str], float]:
-    """How many of `number` jobs each provider answered, and the share of the time in which all of them were at work."""
+    """How many of `number` jobs each provider answered, and the share of all calls that came while all of them were at work: by the
+    order in the sandbox's log, which a machine that stands still doesn't change."""
     config = write_config(
         sandbox.url,
         keys={provider: [key(provider, rpm.get(provider))] for provider in MODELS},
@@ -42,10 +43,10 @@ def shares(
     assert done.returncode == 0, done.stderr
     log = sandbox.log()
     assert len(log) == number
-    times = [[row["at"] for row in log if row["provider"] == provider] for provider in MODELS]
-    busy = [one for one in times if one]
-    together = min(max(one) for one in busy) - max(min(one) for one in busy)
-    return Counter(row["provider"] for row in log), together / (max(map(max, busy)) - min(map(min, busy)))
+    names = [row["provider"] for row in log]
+    last = {name: place for place, name in enumerate(names)}
+    together = min(last.values()) - max(names.index(name) for name in last) + 1
+    return Counter(names), together / number
 
 
 def test_cost_first_takes_the_cheapest_while_it_has_room(
@@ -68,9 +69,7 @@ def test_cost_first_fills_the_cheapest_and_lets_all_limits_work_at_once(
     share, together = shares("cost_first", 450, limits, sandbox, write_config, write_lines, cli)
     assert share["gemini"] == max(share.values())
     assert min(share.values()) >= 100, "limits are equal, so the work nearly is: nobody waits for a cheaper one"
-    assert together >= 0.6, (
-        "0.72 to 0.75 on two idle processors, 0.69 on busy ones, and near 0 if one began where another ends"
-    )
+    assert together >= 0.75, "0.9 and more, 0.7 when one is told seconds late that another is full, near 0 in turn"
 
 
 def test_priority_takes_the_first_of_the_list_while_it_has_room(
