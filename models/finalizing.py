@@ -13,7 +13,8 @@ from collections.abc import Callable
 from models.database import Database
 from models.states import BatchStatus
 from models.store import batches, finals, jobs
-from models.store.reconciliation import Books, Reconciliation
+from models.store.books import Books
+from models.store.reconciliation import NAMED, Reconciliation
 
 log = logging.getLogger("truckllm.finalizing")
 
@@ -41,13 +42,18 @@ def ended(database: Database, batch_id: int) -> bool:
 
 
 def reconcile(
-    database: Database, batch_id: int, *, named: int | None = None, between: Callable[[], bool] = lambda: True
+    database: Database,
+    batch_id: int,
+    *,
+    named: int = NAMED,
+    unpacking: bool = True,
+    between: Callable[[], bool] = lambda: True,
 ) -> Books | None:
     """What a batch's books say at this moment, read in one snapshot. None when `between`, asked after each chunk, says stop.
 
-    Raises NotFoundError.
+    With `unpacking` all its answers are read, too, which takes most of the time. Raises NotFoundError.
     """
-    found = Reconciliation(batch_id) if named is None else Reconciliation(batch_id, named)
+    found = Reconciliation(batch_id, named, unpacking=unpacking)
     with database.snapshot() as connection:
         found.begin(connection)
         while found.chunk(connection):
@@ -83,7 +89,8 @@ def finalize(
         with database.write(hurried=True) as connection:
             return finals.touch(connection, batch_id, mark, database.now(connection))
 
-    books = reconcile(database, batch_id, between=sign)
+    # what has just been written isn't damaged yet, and others wait for the end
+    books = reconcile(database, batch_id, unpacking=False, between=sign)
     if books is None:
         return False
     with database.write(hurried=True) as connection:

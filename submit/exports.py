@@ -14,17 +14,17 @@ import shlex
 import stat
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import zstandard
 from sqlalchemy.engine import RowMapping
 
 from models.database import Database, storage_errors
 from models.errors import ConflictError, StorageError, UsageError
 from models.formats.results import Form, Outcome, Writer, metadata_in
+from models.packing import Unpacker
 from models.states import BatchStatus, JobStatus
 from models.store import batches, outcomes
 from submit.result_files import default_paths, holds_all
@@ -163,8 +163,7 @@ def _write(stream: BinaryIO, database: Database, batch_id: int, form: Form) -> C
 def _pieces(database: Database, batch_id: int, form: Form, counts: Counter[str]) -> Iterator[bytes]:
     """The lines, some at a time; `counts` is told how the jobs ended."""
     writer = Writer(form)
-    # one for all: making it takes ten times longer than unpacking a reply
-    unpack = zstandard.ZstdDecompressor().decompressobj
+    unpack = Unpacker()
     for page in _pages(database, batch_id, replies=writer.needs_replies):
         if not counts:
             yield writer.begin(metadata_in(row["body"] or b"", row["metadata"] or b"") for row in page)
@@ -172,7 +171,7 @@ def _pieces(database: Database, batch_id: int, form: Form, counts: Counter[str])
             counts[row["status"]] += 1
             try:
                 outcome = _outcome(row, unpack)
-            except (zstandard.ZstdError, TypeError, ValueError):
+            except ValueError:
                 raise StorageError(
                     f"what is stored of {str(row['custom_id'])!r} is damaged: "
                     f"`truckllm rerun {batch_id} --status succeeded --id {shlex.quote(str(row['custom_id']))} --force` asks it again"
@@ -180,15 +179,15 @@ def _pieces(database: Database, batch_id: int, form: Form, counts: Counter[str])
             yield writer.line(outcome)
 
 
-def _outcome(row: RowMapping, unpack: Callable[[], zstandard.ZstdDecompressionObj]) -> Outcome:
+def _outcome(row: RowMapping, unpack: Unpacker) -> Outcome:
     return Outcome(
         custom_id=row["custom_id"],
         dialect=row["dialect"],
         status=row["status"],
         body=bytes(row["body"] or b""),
         metadata=bytes(row["metadata"] or b""),
-        text=None if row["text"] is None else _unpacked(row["text"], unpack).decode("utf-8", "replace"),
-        response=None if row["response"] is None else _unpacked(row["response"], unpack),
+        text=None if row["text"] is None else unpack(row["text"]).decode("utf-8", "replace"),
+        response=None if row["response"] is None else unpack(row["response"]),
         error_code=row["error_code"],
         error_message=row["error_message"],
         http_status=row["http_status"],
@@ -215,15 +214,6 @@ def _is_database(target: Path, database: Database) -> bool:
         return False
     file = os.path.realpath(database.url.database)
     return str(target) in (file, f"{file}-wal", f"{file}-shm", f"{file}-journal")
-
-
-def _unpacked(packed: bytes, unpack: Callable[[], zstandard.ZstdDecompressionObj]) -> bytes:
-    """Raises ZstdError, TypeError or ValueError where it isn't whole."""
-    reader = unpack()
-    whole = reader.decompress(packed)
-    if not reader.eof:
-        raise ValueError("cut")
-    return whole
 
 
 def _pages(database: Database, batch_id: int, *, replies: bool) -> Iterator[list[RowMapping]]:

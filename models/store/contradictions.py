@@ -23,9 +23,6 @@ NUMBERS = (
 )
 """What a call counts."""
 
-_ZSTD = b"\x28\xb5\x2f\xfd"
-"""How all begins that is compressed here."""
-
 _terminal = jobs.c.status.in_(TERMINAL)
 answer = attempts.alias("answer")
 _kept = results.c.job_id.is_not(None)
@@ -62,17 +59,6 @@ OF_JOBS: dict[str, tuple[sa.ColumnElement[bool], str, str]] = {
         "job has a result and hasn't succeeded",
         "jobs have a result and haven't succeeded",
     ),
-    "unreadable": (
-        sa.and_(
-            _kept,
-            sa.or_(
-                sa.func.substr(results.c.response, 1, len(_ZSTD)) != _ZSTD,
-                sa.func.substr(results.c.text, 1, len(_ZSTD)) != _ZSTD,
-            ),
-        ),
-        "result isn't one that we have written",
-        "results aren't such as we have written",
-    ),
     "wrong_call": (
         sa.and_(
             _kept,
@@ -102,6 +88,13 @@ OF_JOBS: dict[str, tuple[sa.ColumnElement[bool], str, str]] = {
     ),
 }
 """What must not be, by job with its input, result and the result's call; in the singular and the plural."""
+
+UNREADABLE = "unreadable"
+
+OF_ANSWERS: dict[str, tuple[str, str]] = {
+    UNREADABLE: ("answer is damaged: it can't be unpacked", "answers are damaged: they can't be unpacked"),
+}
+"""What must not be, by answer: no condition tells, they have to be read."""
 
 OF_CALLS: dict[str, tuple[sa.ColumnElement[bool], str, str]] = {
     "future_call": (

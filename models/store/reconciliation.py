@@ -1,4 +1,5 @@
-"""Reconciliation: whether a batch's lines, jobs, results and ledger say the same, by set queries over chunks of positions.
+"""Reconciliation: whether a batch's lines, jobs, results and ledger say the same, by set queries over chunks of positions, and
+whether each answer unpacks to its end.
 
 It mends nothing and judges nobody's work: it only counts, and names the jobs that don't add up. Run it on a connection whose
 statements all see the same moment (`Database.snapshot`); then it is right for a batch at work, too.
@@ -6,18 +7,21 @@ statements all see the same moment (`Database.snapshot`); then it is right for a
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
 from sqlalchemy.exc import OperationalError
 
-from models.states import TERMINAL, BatchStatus, JobStatus, Outcome
+from models.packing import Unpacker
+from models.states import BatchStatus, JobStatus, Outcome
+from models.store import answers
 from models.store import batches as batch_store
-from models.store.contradictions import OF_CALLS, OF_JOBS, answer
+from models.store.books import Books, Calls, Difference
+from models.store.contradictions import OF_ANSWERS, OF_CALLS, OF_JOBS, UNREADABLE, answer
 from models.store.damage import Damaged, damaged
 from models.tables import (
     attempts,
@@ -36,50 +40,6 @@ CHUNK = 20_000
 NAMED = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """Something that doesn't add up: `check` is its name for programs, `number` how often, `custom_ids` the first of the jobs."""
-
-    check: str
-    sentence: str
-    number: int
-    custom_ids: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Calls:
-    """The batch's calls of one outcome and currency ("" where no cost is known); `booked_tokens` by the limiter."""
-
-    outcome: str
-    currency: str
-    calls: int
-    booked_tokens: int
-    cost_nanos: int
-
-
-@dataclass(frozen=True, slots=True)
-class Books:
-    """What was found. `jobs` by state, `results` stored; it all adds up when there are no `differences`."""
-
-    batch_id: int
-    status: str
-    total: int
-    jobs: Mapping[str, int]
-    results: int
-    calls: tuple[Calls, ...]
-    differences: tuple[Difference, ...]
-
-    @property
-    def open(self) -> int:
-        """Jobs that haven't ended."""
-        return sum(number for status, number in self.jobs.items() if status not in TERMINAL)
-
-    @property
-    def sentence(self) -> str:
-        """All differences, for people; empty when there are none."""
-        return "; ".join(difference.sentence for difference in self.differences)
-
-
 _NO_NUMBER = (ValueError, TypeError, OverflowError)
 """What Python says of a column's value that isn't what the column is for."""
 
@@ -89,9 +49,9 @@ _SUMS = ("calls", "input_tokens", "output_tokens", "cost_nanos")
 
 
 class Reconciliation:
-    """Of one batch: `begin`, `chunk` until it says that nothing is left, `end`."""
+    """Of one batch: `begin`, `chunk` until it says that nothing is left, `end`. `unpacking`: reads all answers, too."""
 
-    def __init__(self, batch_id: int, named: int = NAMED) -> None:
+    def __init__(self, batch_id: int, named: int = NAMED, *, unpacking: bool = True) -> None:
         self.batch_id = batch_id
         self._named = named
         self._next = 0
@@ -104,6 +64,8 @@ class Reconciliation:
         self._calls: dict[tuple[str, str], list[int]] = {}
         self._spent: dict[tuple[str, str], Counter[str]] = {}
         self._joined = 0
+        self._unpack = Unpacker() if unpacking else None
+        self._unread: deque[list[int]] = deque()
 
     def begin(self, connection: Connection) -> None:
         """Finds out how far the positions go."""
@@ -118,26 +80,32 @@ class Reconciliation:
         self._next = self._first
 
     def chunk(self, connection: Connection) -> bool:
-        """Reads the next jobs and calls. Whether any are left after these."""
-        if self._damaged or self._next > self._last:
+        """Reads the next jobs and calls, or some of their answers. Whether anything is left after these."""
+        if self._damaged or not (self._unread or self._next <= self._last):
             return False
-        end = min(self._next + CHUNK - 1, self._last)
-        mine = (jobs.c.batch_id == self.batch_id, jobs.c.position.between(self._next, end))
         try:
-            low, high = connection.execute(sa.select(sa.func.min(jobs.c.id), sa.func.max(jobs.c.id)).where(*mine)).one()
-            if low is not None:
-                self._read_jobs(connection, mine, low, high)
-                self._read_calls(connection, mine, low, high)
-            # a gap of any size is one step
-            behind = sa.select(sa.func.min(jobs.c.position)).where(
-                jobs.c.batch_id == self.batch_id, jobs.c.position > end
-            )
-            following = connection.execute(behind).scalar_one_or_none()
-            self._next = self._last + 1 if following is None else int(following)
+            if self._unpack and self._unread:
+                self._read_answers(connection, self._unread.popleft(), self._unpack)
+            else:
+                self._read_rows(connection)
         except (*_NO_NUMBER, OperationalError) as error:
             _unless_damaged(error)
             self._damaged = True
-        return not self._damaged and self._next <= self._last
+        return not self._damaged and bool(self._unread or self._next <= self._last)
+
+    def _read_rows(self, connection: Connection) -> None:
+        end = min(self._next + CHUNK - 1, self._last)
+        mine = (jobs.c.batch_id == self.batch_id, jobs.c.position.between(self._next, end))
+        low, high = connection.execute(sa.select(sa.func.min(jobs.c.id), sa.func.max(jobs.c.id)).where(*mine)).one()
+        if low is not None:
+            self._read_jobs(connection, mine, low, high)
+            self._read_calls(connection, mine, low, high)
+            if self._unpack:
+                self._unread.extend(answers.portions(connection, mine, low, high))
+        # a gap of any size is one step
+        behind = sa.select(sa.func.min(jobs.c.position)).where(jobs.c.batch_id == self.batch_id, jobs.c.position > end)
+        following = connection.execute(behind).scalar_one_or_none()
+        self._next = self._last + 1 if following is None else int(following)
 
     def _read_jobs(self, connection: Connection, mine: tuple[sa.ColumnElement[bool], ...], low: int, high: int) -> None:
         # the ids' range, too, so that no planner joins a chunk with whole tables
@@ -198,6 +166,15 @@ class Reconciliation:
                 spent.update({"succeeded": kept, **dict(zip(_SUMS, map(int, values), strict=True))})
             self._note(connection, OF_CALLS, row[10:], source, mine)
 
+    def _read_answers(self, connection: Connection, portion: list[int], unpack: Unpacker) -> None:
+        found = answers.damaged(connection, portion, unpack)
+        if not found:
+            return
+        self._found[UNREADABLE] += len(found)
+        names = self._names.setdefault(UNREADABLE, [])
+        query = sa.select(jobs.c.custom_id).where(jobs.c.id.in_(found)).order_by(jobs.c.position)
+        names.extend(connection.execute(query.limit(self._named - len(names))).scalars())
+
     def _note(
         self,
         connection: Connection,
@@ -234,8 +211,8 @@ class Reconciliation:
     def _compared(self, connection: Connection, row: RowMapping) -> Books:
         found = [
             Difference(check, _told(self._found[check], one, many), self._found[check], tuple(self._names[check]))
-            for checks in (OF_JOBS, OF_CALLS)
-            for check, (_, one, many) in checks.items()
+            for checks in (OF_JOBS, OF_ANSWERS, OF_CALLS)
+            for check, (*_, one, many) in checks.items()
             if self._found[check]
         ]
         books = self._books(row, ())

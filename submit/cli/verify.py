@@ -15,8 +15,9 @@ from models.finalizing import finalize, reconcile
 from models.money import format_money
 from models.states import BatchStatus, Outcome
 from models.store import batches
+from models.store.books import Books
 from models.store.damage import damaged
-from models.store.reconciliation import NAMED, Books
+from models.store.reconciliation import NAMED
 from models.store.recounts import recount
 from models.wording import counted
 from submit.cli.options import BatchArgument, ConfigOption, JsonOption, found_config, stored

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,20 +13,22 @@ import sqlalchemy as sa
 
 from models.database import Database
 from models.finalizing import reconcile
+from models.packing import Packer
 from models.prices import Cost
 from models.states import JobStatus, Outcome
+from models.store import answers, claims, reconciliation, reruns
 from models.store import attempts as attempt_store
 from models.store import batches as batch_store
-from models.store import claims, reconciliation, reruns
 from models.store import jobs as job_store
+from models.store.books import Books
 from models.store.budgets import cap
 from models.store.endings import UNSTORABLE, record
-from models.store.reconciliation import Books
+from models.store.reconciliation import NAMED
 from models.tables import attempts, batch_counts, batch_spend, batches, budgets, job_inputs, jobs, results
 from tests.making import NOW, announce, announcement, claim, ending, make_batch, without_call
 
 
-def books(database: Database, batch: int, named: int | None = None) -> Books:
+def books(database: Database, batch: int, named: int = NAMED) -> Books:
     found = reconcile(database, batch, named=named)
     assert found is not None
     return found
@@ -230,6 +233,42 @@ def test_what_no_program_writes_is_told_of_a_batch_on_both_databases(database: D
     assert found.keys() >= {"unreadable", "odd_state", "negative", "odd_outcome", "batch_state"}
     assert found["odd_state"].custom_ids == ("line-12",)
     assert books(database, batch).jobs["asleep"] == 1
+
+
+@pytest.mark.parametrize("column", ["response", "text"])
+@pytest.mark.parametrize("spoiled", ["cut", "changed"])
+def test_an_answer_that_is_damaged_behind_its_beginning_is_found_and_named(
+    database: Database, monkeypatch: pytest.MonkeyPatch, column: str, spoiled: str
+) -> None:
+    monkeypatch.setattr(answers, "READ_ROWS", 2)
+    batch = make_batch(database, 5)
+    packed = Packer()(b"an answer that is long enough to be damaged in its middle")
+    damage = packed[:-3] if spoiled == "cut" else packed[:30] + bytes([packed[30] ^ 1]) + packed[31:]
+    calls = announce(database, *claim(database))
+    with database.write() as connection:
+        record(connection, [ending(call, response=packed) for call in calls], 0, NOW)
+        for call in (calls[0], calls[3], calls[4]):
+            connection.execute(results.update().where(results.c.job_id == call.job_id).values({column: damage}))
+    (found,) = books(database, batch, named=2).differences
+    assert (found.check, found.number, found.custom_ids) == ("unreadable", 3, ("line-1", "line-4"))
+
+
+def test_answers_are_read_a_few_at_a_time_and_a_big_one_alone(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "READ_BYTES", 400)
+    monkeypatch.setattr(answers, "READ_ROWS", 3)
+    batch = make_batch(database, 9)
+    big = Packer()(random.Random(1).randbytes(2000))
+    calls = announce(database, *claim(database))
+    with database.write() as connection:
+        record(
+            connection, [ending(call, **({"response": big} if n == 4 else {})) for n, call in enumerate(calls)], 0, NOW
+        )
+    with database.snapshot() as connection:
+        portions = list(answers.portions(connection, (jobs.c.batch_id == batch,), calls[0].job_id, calls[-1].job_id))
+    assert [len(portion) for portion in portions] == [3, 1, 1, 3, 1]
+    assert checks(database, batch) == []
 
 
 @pytest.mark.parametrize("position", [2**62, 2**63 - 1, -(2**63), -7])
