@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 
 import orjson
 import redis.exceptions
-import zstandard
 
 from models.config import Config
 from models.errors import StorageError, Untranslatable
 from models.formats.simple import simple_input
 from models.guesses import characters
+from models.packing import Packer
 from models.prices import price
 from models.request import SIMPLE, Failure, FailureKind, Request, Response
 from models.states import JobStatus, Outcome
@@ -98,7 +98,7 @@ class Engine:
         self._recorder = recorder
         self._rng = random.Random()
         self._secrets = provider_secrets(provider.config)
-        self._compressor = zstandard.ZstdCompressor(level=3)
+        self._pack = Packer()
         self.shut: Callable[[], bool] = lambda: False
         """Whether the provider's breaker is open, as far as is known here."""
         self._experience = Experience()
@@ -279,8 +279,8 @@ class Engine:
             )
             text = response.text
             answer = Answer(
-                response=self._compressor.compress(response.raw_response),
-                text=None if text is None else self._compressor.compress(text.encode("utf-8", "replace")),
+                response=self._pack(response.raw_response),
+                text=None if text is None else self._pack(text.encode("utf-8", "replace")),
                 finish_reason=response.finish_reason[:64] if response.finish_reason else None,
                 request_id=response.request_id[:200] if response.request_id else None,
             )
