@@ -2,8 +2,8 @@
 --
 -- KEYS[1] is the hash tag; ARGV[1] is a MessagePack array:
 --   now (or false for the server's clock), provider, window, least bad, share, seconds between probes, hurry,
---   "record", ok, bad      reply: "closed" or "open", as it stands afterwards
---   "admit", how many      reply: how many may go, and the seconds (as text) until one may try again
+--   "record", ok, bad, stuck  reply: "closed" or "open", as it stands afterwards
+--   "admit", how many         reply: how many may go, and the seconds (as text) until one may try again; for none only how it stands
 --
 -- State, packed: open (0 or 1), when the next probe may go, probes not answered yet, then second, ok, bad for each second seen.
 local args = cmsgpack.unpack(ARGV[1])
@@ -32,13 +32,13 @@ end
 if op == 'admit' then
   local count = args[9]
   if not open then return {count, '0'} end
-  if now < next_probe or count < 1 then return {0, string.format('%.6f', math.max(0, next_probe - now))} end
+  if now < next_probe or count < 1 then return {0, string.format('%.6f', math.max(0.001, next_probe - now))} end
   next_probe, probing = now + pause, probing + 1
   save({})
   return {1, string.format('%.6f', pause)}
 end
 
-local ok, bad = args[9], args[10]
+local ok, bad, stuck = args[9], args[10], args[11]
 if open then
   -- Only an answer that came after a probe went may close it: those sent before it opened come in for minutes.
   if ok > 0 and probing > 0 then
@@ -63,7 +63,8 @@ for n = 4, #state, 3 do
   end
 end
 if not found then seen[#seen + 1], seen[#seen + 2], seen[#seen + 3] = second, ok, bad end
-if (all_bad >= least and all_bad >= share * (all_ok + all_bad)) or (late_bad >= least and late_bad >= 0.9 * (late_ok + late_bad)) then
+if (all_bad >= least and all_bad >= share * (all_ok + all_bad)) or (late_bad >= least and late_bad >= 0.9 * (late_ok + late_bad))
+  or (stuck and all_bad >= 2 and all_ok == 0) then
   open, next_probe, probing, seen = true, now + pause, 0, {}
 end
 save(seen)

@@ -21,7 +21,8 @@ State = Literal["closed", "open"]
 
 class Breaker:
     """Opens for a provider when, within `window` seconds, at least `least_bad` calls went bad and they are at least `share`
-    of all; or when, within `hurry` seconds, so many did and hardly any went well. While it is open one probe may go every `probe_every` seconds, of all workers together; the first good answer
+    of all; or when, within `hurry` seconds, so many did and hardly any went well; or when two did and none went well, and whoever saw that
+    has nothing else to send. While it is open one probe may go every `probe_every` seconds, of all workers together; the first good answer
     after a probe closes it.
 
     `server_time` replaces the server's clock, for tests in virtual time: production passes none.
@@ -45,17 +46,23 @@ class Breaker:
         self._server_time = server_time
         self._rng = rng or random.Random()
 
-    async def record(self, provider: str, ok: int, bad: int) -> State:
+    async def record(self, provider: str, ok: int, bad: int, *, stuck: bool = False) -> State:
         """Counts calls of `provider` that were answered (`ok`; a refusal of the request is an answer) and that failed for
-        the provider's sake (`bad`). Returns how the breaker stands now. Raises redis errors."""
+        the provider's sake (`bad`); `stuck`: one of those had failed before, and no other call is out. Returns how the breaker
+        stands now. Raises redis errors."""
         if ok <= 0 and bad <= 0:
             raise ValueError("nothing to record")
-        reply = await _SCRIPT.run(self._client, self._now(), provider, *self._settings, "record", ok, bad)
+        reply = await _SCRIPT.run(self._client, self._now(), provider, *self._settings, "record", ok, bad, stuck)
         return self._note(provider, reply == b"open")
 
     def shut(self, provider: str) -> bool:
         """Whether the breaker was open when this process last heard of it."""
         return provider in self._open
+
+    async def look(self, provider: str) -> bool:
+        """Whether it is open, asked without wanting to send anything. Raises redis errors."""
+        _, seconds = await _SCRIPT.run(self._client, self._now(), provider, *self._settings, "admit", 0)
+        return self._note(provider, float(seconds) > 0) == "open"
 
     def _note(self, provider: str, is_open: bool) -> State:
         (self._open.add if is_open else self._open.discard)(provider)

@@ -49,6 +49,8 @@ _OUTCOMES: dict[Kind, tuple[Outcome, ...]] = {
     "limited": (Outcome.RATE_LIMITED,),
 }
 LET_IN_SECONDS = 2.0
+AFTERMATH_SECONDS = 60.0
+"""How long after an outage a job's calls that went into it aren't held against it: who is just back may stumble."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,8 @@ class Finished:
     actual: Charge | None
     provider_failed: bool | None
     """None: it was never asked."""
+    stuck: bool = False
+    """The job waits for the provider, after more than one call that failed and cost nothing."""
 
 
 class Engine:
@@ -101,6 +105,9 @@ class Engine:
         self._pack = Packer()
         self.shut: Callable[[], bool] = lambda: False
         """Whether the provider's breaker is open, as far as is known here."""
+        self._shut_at = float("-inf")
+        self.told_until = float("-inf")
+        """Until when (time.monotonic) it has asked to be left alone, where it had failed."""
         self._experience = Experience()
         self._cooling = Cooling(self._rng)
         self._telling = asyncio.Lock()
@@ -291,7 +298,11 @@ class Engine:
         verdict = await self._verdict(job, request, grant, failure)
         if verdict.about is About.PROVIDER and end.outcome is Outcome.REJECTED:
             end = replace(end, outcome=Outcome.FAILED)  # a key that the provider refused and yet accepts
-        return Finished(self._ending(job, end, failure, verdict), actual, verdict.about is About.PROVIDER)
+        failed = verdict.about is About.PROVIDER
+        if failed and failure.retry_after:
+            self.told_until = max(self.told_until, time.monotonic() + failure.retry_after)
+        stuck = failed and end.outcome is Outcome.FAILED and bool(verdict.delay) and job.attempts > 0
+        return Finished(self._ending(job, end, failure, verdict), actual, failed, stuck)
 
     async def _verdict(self, job: Claimed, request: Request, grant: Grant, failure: Failure) -> Verdict:
         """Asks `failover` what is next, and tells keys and limits what the failure means for others."""
@@ -350,6 +361,9 @@ class Engine:
         kind = _COUNTED.get(failure.kind, "bad")
         alike = _OUTCOMES[kind]
         mine = [one for one in past if one.provider == self.name and one.outcome in alike]
+        now = time.monotonic()
+        if self.shut():
+            self._shut_at = now
         return Situation(
             provider=self.name,
             past=past,
@@ -360,7 +374,7 @@ class Engine:
             another_model=bool(self._models(job, asked)),
             others_succeed=bool(mine)
             and self._experience.answers_others(kind, max(one.age for one in mine), len(mine) + 1),
-            outage=self.shut(),
+            outage=now - self._shut_at < AFTERMATH_SECONDS,
             retry_for=self.config.worker.retry_for,
             max_attempts=self.config.worker.max_attempts,
         )

@@ -18,8 +18,10 @@ FIRST_SNOOZE = 15.0
 """Trebled each time, and never cut below half: so five attempts last longer than a minute's outage."""
 RATE_LIMITS_IN_A_ROW = 10
 FAILURES_WHILE_OTHERS_SUCCEED = 3
-IN_AN_OUTAGE = 3
+IN_AN_OUTAGE = 6
 """So many times the attempts are allowed while a provider fails everybody: some job has to try whether that is over."""
+MAYBE_BILLED_IN_AN_OUTAGE = 3
+"""The same, for calls that may have to be paid for: those that broke off."""
 NEVER_LEFT = frozenset({"connect_error", "connect_timeout", "dns_error", "tls_error", "proxy_error"})
 """Codes of calls that never reached the provider: they are no real attempts."""
 
@@ -149,6 +151,8 @@ def provider_failed(failure: Failure, situation: Situation, rng: random.Random) 
     broken = [past for past in situation.past if past.outcome in (Outcome.FAILED, Outcome.UNKNOWN)]
     real = [past for past in broken if past.error_code not in NEVER_LEFT]
     now_real = failure.code not in NEVER_LEFT
+    unclear = sum(past.outcome is Outcome.UNKNOWN for past in real)
+    now_unclear = now_real and outcome_of(failure) is Outcome.UNKNOWN
     here = [past for past in broken if past.provider == situation.provider]
     if not here:
         return Verdict(About.PROVIDER, max(failure.retry_after or 0.0, rng.uniform(0.2, 1.0)))
@@ -157,6 +161,8 @@ def provider_failed(failure: Failure, situation: Situation, rng: random.Random) 
     if max(past.age for past in broken) >= situation.retry_for:
         return Verdict(About.PROVIDER, None)
     if len(real) + now_real >= situation.max_attempts * (IN_AN_OUTAGE if situation.outage else 1):
+        return Verdict(About.PROVIDER, None)
+    if unclear + now_unclear >= situation.max_attempts * MAYBE_BILLED_IN_AN_OUTAGE:
         return Verdict(About.PROVIDER, None)
     if len(here) + 1 >= FAILURES_WHILE_OTHERS_SUCCEED and situation.others_succeed and not situation.routed:
         return Verdict(About.PROVIDER, None)

@@ -203,8 +203,8 @@ class Flights:
             log.exception("the call of job %d could not be judged", flight.prepared.job.id)
             self.store(self._engine.stumbled(flight.prepared.job, flight.attempt_id, error))
         else:
-            self._tally.add(finished, flight.grant)
             self.store(finished.ending)
+            self._tally.add(finished, flight.grant, alone=len(self._flights) == 1)
             if finished.ending.excluded != flight.prepared.job.excluded:
                 self._passed_on(flight.prepared.job.lane, finished.ending.excluded)
         finally:

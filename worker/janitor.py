@@ -92,6 +92,7 @@ class Janitor:
         self._ticks = 0
         self._lost: dict[tuple[int, int], float] = {}
         self._waiting: set[str] = set()
+        self._snoozed = False
         self._unfinalized: list[int] = []
         self._looked = asyncio.Event()
 
@@ -132,6 +133,8 @@ class Janitor:
             lanes = set(routing.lanes(runner.engine.config, runner.name))
             if not runner.draining and self._waiting & lanes and not runner.engine.ring.all_out:
                 await self._ring(runner.name)
+            elif not runner.draining and self._snoozed:
+                await runner.scouts.look()
         if self._ruling is not None:
             await self._ruling.refresh()
         for runner in self._runners.values():
@@ -153,6 +156,10 @@ class Janitor:
             job_store.pull_in(connection, lanes, now)
             self._finish(connection, now)
         job_store.wake(connection, lanes, now)
+        self._snoozed = job_store.next_due(connection, lanes) is not None
+        for runner in self._runners.values():
+            if self._snoozed and not runner.draining:
+                runner.scouts.send(connection, routing.lanes(runner.engine.config, runner.name), now)
         living = [row for row in rows if row["id"] not in dead]
         suspects = False
         if self._warden is not None:

@@ -219,7 +219,10 @@ class Runner:
             )
             if claimed or (withheld and job_store.waiting_lanes(connection, withheld)):
                 return claimed, at
-            due = [job_store.next_due(connection, self._turns.lanes), self.scouts.send(connection, self._turns.lanes, at)]
+            due = [
+                job_store.next_due(connection, self._turns.lanes),
+                self.scouts.send(connection, self._turns.lanes, at),
+            ]
             return claimed, min((one for one in due if one is not None), default=None)
 
         if room <= 0 and self._flights:

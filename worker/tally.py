@@ -32,15 +32,17 @@ class Tally:
         self._settlements: list[Settlement] = []
         self._ok = 0
         self._bad = 0
+        self._stuck = False
         self._telling: asyncio.Task[None] | None = None
 
-    def add(self, finished: Finished, grant: Grant) -> None:
-        """Takes in one finished call."""
+    def add(self, finished: Finished, grant: Grant, *, alone: bool = False) -> None:
+        """Takes in one finished call; `alone`: no other was out with it."""
         if finished.actual is not None and finished.actual != grant.charge:
             self._settlements.append(Settlement(grant.key.buckets, grant.slot, grant.charge, finished.actual))
         if finished.provider_failed is not None:
             self._bad += finished.provider_failed
             self._ok += not finished.provider_failed
+            self._stuck |= alone and finished.stuck
         if self._telling is None:
             self._telling = asyncio.ensure_future(self._tell())
 
@@ -57,14 +59,14 @@ class Tally:
 
     async def _tell(self) -> None:
         await asyncio.sleep(TELL_SECONDS)
-        settlements, ok, bad = self._settlements, self._ok, self._bad
-        self._settlements, self._ok, self._bad, self._telling = [], 0, 0, None
+        settlements, ok, bad, stuck = self._settlements, self._ok, self._bad, self._stuck
+        self._settlements, self._ok, self._bad, self._stuck, self._telling = [], 0, 0, False, None
         try:
             if settlements:
                 await self._limiter.settle(settlements)
             if ok or bad:
                 was_shut = self._breaker.shut(self._provider)
-                if await self._breaker.record(self._provider, ok, bad) == "closed" and was_shut:
+                if await self._breaker.record(self._provider, ok, bad, stuck=stuck) == "closed" and was_shut:
                     self._recovered()
         except (redis.exceptions.RedisError, OSError, TimeoutError) as error:
             log.info("%s: settlements were lost: %s", self._provider, type(error).__name__)

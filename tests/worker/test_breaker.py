@@ -106,6 +106,33 @@ def test_each_worker_knows_how_the_breaker_stood_when_it_last_heard_of_it(story)
     story(tell)
 
 
+def test_two_bad_calls_open_it_where_there_is_nothing_else_to_send_and_nobody_was_answered(story):
+    async def tell(clock, one, other):
+        assert await one.record("p", 0, 1, stuck=True) == "closed"
+        assert await one.record("q", 1, 1) == "closed"
+        clock.now += 1
+        assert await one.record("q", 0, 1, stuck=True) == "closed", "another worker's call was answered"
+        assert await other.record("p", 0, 1) == "closed", "calls are out that may be answered"
+        assert await one.record("p", 0, 1, stuck=True) == "open"
+
+    story(tell)
+
+
+def test_who_only_looks_learns_how_it_stands_and_takes_nobodys_probe(story):
+    async def tell(clock, one, other):
+        assert not await other.look("p")
+        await open_it(one)
+        assert await other.look("p")
+        assert other.shut("p")
+        clock.now += 6
+        assert await other.look("p"), "a probe is due"
+        assert (await one.admit("p", 3))[0] == 1
+        await one.record("p", 1, 0)
+        assert not await other.look("p")
+
+    story(tell)
+
+
 def test_bad_calls_spread_over_more_than_the_window_do_not_open_it(story):
     async def tell(clock, one, other):
         for _ in range(20):
