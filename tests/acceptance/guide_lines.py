@@ -224,7 +224,7 @@ SIMPLE: dict[str, Line] = {
     "sampled-before": {"provider": "claude", "model": "claude-haiku-4-5", "prompt": "C", "temperature": 0.3},
     "newest": {"provider": "claude-newest", "model": "claude-haiku-4-5", "prompt": "D"},
     "astray": {"provider": "openai-astray", "model": "gpt-4o", "prompt": "Under another project"},
-    **{f"rotated-{n}": {"provider": "openai-two", "model": "gpt-4o", "prompt": f"In turn {n}"} for n in range(24)},
+    **{f"rotated-{n}": {"provider": "openai-two", "model": "gpt-4o", "prompt": f"In turn {n}"} for n in range(80)},
 }
 
 
@@ -281,8 +281,8 @@ PRICING: dict[str, Any] = {
 }
 SECRETS = ("sk-guide-a", "sk-guide-b", "sk-guide-c")
 LIMITED = ("sk-guide-d", "sk-guide-e")
-"""Keys that the sandbox holds to four calls a second each."""
-RPM = 240
+"""Keys that the sandbox holds to ten calls a second each."""
+RPM = 600
 
 
 def sandbox_settings() -> Line:
@@ -291,8 +291,8 @@ def sandbox_settings() -> Line:
         {"provider": "openai", "key": secret, "organization": "org-acme", "project": f"proj-{secret[-1]}"}
         for secret in SECRETS
     ]
-    # a machine that stands still for a second sends late and at once; all at once would be far too many
-    limited = [{"provider": "openai", "key": secret, "rpm": RPM, "burst_seconds": 2} for secret in LIMITED]
+    # a machine that stands still sends late and at once, up to twenty; half of all at once would be too many
+    limited = [{"provider": "openai", "key": secret, "rpm": RPM, "burst_seconds": 3} for secret in LIMITED]
     others = [{"provider": name, "key": SECRETS[0]} for name in ("gemini", "claude")]
     return {
         "accounts": openai + others + limited,
@@ -326,7 +326,7 @@ def config(sandbox_url: str) -> Line:
     return {
         "providers": [
             provider("openai", "openai", **ours),
-            provider("openai-impatient", "openai", **ours, stream_silence_seconds=2),
+            provider("openai-impatient", "openai", **ours, stream_silence_seconds=5),
             provider("gemini", "gemini"),
             provider("claude", "claude"),
             provider("openai-astray", "openai", astray, home, organization="org-acme"),

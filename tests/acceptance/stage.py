@@ -63,7 +63,8 @@ PROVIDERS: dict[str, dict[str, Any]] = {
     "spare": {"keys": [key("spare-a", limit_req_per_min=1200)]},
     "outage": {"keys": [key("outage-a")]},
     "crowd": {"keys": [key("crowd-a")]},
-    "flaky": {"keys": [key("flaky-a")], "timeout_seconds": 1.0},
+    "flaky": {"keys": [key("flaky-a")]},
+    "impatient": {"keys": [key("impatient-a")], "timeout_seconds": 5.0},  # a machine may stand still for less
     "small": {"keys": [key("small-a")], "models": {"gpt-4o": {"context_window": 1000}}},
     "large": {"keys": [key("large-a", limit_req_per_min=1200)], "models": {"gpt-4o": {"context_window": 9000}}},
     "picky": {"keys": [key("picky-a")]},

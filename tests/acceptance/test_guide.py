@@ -159,7 +159,7 @@ def test_keys_are_rotated_before_their_limits_are_reached(ran: Ran) -> None:
     assert [row["status"] for row in calls] == [200] * len(names)  # no call was one too many
     used = Counter(ran.call(name)["key_id"] for name in names)
     assert set(used) == {"two-d", "two-e"}
-    assert min(used.values()) >= 3  # the dearer one does what the cheaper one may not do in time
+    assert min(used.values()) >= 10  # the dearer one does what the cheaper one may not do in time
 
 
 # OpenAI
