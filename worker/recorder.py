@@ -25,6 +25,7 @@ from models.errors import StorageError, TruckError
 from models.finalizing import ended
 from models.states import JobStatus
 from models.store import ends
+from models.store import jobs as job_store
 from models.store.endings import UNSTORABLE, AttemptEnd, Ending, record
 from worker.finalizer import Finalizer
 
@@ -40,10 +41,14 @@ FINALIZE_SECONDS = 5.0
 LOOK_SECONDS = 0.2
 """How often it is looked, while more and more waits to be stored, whether a batch is done."""
 RETRY_SECONDS = 0.5
+AGAIN_SECONDS = 60.0
+"""How long what could not be stored in any form waits for the next try."""
 TELL_AGAIN = 60.0
 """How often the same kind of mistake is told with its traceback, in seconds: whoever met it tries again all the time."""
 CLOCK_STEP = 30.0
 """By how many seconds the database's clock must get ahead between two heartbeats to have been set."""
+INTERNAL_ERROR = "internal_error"
+"""The error code of a job that failed by a mistake of ours."""
 OUT_OF_ORDER = {"25006", "42501", "42P01"}
 """What PostgreSQL says when it is a standby, was locked for us, or is just being restored: none of it is about one reply."""
 
@@ -59,6 +64,10 @@ class _Stored:
     ending: Ending
     size: int
     future: asyncio.Future[None]
+    again: bool = False
+    """Whether a mistake of ours has kept it from being stored once: it may have been the moment's."""
+    mistake: str | None = None
+    """What keeps it from being stored in any form: its job is failed by as little code as possible."""
 
 
 class Recorder:
@@ -197,11 +206,22 @@ class Recorder:
     def _transaction(self, operations: Sequence[_Operation], endings: Sequence[_Stored]) -> tuple[list[Any], set[int]]:
         touched: set[int] = set()
         with self.database.write(hurried=True) as connection:
-            if endings:
-                touched = record(connection, [stored.ending for stored in endings], self.shard, self.now())
+            if whole := [stored.ending for stored in endings if stored.mistake is None]:
+                touched = record(connection, whole, self.shard, self.now())
+            for stored in endings:
+                if stored.mistake is not None:
+                    touched |= self._fail(connection, stored.ending, stored.mistake)
             answers = [operation.work(connection) for operation in operations]
             touched |= ends.noted(connection)
         return answers, touched
+
+    def _fail(self, connection: Connection, ending: Ending, mistake: str) -> set[int]:
+        """The end of a job whose ending can't be stored: nothing is asked again for it, because that would be paid for again."""
+        message = f"what became of its call could not be stored ({mistake}); the worker's log tells where"
+        call = None if ending.attempt is None else ending.attempt.attempt_id
+        where = ending.job_id, ending.batch_id, ending.epoch, call
+        failed = job_store.fail_plainly(connection, *where, INTERNAL_ERROR, message, self.shard, self.now())
+        return {ending.batch_id} if failed else set()
 
     def _complete(self) -> None:
         """Has batches finalized whose last job has just ended; the janitor catches what is missed here."""
@@ -246,14 +266,34 @@ class Recorder:
             self._refuse(operations, error)
         else:
             (stored,) = endings
-            ours = error if not isinstance(error, DBAPIError) and self._news(error) else None
-            log.error("job %d: its ending could not be stored: %s", stored.ending.job_id, error, exc_info=ours)
-            poorer = _poorer(stored.ending)
-            if poorer is None:
-                self._settle((), (), endings)
-                return
+            if self._make_do(stored, error):
+                self._commit((), (stored,))
+            else:  # to let it go would have the same call made, and paid for, again and again
+                self._later(lambda: self._again_later(stored))
+
+    def _make_do(self, stored: _Stored, error: Exception) -> bool:
+        """What to store of an ending that failed by itself: the same once more if the mistake is ours, then ever less of it. False when
+        nothing less is left."""
+        ours = not isinstance(error, DBAPIError)
+        told = error if ours and self._news(error) else None
+        log.error("job %d: its ending could not be stored: %s", stored.ending.job_id, error, exc_info=told)
+        if ours and not stored.again:
+            stored.again = True
+        elif (poorer := _poorer(stored.ending, type(error).__name__)) is not None:
             stored.ending = poorer
-            self._commit((), (stored,))
+        elif stored.mistake is None:
+            stored.mistake = type(error).__name__
+        else:
+            return False
+        return True
+
+    def _again_later(self, stored: _Stored) -> None:
+        self._loop.call_later(AGAIN_SECONDS, self._again, stored)
+
+    def _again(self, stored: _Stored) -> None:
+        with self._wake:
+            self._endings.append(stored)
+            self._wake.notify()
 
     def _news(self, error: Exception) -> bool:
         """Whether such a mistake has not been told lately; it is from now on."""
@@ -314,8 +354,8 @@ class Recorder:
             self._loop.call_soon_threadsafe(resolve)
 
 
-def _poorer(ending: Ending) -> Ending | None:
-    """What to store of an ending that the database refuses: first without the answer, then nothing but what is known to be
+def _poorer(ending: Ending, mistake: str) -> Ending | None:
+    """What to store of an ending that can't be stored: first without the answer, then nothing but what is known to be
     plain; None when that has been tried."""
     if ending.error_code != UNSTORABLE:
         return replace(
@@ -323,7 +363,7 @@ def _poorer(ending: Ending) -> Ending | None:
             status=JobStatus.FAILED,
             answer=None,
             error_code=UNSTORABLE,
-            error_message="the database refused this reply; its cost is in the ledger",
+            error_message=f"this reply could not be stored ({mistake}); its cost is in the ledger",
         )
     attempt = ending.attempt
     if attempt is None or (attempt.usage is None and attempt.served_model is None and attempt.error_code is None):
