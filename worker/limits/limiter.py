@@ -26,6 +26,7 @@ import redis.asyncio
 
 from models.clocks import awake_clock
 from worker.limits.beginnings import Beginnings
+from worker.limits.distant_clock import DistantClock
 from worker.limits.question import Question
 from worker.limits.server import Script, connect
 from worker.limits.shapes import (
@@ -67,8 +68,6 @@ log = logging.getLogger("truckllm.limits")
 
 MOST_WANTS = 64
 HORIZON = 1.0
-ROUND_TRIP = 0.25  # seconds that an answer may have been on its way without what it grants being late
-STEADY_SECONDS = 300.0  # for so long two clocks that nobody sets go alike
 DECIDED, UNKNOWN, RULED = 0, 1, 2  # what reserve.lua's answer begins with
 SEVERAL, SHARE, LONG_RETRY = (
     3,
@@ -119,7 +118,7 @@ class Limiter:
         self._rng = rng or random.Random()
         self._worker = secrets.token_hex(6)
         self._steady = clock if server_time is not None else awake_clock
-        self._heard: tuple[float, float] | None = None  # the server's time, and ours when it was asked for it
+        self._server_clock = DistantClock(self._steady)
         self._beginnings = Beginnings(
             client,
             seed=seed,
@@ -209,42 +208,50 @@ class Limiter:
         ]
 
     async def _ask(self, question: Question, wants: Sequence[Want]) -> list[Grant | Wait | TooLarge]:
-        asked, reply = await self._run(question, create=self._seed is None)
+        decided, reply = await self._run(question, create=self._seed is None)
         if await self._beginnings.notice(reply[1]):
             return [self._wait(wants[place], 0, 0.25, 2) for place in question.places]
         if reply[0] == UNKNOWN:
             late = await self._beginnings.begin([question.bucket_ids[n - 1] for n in reply[3]])
             if late > 0:
                 return [self._wait(wants[place], 0, late, 2) for place in question.places]
-            asked, reply = await self._run(question, create=False)
+            decided, reply = await self._run(question, create=False)
         if reply[0] == RULED and self._ruled is not None:
             await self._ruled()
         if reply[0] != DECIDED:
             return [self._wait(wants[place], 0, 0.25, 2) for place in question.places]
-        # What was on its way for long, starts late for what it is booked as; the caller leaves behind what is too late.
-        received = min(self._clock(), asked + ROUND_TRIP)
         answers: list[Grant | Wait | TooLarge] = []
         for n, place in enumerate(question.places):
             kind, seconds, extra = reply[3 * n + 3 : 3 * n + 6]
             want = wants[place]
             if kind >= 1:
                 key = question.keys[kind - 1]
-                answers.append(Grant(want.id, key, received + seconds, int(extra), want.charge))
+                answers.append(Grant(want.id, key, (decided or 0.0) + seconds, int(extra), want.charge))
             else:
                 answers.append(self._wait(want, kind, seconds, extra))
+        if decided is None:
+            return await self._decline(answers)
         return answers
 
-    async def _run(self, question: Question, *, create: bool) -> tuple[float, list[Any]]:
-        """When it was asked, on the caller's clock, and what reserve.lua said."""
+    async def _decline(self, answers: Sequence[Grant | Wait | TooLarge]) -> list[Grant | Wait | TooLarge]:
+        """Gives back what was granted for nobody knows when."""
+        granted = [one for one in answers if isinstance(one, Grant)]
+        nothing = Charge(requests=0)
+        await self.settle([Settlement(one.key.buckets, one.slot, one.charge, nothing) for one in granted])
+        return [Wait(one.want_id, 0.05, False, "limit") if isinstance(one, Grant) else one for one in answers]
+
+    async def _run(self, question: Question, *, create: bool) -> tuple[float | None, list[Any]]:
+        """What reserve.lua said, and when, on the caller's clock, if that can be told: an answer that was on its way for long grants
+        starts that are over, and the caller leaves behind what is too late."""
         # The drains of two providers in one process take turns like two workers, where they share a pool.
         caller = f"{self._worker}:{question.keys[0].name.partition('/')[0]}"
-        at, asked = self._clock(), self._steady()
+        asked = self._steady()
         packed = await _RESERVE.run(
             self._client, self._now(), self._horizon, self._pace, create, question.rules, caller, *question.args()
         )
         reply: list[Any] = msgspec.msgpack.decode(packed)
-        self._heard = float(reply[2]), asked
-        return at, reply
+        age = self._server_clock.age(float(reply[2]), asked)
+        return None if age is None else self._clock() - age, reply
 
     async def _tell_again(self) -> None:
         """Tells a server that was started again which keys are out of use and which pools cool."""
@@ -271,10 +278,6 @@ class Limiter:
 
     def _now(self) -> tuple[float | bool, float | bool]:
         """What every script begins with: the time, if it isn't the server's own, and what it should be at the latest."""
-        expected: float | bool = False
-        if self._heard is not None:
-            told, asked = self._heard
-            elapsed = self._steady() - asked
-            if elapsed < STEADY_SECONDS:
-                expected = told + elapsed
+        latest = self._server_clock.latest()
+        expected = False if latest is None else latest
         return (False if self._server_time is None else self._server_time()), expected
