@@ -67,7 +67,7 @@ class Bench:
     def keys(self, provider: str = "openai") -> KeyRing:
         return self.runners[provider].engine.ring
 
-    def drain(self, provider: str = "openai", budget: float = 5.0) -> bool:
+    def drain(self, provider: str = "openai", budget: float = 60.0) -> bool:
         """What a ticket does; then waits until every call is back and every ending stored."""
         runner = self.runners[provider]
 

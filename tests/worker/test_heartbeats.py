@@ -72,7 +72,7 @@ def test_a_provider_that_does_not_tell_its_models_stops_no_heartbeat(worker: Ben
         rounds = asyncio.ensure_future(worker.janitor.run())
         await until(lambda: played.asked)
         before = beats(database)
-        await until(lambda: beats(database) >= before + 10, 5)
+        await until(lambda: beats(database) >= before + 10)
         assert played.asked == 1
         assert worker.lease.fresh
         rounds.cancel()
@@ -88,7 +88,7 @@ def test_a_provider_that_does_not_tell_its_models_is_given_up_and_the_key_stays_
     monkeypatch.setattr(keys_module, "ASK_SECONDS", 0.05)
     played = play(worker, kind=Silent)
     name = quarantine(worker, database)
-    worker.run(worker.keys("p").refresh(), 5)
+    worker.run(worker.keys("p").refresh())
     assert isinstance(played, Silent)
     assert played.asked == 1
     assert [key.name for key in worker.keys("p").usable("m")] == [

@@ -51,10 +51,10 @@ def test_a_job_claimed_again_in_the_very_commit_of_its_last_ending_stays_held(
 
         def occupy(_: object) -> None:
             busy.set()
-            assert go.wait(10)
+            assert go.wait(30)
 
         occupied = asyncio.ensure_future(worker.recorder.call(occupy))
-        await asyncio.to_thread(busy.wait, 10)
+        await asyncio.to_thread(busy.wait, 30)
         # while the database is busy with something else, a call ends with "again", and the drain claims
         runner._flights.store(Ending(job, batch, epoch, JobStatus.QUEUED))
         claim = asyncio.ensure_future(runner._claim(1))
@@ -104,13 +104,11 @@ def test_what_was_saved_up_for_a_big_job_outlasts_the_drains_budget(start_worker
     played = play(worker)
     make_batch(database, [chat(0, max_tokens=250)])
     drains = 0
-    began = time.monotonic()
-    while not played.sent and time.monotonic() - began < 15:
+    while not played.sent and drains < 12:  # usually four; in any single one it never gets enough
         worker.run(worker.runners["p"].drain(0.6))
         drains += 1
-    assert drains >= 3
     assert played.sent
-    assert played.sent[0].at - began < 5
+    assert drains >= 2
 
 
 def test_what_was_saved_up_goes_on_with_the_worker_that_takes_the_job_next(
@@ -121,12 +119,12 @@ def test_what_was_saved_up_goes_on_with_the_worker_that_takes_the_job_next(
     sent = play(one).sent
     play(other).sent = sent
     make_batch(database, [chat(0, max_tokens=250)])
-    began = time.monotonic()
-    while not sent and time.monotonic() - began < 15:
+    drains = 0
+    while not sent and drains < 12:
         one.run(one.runners["p"].drain(0.6))
         other.run(other.runners["p"].drain(0.6))
+        drains += 2
     assert sent
-    assert sent[0].at - began < 5
 
 
 @pytest.mark.parametrize("stop", [batch_store.cancel, lambda c, batch: batch_store.pause(c, batch, "by a person")])
@@ -142,11 +140,9 @@ def test_a_big_job_whose_batch_is_stopped_keeps_nobody_out(
         drain = asyncio.ensure_future(runner.drain(20))
         await until(lambda: runner._holding)
         make_batch(database, chats(3, max_tokens=1))
-        began = time.monotonic()
         with database.write() as connection:
             stop(connection, big)
-        await until(lambda: len(played.sent) == 3)
-        taken = time.monotonic() - began
+        taken = await until(lambda: len(played.sent) == 3)
         runner.stop()
         await drain
         return taken
@@ -171,10 +167,8 @@ def test_while_the_provider_is_down_a_big_job_keeps_nobody_out_of_a_shared_pool(
         await runner._breaker.record("p", 0, 10)
         await until(lambda: not runner._holding)
         make_batch(database, chats(1, lane="q", max_tokens=1))
-        began = time.monotonic()
         other = asyncio.ensure_future(worker.runners["q"].drain(20))
-        await until(lambda: played.sent)
-        assert time.monotonic() - began < 1.5
+        assert await until(lambda: played.sent) < 1.5, "a hold that nobody drops lapses after two seconds"
         runner.stop()
         await asyncio.gather(drain, other)
 

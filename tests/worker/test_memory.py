@@ -74,6 +74,6 @@ except MemoryError:
 def test_who_takes_more_runs_out_of_memory_first(groups: Path, mine: Path) -> None:
     (groups / "pods/worker/memory.oom.group").write_text("1\n")
     done = subprocess.run(
-        [sys.executable, "-c", GREEDY, str(groups), str(mine)], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", GREEDY, str(groups), str(mine)], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.stdout == "had 90 MB\nand no more\n", done.stderr

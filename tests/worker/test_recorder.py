@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,8 +43,15 @@ from worker.recorder import MOST_BACKLOG_BYTES, Recorder
 
 @pytest.fixture(autouse=True)
 def _no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database_module, "LOCK_WAIT_SECONDS", 0.1)
     monkeypatch.setattr(recorder_module, "RETRY_SECONDS", 0.02)
+
+
+def impatient(path: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
+    """An SQLite database that waits for nobody who locks it. Only for tests of that: a machine that stands still locks, too."""
+    monkeypatch.setattr(database_module, "LOCK_WAIT_SECONDS", 0.1)
+    database = Database(f"sqlite:///{path}")
+    database_module.upgrade(database)
+    return database
 
 
 def running(database: Database, number: int) -> tuple[int, list[Announcement]]:
@@ -60,9 +68,9 @@ def using(database: Database, work: Callable[[Recorder], Awaitable[None]]) -> No
         try:
             await work(recorder)
         finally:
-            assert await asyncio.to_thread(recorder.stop, 10.0)
+            assert await asyncio.to_thread(recorder.stop, 30.0)
 
-    asyncio.run(asyncio.wait_for(run(), 30))
+    asyncio.run(asyncio.wait_for(run(), 60))
 
 
 class Busy:
@@ -74,10 +82,10 @@ class Busy:
 
     def _hold(self, _: Connection) -> None:
         self.entered.set()
-        assert self.go.wait(10)
+        assert self.go.wait(30)
 
     async def begin(self) -> None:
-        assert await asyncio.to_thread(self.entered.wait, 10)
+        assert await asyncio.to_thread(self.entered.wait, 30)
 
 
 @contextmanager
@@ -94,7 +102,7 @@ def counted_commits(database: Database) -> Iterator[list[int]]:
         sa.event.remove(database.engine, "commit", counting)
 
 
-async def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], Any], seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -173,7 +181,7 @@ def test_stopping_stores_what_still_waits_and_refuses_what_comes_later(database:
         recorder = Recorder(database, asyncio.get_running_loop())
         for call in calls:
             recorder.record(ending(call))
-        assert await asyncio.to_thread(recorder.stop, 10.0)
+        assert await asyncio.to_thread(recorder.stop, 30.0)
         with pytest.raises(StorageError, match="stopped"):
             await recorder.call(lambda _: None)
 
@@ -253,10 +261,11 @@ def test_an_operation_that_fails_takes_neither_endings_nor_other_operations_with
 # The database is away
 
 
-def test_while_another_process_locks_the_database_nothing_starts_and_nothing_is_lost(tmp_path: Any) -> None:
+def test_while_another_process_locks_the_database_nothing_starts_and_nothing_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "t.db"
-    database = Database(f"sqlite:///{path}")
-    database_module.upgrade(database)
+    database = impatient(path, monkeypatch)
     batch, calls = running(database, 20)
 
     async def work(recorder: Recorder) -> None:
@@ -279,10 +288,11 @@ def test_while_another_process_locks_the_database_nothing_starts_and_nothing_is_
     database.close()
 
 
-def test_with_nothing_to_store_the_recorder_finds_out_by_itself_that_the_database_is_back(tmp_path: Any) -> None:
+def test_with_nothing_to_store_the_recorder_finds_out_by_itself_that_the_database_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "t.db"
-    database = Database(f"sqlite:///{path}")
-    database_module.upgrade(database)
+    database = impatient(path, monkeypatch)
 
     async def work(recorder: Recorder) -> None:
         other = sqlite3.connect(path, isolation_level=None)
@@ -381,7 +391,7 @@ def test_too_much_waiting_to_be_stored_stops_new_calls_until_it_is_stored(databa
 def test_time_is_told_by_the_databases_clock(database: Database) -> None:
     async def work(recorder: Recorder) -> None:
         recorder.clock_offset += 1000.0
-        assert abs(recorder.now() - time.time() - 1000.0) < 5.0
+        assert abs(recorder.now() - time.time() - 1000.0) < 60.0
 
     using(database, work)
 
@@ -390,13 +400,14 @@ def test_nothing_grows_old_by_a_step_of_the_databases_clock(database: Database) 
     async def work(recorder: Recorder) -> None:
         long_ago, just_now = recorder.now() - 100.0, recorder.now() - 1.0
         recorder.set_clock(recorder.clock_offset + 3600.0)
-        assert recorder.age(long_ago) == pytest.approx(100.0, abs=1.0)
-        assert recorder.age(just_now) == pytest.approx(1.0, abs=1.0)
-        assert recorder.age(recorder.now() - 7.0) == pytest.approx(7.0, abs=1.0)
+        while_this_machine_stood_still = 60.0
+        assert recorder.age(long_ago) == pytest.approx(100.0, abs=while_this_machine_stood_still)
+        assert recorder.age(just_now) == pytest.approx(1.0, abs=while_this_machine_stood_still)
+        assert recorder.age(recorder.now() - 7.0) == pytest.approx(7.0, abs=while_this_machine_stood_still)
         recorder.set_clock(recorder.clock_offset + 3600.0)
-        assert recorder.age(long_ago) == pytest.approx(100.0, abs=1.0)
+        assert recorder.age(long_ago) == pytest.approx(100.0, abs=while_this_machine_stood_still)
         recorder.set_clock(recorder.clock_offset - 7200.0)
-        assert recorder.age(recorder.now() - 5.0) <= 5.0
+        assert recorder.age(recorder.now() - 5.0) <= 5.0 + while_this_machine_stood_still
         assert recorder.age(recorder.now() + 3600.0) == 0.0
 
     using(database, work)

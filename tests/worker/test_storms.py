@@ -11,6 +11,7 @@ import pytest
 from models.database import Database
 from models.errors import Untranslatable
 from models.request import FailureKind, Response
+from models.tables import jobs
 from tests.making import attempt_rows, job_rows, make_batch, statuses
 from tests.worker.bench import Bench, until
 from tests.worker.scripted import ANSWER, Sent, chats, config, play, refusal
@@ -33,11 +34,11 @@ def worker(start_worker: Callable[..., Bench]) -> Bench:
     return made
 
 
-def drain(worker: Bench, story: Callable[[], Awaitable[None]], seconds: float = 30.0) -> None:
+def drain(worker: Bench, story: Callable[[], Awaitable[None]], seconds: float = 90.0) -> None:
     """Drains provider `p` while a story goes on."""
 
     async def work() -> None:
-        draining = asyncio.ensure_future(worker.runners["p"].drain(60))
+        draining = asyncio.ensure_future(worker.runners["p"].drain(600))
         await story()
         worker.runners["p"].stop()
         await draining
@@ -46,7 +47,7 @@ def drain(worker: Bench, story: Callable[[], Awaitable[None]], seconds: float = 
     worker.run(work(), seconds)
 
 
-def test_an_outage_costs_few_calls_and_who_was_snoozed_for_half_a_minute_comes_when_it_is_over(
+def test_an_outage_costs_few_calls_and_who_was_snoozed_for_long_comes_when_it_is_over(
     worker: Bench, database: Database
 ) -> None:
     down = True
@@ -56,22 +57,19 @@ def test_an_outage_costs_few_calls_and_who_was_snoozed_for_half_a_minute_comes_w
 
     batch = make_batch(database, chats(8))
     played = play(worker, script)
-    waits: list[float] = []
 
     async def story() -> None:
         nonlocal down
         await until(lambda: all(row["attempts"] >= 2 for row in job_rows(database, batch)), 25)
         assert len(played.sent) <= 22, "each once before anybody knew, then only probes"
-        now = worker.recorder.now()
-        waits.extend(row["not_before"] - now for row in job_rows(database, batch) if row["not_before"])
+        await until(lambda: all(row["not_before"] for row in job_rows(database, batch)))
+        with database.write() as connection:
+            connection.execute(jobs.update().values(not_before=worker.recorder.now() + 300))
         down = False
         make_batch(database, chats(1))
-        began = time.monotonic()
-        await until(lambda: set(statuses(database, batch)) == {"succeeded"}, 15)
-        assert time.monotonic() - began < 4
+        await until(lambda: set(statuses(database, batch)) == {"succeeded"})
 
     drain(worker, story)
-    assert max(waits) > 6
 
 
 def test_what_was_granted_before_the_breaker_opened_stays_here(worker: Bench, database: Database) -> None:

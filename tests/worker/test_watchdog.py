@@ -74,7 +74,7 @@ class Watched:
         self.process.stdin.flush()
 
     def ended(self) -> int:
-        return self.process.wait(20)
+        return self.process.wait(60)
 
     def said(self) -> str:
         assert self.process.stderr is not None
@@ -103,7 +103,7 @@ def test_a_process_that_hangs_ends_with_where_it_hung(watched: Watched, hang: st
     said = watched.said()
     assert f"process {watched.process.pid} has hung" in said
     assert "in run_forever" in said
-    wait_for(lambda: not watched.watcher.is_running(), "the watcher to end, too", 10)
+    wait_for(lambda: not watched.watcher.is_running(), "the watcher to end, too")
 
 
 def test_a_busy_loop_is_left_alone(watched: Watched) -> None:
@@ -131,12 +131,12 @@ def test_a_watcher_that_is_told_to_end_stays_and_one_that_dies_is_replaced(watch
         watched.write("")
         return watched.read().strip() not in ("None", str(watched.watcher.pid))
 
-    wait_for(another, "another watcher", 10)
+    wait_for(another, "another watcher")
 
 
 def test_a_watcher_ends_with_its_process(watched: Watched) -> None:
     watched.process.kill()
-    wait_for(lambda: not watched.watcher.is_running(), "the watcher to end", 10)
+    wait_for(lambda: not watched.watcher.is_running(), "the watcher to end")
 
 
 def test_of_the_processs_environment_only_where_libraries_lie_reaches_its_watcher(
