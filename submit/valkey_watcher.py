@@ -20,13 +20,14 @@ import sys
 SOCKET = "valkey.sock"
 LOG = "valkey.log"
 STOP_SECONDS = 1.0
+ORPHAN_SECONDS = 5.0
 PR_SET_PDEATHSIG = 1
 
 
 def end_orphan(path: str) -> None:
     """Ends a server whose watcher was killed, where the system didn't: two servers would be two limiters on the same keys."""
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(STOP_SECONDS)
+        connection.settimeout(ORPHAN_SECONDS)  # as it ends it would take our own server's socket away
         try:
             connection.connect(path)
             connection.sendall(b"SHUTDOWN NOSAVE\r\n")

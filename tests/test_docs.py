@@ -228,7 +228,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterable[Callable[..., Any]
     yield ask
     assert sandbox.stdin is not None
     sandbox.stdin.close()
-    sandbox.wait(10)
+    sandbox.wait(30)
 
 
 def test_json_of_run_and_status_is_documented(ran: Any) -> None:

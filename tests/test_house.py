@@ -129,7 +129,7 @@ def test_a_users_own_files_cannot_take_the_place_of_ours(tmp_path: Path) -> None
             env={**environment, "TRUCKLLM_HOME": str(tmp_path / "home")},
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
             check=False,
         )
         assert "user's own file" not in done.stdout + done.stderr
@@ -162,7 +162,7 @@ def test_asking_for_the_status_does_not_import_celery(tmp_path: Path) -> None:
         env={**os.environ, "TRUCKLLM_HOME": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
     assert done.returncode == 0, done.stderr

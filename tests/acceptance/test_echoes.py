@@ -185,7 +185,7 @@ def test_a_key_that_a_provider_or_a_crash_repeats_is_found_nowhere(
     for process in psutil.Process(worker.pid).children(recursive=True):
         assert not any(MARK.decode() in word for word in process.cmdline())
     worker.terminate()
-    assert worker.wait(30) == 0
+    assert worker.wait(60) == 0
     log = (tmp_path / "process0.output").read_text()
     assert "RuntimeError: I don't like ***" in log  # the traceback is there, the key isn't
 

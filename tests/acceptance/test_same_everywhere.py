@@ -84,7 +84,7 @@ def test_the_local_stack_and_a_cluster_give_the_same_results(
     assert here == there
     assert len(assert_ledger_is_the_log(database, sandbox)) == LINES
 
-    wait_for(lambda: all(row.tickets > 0 for row in workers()), "both Celery consumers to have taken tickets", 15)
+    wait_for(lambda: all(row.tickets > 0 for row in workers()), "both Celery consumers to have taken tickets", 30)
     with valkey.client() as client:
         queues = {key.decode() for key in client.smembers("truckllm:_kombu.binding.provider.openai")}
     assert queues, "the queue of a provider is a Celery queue of its own"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import stat
@@ -91,12 +92,13 @@ def test_whatever_the_umask_what_a_run_leaves_and_uses_is_private(
         worker = start("worker", "-c", config)
     finally:
         os.umask(before)
-    wait_for(lambda: (folder / "stack.json").exists() and (folder / "truckllm.db-wal").exists(), "the stack to run", 30)
+    wait_for(lambda: (folder / "stack.json").exists() and (folder / "truckllm.db-wal").exists(), "the stack to run", 60)
     for path in folder.iterdir():
-        assert mode(path) == 0o600, path
+        with contextlib.suppress(FileNotFoundError):  # SQLite's own files come and go
+            assert mode(path) == 0o600, path
     assert mode(folder) == 0o700
     worker.terminate()
-    assert worker.wait(30) == 0
+    assert worker.wait(60) == 0
 
 
 @pytest.mark.usefixtures("open_umask")
@@ -119,7 +121,7 @@ def test_the_local_valkey_has_no_port_and_a_socket_for_its_owner_alone() -> None
         if os.getuid() == 0:
             assert as_nobody(connect) == 13
     finally:
-        server.release(time.monotonic() + 5)
+        server.release(time.monotonic() + 30)
     assert not folder.exists()
 
 

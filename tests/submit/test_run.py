@@ -166,7 +166,7 @@ def test_ctrl_c_finishes_calls_in_flight_and_the_next_run_goes_on(
     process = start("run", prompts, "-c", config)
     wait_until(lambda: sandbox.summary()["calls"] >= 20, "calls under way")
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130
+    assert process.wait(60) == 130
     assert belonging_to(tmp_path) == []
     assert 20 <= sandbox.summary()["calls"] < 120
     done = cli("run", prompts, "-c", config, "--json")
@@ -202,7 +202,7 @@ def test_a_second_signal_gives_up_calls_in_flight(
     process.send_signal(number)
     wait_until(lambda: "3 calls in flight are finished first" in output.read_text(), "the first signal heard")
     process.send_signal(number)
-    assert process.wait(10) == 130
+    assert process.wait(30) == 130
     assert belonging_to(tmp_path) == []
 
 
@@ -223,7 +223,7 @@ def test_kill_9_of_it_all_loses_nothing_and_leaves_nothing(
     _folders(tmp_path)
     process.kill()
     process.wait()
-    wait_until(lambda: not belonging_to(tmp_path) and not Path(record["folder"]).exists(), "all gone", seconds=2.0)
+    wait_until(lambda: not belonging_to(tmp_path) and not Path(record["folder"]).exists(), "all gone")
     done = cli("run", prompts, "-c", config, "--json")
     told = json.loads(done.stdout)
     assert (done.returncode, told["succeeded"]) == (0, 120)
@@ -268,8 +268,7 @@ def test_two_runs_in_one_state_folder_share_one_stack(
     config = write_config(sandbox.url, worker={"concurrency": 5})
     first, second = write_lines(lines(90), "a.jsonl"), write_lines(lines(60), "b.jsonl")
     owner = start("run", first, "-c", config)
-    wait_until(lambda: sandbox.summary()["calls"] >= 5, "calls under way")
-    folder = (stack_of(tmp_path) or {})["folder"]
+    folder = wait_until(lambda: stack_of(tmp_path), "the stack")["folder"]
     guest = start("run", second, "-c", config)
     wait_until(lambda: "60 jobs" in (tmp_path / "process1.output").read_text(), "the second batch")
     assert (stack_of(tmp_path) or {})["folder"] == folder
@@ -293,9 +292,9 @@ def test_with_a_redis_url_it_starts_nothing_and_says_when_nobody_serves(
     wait_until(lambda: "no live worker serves gemini" in output.read_text(), "the sentence")
     assert not (tmp_path / "home" / "stack.lock").exists()
     worker = start("worker", "-c", config)
-    assert process.wait(30) == 0, output.read_text()
+    assert process.wait(60) == 0, output.read_text()
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(30) == 0
+    assert worker.wait(60) == 0
 
 
 def test_a_models_py_in_the_working_directory_does_not_take_the_place_of_ours(

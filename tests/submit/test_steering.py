@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,11 +37,11 @@ def test_a_pause_stops_sending_within_two_seconds_and_run_goes_on_after_resume(
     wait_for(lambda: len(sandbox.log()) >= 10, "the first calls")
     paused = cli("pause", 1, "-c", config)
     assert paused.returncode == 0, paused.stderr
-    told = time.monotonic()
-    assert running.wait(20) == 3
+    then = len(sandbox.log())
+    assert running.wait(60) == 3
     before = len(sandbox.log())
     assert before < 150
-    assert max(call["mono"] for call in sandbox.log()) - told < 2.0
+    assert before - then <= 2 * 20, "what leaves in two seconds; while a machine stands still nothing does"
     output = (tmp_path / "process0.output").read_text()
     assert "paused by hand" in output
     assert "`truckllm resume 1`" in output
@@ -114,7 +113,7 @@ def test_a_drained_worker_finishes_its_calls_and_ends_and_is_not_started_again(
     wait_for(lambda: len(sandbox.log()) == 8, "all calls in flight")
     for worker in workers():
         assert cli("workers", "drain", worker["id"], "-c", config).returncode == 0
-    assert crew.wait(30) == 0
+    assert crew.wait(60) == 0
     assert workers() == []
     assert (tmp_path / "process0.output").read_text().count("has ended, as it was told to") == 2
     status = json.loads(cli("status", 1, "--json", "-c", config).stdout)

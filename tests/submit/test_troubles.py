@@ -187,9 +187,9 @@ def test_looking_for_troubles_takes_no_longer_with_a_big_ledger(sqlite: Database
         calls = [Announcement(n, job.id, batch, job.epoch, "openai", "oa-1", "m", 1) for n, job in enumerate(jobs, 1)]
         attempts.announce(connection, calls, time.time())
     with sqlite.read() as connection:
-        began = time.perf_counter()
+        began = time.thread_time()  # what others do to the machine meanwhile doesn't count
         assert troubles(connection, batch, config, time.time()) == ()
-        assert time.perf_counter() - began < 0.05
+        assert time.thread_time() - began < 0.05
 
 
 def test_without_a_live_worker_it_says_so_and_gives_no_eta(database: Database, config: Config) -> None:

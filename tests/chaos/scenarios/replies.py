@@ -37,7 +37,8 @@ SPOILT_STREAMS = (
 LATE = ({"kind": "slow_first_token", "delay": 0.8}, {"kind": "stalled_stream", "delay": 0.8})
 """Late, and good all the same."""
 LIES = ("missing", "null", "text", "digits", "negative", "huge", "partial")
-TIMEOUT, SILENCE = 3, 2
+TIMEOUT, SILENCE = 6, 5
+"""In seconds; a machine that stands still for less makes no good reply late."""
 MEGABYTE = 2**20
 
 Fault = dict[str, Any]

@@ -29,8 +29,8 @@ def port(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> Iterato
 
 def answer(port: int, *pieces: bytes) -> bytes:
     """What comes back for these bytes, until the server closes or has said all."""
-    with socket.create_connection(("127.0.0.1", port), 10) as connection:
-        connection.settimeout(10)
+    with socket.create_connection(("127.0.0.1", port), 30) as connection:
+        connection.settimeout(30)
         found = b""
         try:
             for piece in pieces:

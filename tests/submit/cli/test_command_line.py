@@ -145,5 +145,5 @@ def test_an_interrupted_command_ends_with_130(
     process = start("status", 1, "--watch")
     wait_for(lambda: "batch 1 queued" in (tmp_path / "process0.output").read_text(), "the first line of the view")
     process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 130
+    assert process.wait(30) == 130
     assert "Traceback" not in (tmp_path / "process0.output").read_text()

@@ -25,7 +25,7 @@ def completed(folder: Path, line: str) -> set[str]:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
     assert run.stderr == ""
@@ -60,7 +60,7 @@ def test_the_script_for_the_shell_can_be_had(tmp_path: Path, shell: str) -> None
         env=environment,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
     assert run.returncode == 0, run.stderr
