@@ -148,9 +148,7 @@ def test_the_end_of_a_stack_leaves_nothing_running_and_no_folder(home: Path, pla
     assert not (home / "stack.json").exists()
 
 
-def test_kill_9_of_the_owner_ends_everything_at_once(
-    home: Path, owner: Callable[[], subprocess.Popen[str]]
-) -> None:
+def test_kill_9_of_the_owner_ends_everything_at_once(home: Path, owner: Callable[[], subprocess.Popen[str]]) -> None:
     process = owner()
     url, pid = first_line(process)
     server, folder = valkey_pid(url), socket_of(url).parent
