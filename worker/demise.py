@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import sys
@@ -26,9 +27,29 @@ OURS = "truckllm-"
 """How the names of the threads begin that a worker can't do without."""
 
 
+NO_THREAD = "can't start new thread"
+
+
+def memory_is_short(error: BaseException, *, alone: bool) -> bool:
+    """Whether memory has run out where this was raised, whatever was made of it since. `alone`: also where the system refused a thread
+    or a buffer, which in a process of suspects is its memory limit, and in any other may be a limit that all processes share."""
+    seen: set[int] = set()
+    at: BaseException | None = error
+    while at is not None and id(at) not in seen:
+        seen.add(id(at))
+        if isinstance(at, MemoryError):
+            return True
+        if alone and isinstance(at, OSError) and at.errno == errno.ENOMEM:
+            return True
+        if alone and isinstance(at, RuntimeError) and NO_THREAD in str(at):
+            return True
+        at = at.__cause__ or at.__context__
+    return False
+
+
 def end(error: BaseException) -> NoReturn:
     """Ends this process, from any thread."""
-    short = isinstance(error, MemoryError)
+    short = memory_is_short(error, alone=True)
     what = "memory has run out" if short else f"a part of it has failed ({type(error).__name__})"
     with contextlib.suppress(BaseException):  # which may take memory, too
         log.critical("%s: this process ends, and its jobs are given back", what, exc_info=error)

@@ -26,7 +26,7 @@ from models.states import JobStatus, Outcome
 from models.store import attempts as attempt_store
 from models.store.claims import Claimed
 from models.store.endings import Answer, AttemptEnd, Ending
-from worker import routing
+from worker import demise, routing
 from worker.bookings import NOTHING_TAKEN, Bookings
 from worker.experience import Cooling, Experience, Kind
 from worker.failover import About, Past, Situation, Verdict, decide, outcome_of, provider_failed
@@ -105,6 +105,8 @@ class Engine:
         self._pack = Packer()
         self.shut: Callable[[], bool] = lambda: False
         """Whether the provider's breaker is open, as far as is known here."""
+        self.alone = False
+        """Whether this is the process of suspects."""
         self._shut_at = float("-inf")
         self.told_until = float("-inf")
         """Until when (time.monotonic) it has asked to be left alone, where it had failed."""
@@ -140,9 +142,8 @@ class Engine:
         try:
             size = characters(source)
             charge = self.bookings.charge(request, size)
-        except MemoryError:  # says nothing of this job
-            raise
         except Exception as error:
+            self._check_memory(error)
             log.exception("provider %s failed to tell what a call takes", self.name)
             message = f"the provider's plugin raised {type(error).__name__}"
             return self._without_call(job, Failure(FailureKind.BAD_REQUEST, "plugin_error", message))
@@ -198,6 +199,7 @@ class Engine:
         try:
             response = without_secrets(await self.provider.generate(request), self._secrets)
         except SendError as error:
+            self._check_memory(error)
             lost = Response(b"", error.failure.http_status or 0, failure=error.failure)
             response = without_secrets(lost, self._secrets)
             if not error.sent:
@@ -206,9 +208,8 @@ class Engine:
             failure = Failure(FailureKind.BAD_REQUEST, "untranslatable", masked(str(error), self._secrets))
             await self._forget(attempt_id)
             return Finished(self._elsewhere(prepared.job, failure), NOTHING_TAKEN, None)
-        except MemoryError:  # says nothing of this job
-            raise
         except Exception as error:
+            self._check_memory(error)
             # a plugin's bug must not stop the others; its message may hold anything, so only its kind is told
             log.exception("provider %s failed to handle a call", self.name)
             failure = Failure(
@@ -218,6 +219,11 @@ class Engine:
         finally:
             let_in.cancel()
         return await self._judge(prepared, grant, attempt_id, request, response, started, left=True)
+
+    def _check_memory(self, error: Exception) -> None:
+        """Raises MemoryError if that is what is behind it: it says nothing of the job or of the provider."""
+        if demise.memory_is_short(error, alone=self.alone):
+            raise error if isinstance(error, MemoryError) else MemoryError(type(error).__name__) from error
 
     def stumbled(self, job: Claimed, attempt_id: int, error: Exception) -> Ending:
         """The ending of a job whose call went out and whose reply made our code, or a plugin's, raise. What it used stays unknown.

@@ -197,9 +197,9 @@ class Flights:
     async def _fly(self, flight: Flight) -> None:
         try:
             finished = await self._engine.perform(flight.prepared, flight.grant, flight.attempt_id)
-        except MemoryError as error:
-            demise.end(error)
         except Exception as error:  # a bug, ours or a plugin's
+            if demise.memory_is_short(error, alone=self._engine.alone):
+                demise.end(error)
             log.exception("the call of job %d could not be judged", flight.prepared.job.id)
             self.store(self._engine.stumbled(flight.prepared.job, flight.attempt_id, error))
         else:

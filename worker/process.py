@@ -355,9 +355,9 @@ class Process:
             return
         try:
             more = self._on_loop(runner.drain(self.config.worker.budget_seconds))
-        except MemoryError as error:
-            demise.end(error)
-        except Exception:
+        except Exception as error:
+            if demise.memory_is_short(error, alone=self._alone_for is not None):
+                demise.end(error)
             log.exception("the drain of %s ended early; the janitor rings again", provider)
             return
         if more:

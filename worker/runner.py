@@ -77,6 +77,7 @@ class Runner:
         self._concurrency = engine.config.worker.concurrency
         self._claim_jobs = claims.claim
         self._alone = alone
+        engine.alone = alone
         if alone:
             self._concurrency = min(self._concurrency, suspect_store.MOST_TOGETHER)
             self._claim_jobs = suspect_store.claim

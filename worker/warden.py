@@ -229,9 +229,9 @@ async def attend(
         while not over.is_set():
             try:
                 await runner.drain(budget)
-            except MemoryError as error:
-                demise.end(error)
             except Exception as error:
+                if demise.memory_is_short(error, alone=True):
+                    demise.end(error)
                 log.warning("a drain of suspects failed and is tried again: %s", type(error).__name__)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(over.wait(), PAUSE_SECONDS)
