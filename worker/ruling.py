@@ -17,6 +17,7 @@ import redis.asyncio
 
 from models.config import ProviderConfig
 from worker.keys import KeyRing
+from worker.limits.beginnings import SETTLING_SECONDS
 from worker.limits.server import Script
 from worker.pools import PoolLimits, key_pools, pool_limits
 
@@ -114,7 +115,9 @@ class Ruling:
     async def _exchange(self, words: Mapping[str, Word]) -> tuple[str, dict[str, Word]]:
         """Says words where none younger stands. The mark and all words that stand then, by pool."""
         flat: Iterable[object] = (part for pool, word in words.items() for part in (pool, _packed(word)))
-        mark, *found = await _SCRIPT.run(self._client, secrets.token_hex(8), *flat)
+        mark, *found = await _SCRIPT.run(
+            self._client, secrets.token_hex(8), list(self._mine), round(SETTLING_SECONDS * 1000), *flat
+        )
         return mark.decode(), {
             pool.decode(): msgspec.msgpack.decode(word, type=Word)
             for pool, word in zip(found[::2], found[1::2], strict=True)

@@ -183,6 +183,65 @@ def test_an_older_worker_begins_an_empty_redis_with_all_that_the_ruling_limits_c
     }
 
 
+def test_a_limit_that_comes_back_counts_the_minute_in_which_it_was_not_there(start_worker: Start) -> None:
+    limited = config(limit_req_per_min=600, limit_tokens_per_min=1000)
+    first = start_worker(limited)
+    assert isinstance(ask(first, "a", tokens=10), Grant)
+    announce(start_worker(config(limit_req_per_min=600)), tokens=900)
+    began = time.monotonic()
+    worker = start_worker(limited)
+    waits = isinstance(ask(worker, "b", tokens=10), Wait) or time.monotonic() - began > 1.3
+    assert waits, "what was granted meanwhile may not be in the ledger yet"
+    until_granted(worker, "c", tokens=10)
+    assert booked(worker) == {"p/k|requests": 2, "p/k|tokens": 910}
+
+
+def test_a_key_that_joins_a_pool_brings_its_last_minute(start_worker: Start) -> None:
+    def keys(pool: str) -> Config:
+        text = "providers: [{id: p, type: openai, keys: [{id: k, secret: s, %s}, {id: l, secret: t, pool: acme, limit_tokens_per_min: 1000}]}]"
+        return load_config_text(text % pool, secrets=True, environ={})
+
+    apart = start_worker(keys("limit_req_per_min: 600"))
+    until_granted(apart, "a", tokens=10)
+    announce(apart, tokens=900)
+    worker = start_worker(keys("pool: acme, limit_tokens_per_min: 1000"))
+    until_granted(worker, "b", tokens=10)
+    assert booked(worker) == {"pool:acme|tokens": 910}
+
+
+def until_granted(worker: Bench, name: str, tokens: int) -> None:
+    deadline = time.monotonic() + 30
+    while not isinstance(ask(worker, name, tokens), Grant):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def booked(worker: Bench) -> dict[str, int]:
+    rooms = worker.run(worker.limiter.room(worker.keys("p").usable("m")))
+    return {one.bucket.id: one.booked for room in rooms for one in room.buckets}
+
+
+def test_pools_that_no_worker_has_any_more_leave_redis(start_worker: Start, valkey_url: str) -> None:
+    worker = start_worker(config(limit_req_per_min=600))
+    week = 7 * 86_400
+    with contextlib.closing(redis.Redis.from_url(valkey_url)) as client:
+        word = msgspec.msgpack.encode(Word(900, {"requests": 5}, {}))
+        for pool, days in (("p/gone", 8), ("p/away", 6), ("p/k", 300)):
+            if pool != "p/k":
+                client.hset("{truckllm}:limits-of", pool, word)
+            client.hset("{truckllm}:limits-seen", pool, int(time.time()) - days * 86_400)
+        mark = client.get("{truckllm}:limits-mark")
+        refresh(worker)
+        assert client.hkeys("{truckllm}:limits-of") == [b"p/k", b"p/away"]
+        assert client.get("{truckllm}:limits-mark") == mark
+        client.hset("{truckllm}:limits-of", "p/new", word)
+        refresh(worker)
+        assert client.hexists("{truckllm}:limits-of", "p/new"), "one of which it isn't known since when"
+        assert int(client.hget("{truckllm}:limits-seen", "p/new")) > time.time() - week
+        for name in ("of", "mark", "seen"):
+            assert client.ttl("{truckllm}:limits-" + name) > week
+
+
 def until_asked_of_the_ledger(worker: Bench) -> None:
     """Asks for what never fits, until it is known what the last minute held."""
     deadline = time.monotonic() + 30

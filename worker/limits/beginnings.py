@@ -17,7 +17,9 @@ from worker.limits.shapes import OthersFunction, RestartFunction, SeedFunction
 
 log = logging.getLogger("truckllm.limits")
 
+AHEAD_SECONDS = 1.0  # calls are granted so long before they start
 LATE_SECONDS = 0.3  # a call's start has been written down by then, also where the database is busy
+SETTLING_SECONDS = AHEAD_SECONDS + LATE_SECONDS  # then all that is granted by now is in the ledger, or never will be
 SEED_TIMEOUT = 3.0  # seconds the seed function may take
 UNTOLD_SECONDS = 62.0  # a window, and the second that calls are granted ahead
 SEED_LOCK = 5_000  # milliseconds; longer than SEED_TIMEOUT, so that two never seed at once
@@ -30,8 +32,8 @@ Now = Callable[[], tuple[float | bool, float | bool]]
 
 
 class Beginnings:
-    """One worker's part. `steady` is its clock, `now` what every script begins with, `ahead` the seconds that calls are granted
-    ahead; `seed`, `restarted` and `others` as the limiter was given them."""
+    """One worker's part. `steady` is its clock, `now` what every script begins with; `seed`, `restarted` and `others` as the limiter
+    was given them."""
 
     def __init__(
         self,
@@ -42,7 +44,6 @@ class Beginnings:
         others: OthersFunction | None,
         steady: Callable[[], float],
         now: Now,
-        ahead: float,
     ) -> None:
         self._client = client
         self._seed = seed
@@ -50,7 +51,6 @@ class Beginnings:
         self._others = others
         self._steady = steady
         self._now = now
-        self._settling = ahead + LATE_SECONDS
         self._run: str | None = None
         self._changed = float("-inf")
         self._asked: tuple[float, float] | None = None  # first and last meeting of buckets the server doesn't know
@@ -93,7 +93,8 @@ class Beginnings:
                 self._changed = float("-inf")
                 return ASK_AGAIN
             self._asked = self._changed, self._changed
-        if (late := await self._late()) > 0:
+        late = max(await self._late(), await self._client.pttl(f"{TAG}:limits-changed") / 1000)
+        if late > 0:
             return max(late, ASK_AGAIN)
         return 0.0 if await self._tell(unknown) else ASK_AGAIN
 
@@ -101,7 +102,7 @@ class Beginnings:
         """Seconds until what an earlier run of the server granted is in the ledger or will never start: that is told just before the
         start, which lies up to a second ahead. Where nobody is about who could hold such a grant, nobody waits."""
         now = self._steady()
-        if (late := self._changed + self._settling - now) > 0:
+        if (late := self._changed + SETTLING_SECONDS - now) > 0:
             return late
         if self._changed > float("-inf"):
             self._changed = float("-inf")
@@ -111,7 +112,7 @@ class Beginnings:
             # a server that doesn't tell its runs may have been started again whenever it knows nothing
             self._asked = now, now
         self._asked = self._asked[0], now
-        if self._asked[0] + self._settling <= now or not await self._grants_abroad():
+        if self._asked[0] + SETTLING_SECONDS <= now or not await self._grants_abroad():
             return 0.0
         return ASK_AGAIN
 

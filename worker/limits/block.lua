@@ -5,7 +5,7 @@ local key, seconds = PREFIX .. 'x:' .. args[2], args[3]
 if not seconds then
   redis.call('DEL', key)
 elseif seconds == true then
-  redis.call('SET', key, '1e15')
+  redis.call('SET', key, '1e15', 'EX', 30 * 86400)  -- every worker says it again every few seconds
 else
   redis.call('SET', key, string.format('%.6f', now + seconds), 'PX', math.ceil(seconds * 1000) + 1000)
 end

@@ -25,7 +25,7 @@ import msgspec
 import redis.asyncio
 
 from models.clocks import awake_clock
-from worker.limits.beginnings import Beginnings
+from worker.limits.beginnings import AHEAD_SECONDS, Beginnings
 from worker.limits.distant_clock import DistantClock
 from worker.limits.question import Question
 from worker.limits.server import Script, connect
@@ -67,7 +67,6 @@ __all__ = [
 log = logging.getLogger("truckllm.limits")
 
 MOST_WANTS = 64
-HORIZON = 1.0
 DECIDED, UNKNOWN, RULED = 0, 1, 2  # what reserve.lua's answer begins with
 SEVERAL, SHARE, LONG_RETRY = (
     3,
@@ -102,7 +101,7 @@ class Limiter:
         others: OthersFunction | None = None,
         ruled: RuledFunction | None = None,
         pace: float = 0.985,
-        horizon: float = HORIZON,
+        horizon: float = AHEAD_SECONDS,
         clock: Callable[[], float] = time.monotonic,
         server_time: Callable[[], float] | None = None,
         rng: random.Random | None = None,
@@ -126,7 +125,6 @@ class Limiter:
             others=others,
             steady=self._steady,
             now=self._now,
-            ahead=horizon,
         )
         self._cooling: dict[str, float] = {}  # pools, and until when on our steady clock
 
