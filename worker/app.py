@@ -37,6 +37,7 @@ def make_app(redis_url: str, providers: Sequence[str]) -> Celery:
         import_module(module)
     transport.use()
     app = Celery("truckllm", broker=broker_url(redis_url), set_as_current=False)
+    app.amqp.Connection = transport.Connection
     app.conf.update(
         task_acks_late=True,
         task_acks_on_failure_or_timeout=True,

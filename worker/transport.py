@@ -10,12 +10,25 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from kombu.connection import Connection as KombuConnection
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as kombu_redis
 
 from worker.tasks import clean_message, read_ticket
 
 log = logging.getLogger("truckllm.transport")
+
+
+AGAIN_SECONDS = 2.0
+"""How often a Redis that is away is looked for. kombu's own pauses grow to half a minute, by which all work would come back later."""
+
+
+class Connection(KombuConnection):
+    """Looks for a server that is away at an even pace."""
+
+    def _ensure_connection(self, *arguments: Any, **options: Any) -> Any:
+        pace = {"interval_start": AGAIN_SECONDS, "interval_step": 0.0, "interval_max": AGAIN_SECONDS}
+        return super()._ensure_connection(*arguments, **{**options, **pace})  # type: ignore[no-untyped-call]
 
 
 class QoS(kombu_redis.QoS):
