@@ -97,6 +97,8 @@ class Lease:
         def beat(connection: Connection) -> tuple[bool, bool, float]:
             now, offset = self._time(connection)
             alive = worker_store.beat(connection, self.worker_id, self.tickets, now)
+            if self._ending:  # `end` may have found the database away
+                worker_store.drain(connection, self.worker_id)
             return alive, worker_store.told_to_drain(connection, self.worker_id), offset
 
         try:
