@@ -17,6 +17,7 @@ from models.lanes import Lanes, NoLane
 from models.states import TERMINAL, UNFINISHED, BatchStatus, JobStatus
 from models.store import batches, reruns
 from models.store.reruns import Kind, Which
+from models.wording import counted
 from submit.rescue import end_cancelled
 
 
@@ -112,7 +113,7 @@ def _queue(database: Database, row: RowMapping, which: Which, place: Callable[[K
             with database.write() as connection:
                 chunk = reruns.rerun(connection, row["id"], which, place=place, revive=revive, before=began, after=last)
         except IntegrityError:
-            raise ConflictError(_in_the_way(database, row)) from None
+            raise ConflictError(_in_the_way(database, row, number)) from None
         if not chunk.number and last < 0:
             return number
         number += chunk.number
@@ -120,7 +121,7 @@ def _queue(database: Database, row: RowMapping, which: Which, place: Callable[[K
         revive = False
 
 
-def _in_the_way(database: Database, row: RowMapping) -> str:
+def _in_the_way(database: Database, row: RowMapping, queued: int) -> str:
     """Why a batch can't run again just now, and what to do: one file with one set of options has one unfinished batch."""
     with database.read() as connection:
         others = [
@@ -136,5 +137,6 @@ def _in_the_way(database: Database, row: RowMapping) -> str:
     )
     return (
         f"{named} works on the same file with the same options, and two of them would pay for the same rows: {way_out}; "
-        f"then rerun batch {row['id']}. Nothing was changed"
+        f"then rerun batch {row['id']}. "
+        + (f"{counted(queued, 'job')} of it had been queued again before" if queued else "Nothing was changed")
     )

@@ -10,8 +10,9 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
 from models.config import Config
-from models.database import Database, storage_errors
+from models.database import Database
 from models.errors import NotFoundError, StorageError, UsageError
+from submit.damages import told_errors
 
 
 class TooLargeError(UsageError):
@@ -42,8 +43,8 @@ class Api:
 
 
 def stored(database: Database) -> AbstractContextManager[None]:
-    """Turns the driver's errors into StorageError."""
-    return storage_errors(database)
+    """Turns the driver's errors, and what stumbles over a damaged row, into StorageError."""
+    return told_errors(database)
 
 
 def batch_number(request: Request) -> int:

@@ -10,7 +10,7 @@ import typer
 
 from models.errors import StorageError
 from models.store import batches, ledger
-from submit.cli.options import ConfigOption, JsonOption, found_config, stored
+from submit.cli.options import ConfigOption, JsonOption, found_config, known, stored
 from submit.cli.output import note, say
 from submit.metadata_costs import PREFIX, spent_by
 from submit.reports import DEFAULT_BY, as_csv, as_json, as_text, dimensions, report
@@ -25,7 +25,7 @@ class Format(StrEnum):
 
 
 def costs(
-    batch: Annotated[int | None, typer.Option(help="Only this batch.", metavar="BATCH")] = None,
+    batch: Annotated[int | None, typer.Option(help="Only this batch.", metavar="BATCH", callback=known)] = None,
     by: Annotated[
         str,
         typer.Option(

@@ -20,6 +20,7 @@ from submit.cli.options import (
     ConfigOption,
     InputArgument,
     JsonOption,
+    known,
     stored,
     takes_batch_options,
 )
@@ -38,7 +39,8 @@ def estimate(
     config: ConfigOption = None,
     options: BatchOptions,
     pilot: Annotated[
-        int | None, typer.Option("--from", help="Go by what this batch's answered lines took.", metavar="BATCH")
+        int | None,
+        typer.Option("--from", help="Go by what this batch's answered lines took.", metavar="BATCH", callback=known),
     ] = None,
     json: JsonOption = False,
 ) -> None:

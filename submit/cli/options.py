@@ -17,11 +17,12 @@ import typer
 
 from models.config import Config
 from models.config_file import FILE_NAMES, STORAGE_VARIABLES, load_config
-from models.database import Database, nothing_stored, open_database, storage_errors, stored_file
-from models.errors import UsageError
+from models.database import Database, nothing_stored, open_database, stored_file
+from models.errors import NotFoundError, UsageError
 from models.formats.results import Form
 from models.money import parse_cap
 from submit.batch_options import BatchOptions
+from submit.damages import told_errors
 
 ConfigOption = Annotated[
     Path | None,
@@ -49,7 +50,16 @@ CurrencyOption = Annotated[str, typer.Option(help="Currency of --max-cost.", met
 NewOption = Annotated[
     bool, typer.Option("--new", help="Make a new batch, and pay for it, even if the same file is done or under way.")
 ]
-BatchArgument = Annotated[int, typer.Argument(help="The batch's number.", metavar="BATCH")]
+
+
+def known(batch: int | None) -> int | None:
+    """A batch's number as it was given. Raises NotFoundError for one that no database has."""
+    if batch is not None and not 0 < batch < 1 << 63:
+        raise NotFoundError(f"there is no batch {batch}; `truckllm status` lists them")
+    return batch
+
+
+BatchArgument = Annotated[int, typer.Argument(help="The batch's number.", metavar="BATCH", callback=known)]
 
 
 def batch_options(
@@ -164,7 +174,7 @@ def stored(config: Config | None, *, make: bool = False) -> Iterator[Database]:
     missing = url is None and not make and not stored_file().exists()
     database = nothing_stored() if missing else open_database(url)
     try:
-        with storage_errors(database):
+        with told_errors(database):
             yield database
     finally:
         database.close()

@@ -44,6 +44,7 @@ from submit.cli.options import (
 )
 from submit.cli.output import note, print_json, print_table, terminal_width
 from submit.cli.vigil import GivenUpError, Vigil
+from submit.damages import told_errors
 from submit.disk import check_target
 from submit.exports import STDOUT, Exported, export, kept_sentence
 from submit.live import LiveView, duration, fitted
@@ -150,10 +151,11 @@ class Run:
         """The exit code."""
         database = open_database(self.config.database_url)
         try:
-            vigil = Vigil(database, self.config, self.stack, self._tell)
-            code = self._submit_and_watch(database, vigil)
-            vigil.end()
-            return code
+            with told_errors(database):
+                vigil = Vigil(database, self.config, self.stack, self._tell)
+                code = self._submit_and_watch(database, vigil)
+                vigil.end()
+                return code
         finally:
             database.close()
 

@@ -8,7 +8,7 @@ import typer
 
 from models.store import batches
 from submit import shapes
-from submit.cli.options import ConfigOption, JsonOption, found_config, stored
+from submit.cli.options import ConfigOption, JsonOption, found_config, known, stored
 from submit.cli.output import note, print_json, print_table, say, terminal_width
 from submit.live import LiveView, duration, line, money
 from submit.progress import Snapshot, snapshot, watch
@@ -19,7 +19,7 @@ _LISTED = 20
 
 def status(
     batch: Annotated[
-        int | None, typer.Argument(help="A batch's number; without it, the last 20.", metavar="BATCH")
+        int | None, typer.Argument(help="A batch's number; without it, the last 20.", metavar="BATCH", callback=known)
     ] = None,
     config: ConfigOption = None,
     watching: Annotated[
@@ -49,14 +49,15 @@ def status(
             now = database.now(connection)
             ids = [batch] if batch is not None else [row["id"] for row in batches.newest_first(connection, _LISTED)]
             found = [snapshot(connection, number, settings, now) for number in ids]
-    if json:
-        print_json(shapes.batch(found[0]) if batch is not None else {"batches": [shapes.batch(seen) for seen in found]})
-    elif batch is not None:
-        _show_one(found[0])
-    elif found:
-        _show_many(found)
-    else:
-        note("no batches yet: `truckllm run FILE` makes the first")
+        if json:
+            shown = [shapes.batch(seen) for seen in found]
+            print_json(shown[0] if batch is not None else {"batches": shown})
+        elif batch is not None:
+            _show_one(found[0])
+        elif found:
+            _show_many(found)
+        else:
+            note("no batches yet: `truckllm run FILE` makes the first")
 
 
 def _show_one(seen: Snapshot) -> None:

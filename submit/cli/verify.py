@@ -61,12 +61,12 @@ def verify(
         completed = (
             books.status == BatchStatus.FINALIZING and not books.differences and finalize(database, batch, at_once=True)
         )
-    if json:
-        print_json(_as_json(books, BatchStatus.COMPLETED if completed else books.status))
-    else:
-        _show(books)
-        if completed:
-            note(f"batch {batch} is completed now")
+        if json:
+            print_json(_as_json(books, BatchStatus.COMPLETED if completed else books.status))
+        else:
+            _show(books)
+            if completed:
+                note(f"batch {batch} is completed now")
     raise typer.Exit(1 if books.differences else 0)
 
 
@@ -80,7 +80,8 @@ def _recount(database: Database, batch: int) -> None:
 
 def _show(books: Books) -> None:
     states = ", ".join(f"{number:,} {status}" for status, number in books.jobs.items()) or "none"
-    say(f"batch {books.batch_id} {books.status}: {counted(books.total, 'line')}")
+    lines = counted(books.total, "line") if isinstance(books.total, int) else f"{books.total!r} lines"  # damaged
+    say(f"batch {books.batch_id} {books.status}: {lines}")
     say(f"jobs: {states}")
     say(f"results: {books.results:,}")
     if books.calls:

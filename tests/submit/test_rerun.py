@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from models.database import Database, open_database
 from models.states import BatchStatus
+from models.store import reruns
+from models.tables import batches
 from tests.conftest import SandboxProcess
 from tests.making import batch_status, job_rows
 from tests.worker_by_hand import WorkerByHand
@@ -168,3 +172,27 @@ def test_what_only_one_vendor_does_is_not_sent_to_another(
     assert refused.returncode == 2
     assert "embeddings" in refused.stderr
     assert [status for status, _, _ in places(stored)] == ["failed"]
+
+
+def test_who_finds_another_batch_in_the_way_half_way_says_what_is_queued_already(
+    cli: Cli, config: Path, write_lines: Any, stored: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted(cli, config, write_lines, 3)
+    worker = WorkerByHand(stored)
+    for job in worker.claim(3):
+        worker.fail(job, "http_503")
+    queue, chunks = reruns.rerun, []
+
+    def one_by_one(connection: Connection, *given: Any, **more: Any) -> reruns.Requeued:
+        chunks.append(1)
+        if len(chunks) == 2:  # what was queued again has ended, and somebody has submitted the file anew
+            connection.execute(batches.update().values(status=BatchStatus.COMPLETED))
+            cut = connection.execute(sa.select(batches)).mappings().one()
+            connection.execute(batches.insert().values({**cut, "id": 2, "status": BatchStatus.QUEUED}))
+        return queue(connection, *given, **{**more, "most": 1})
+
+    monkeypatch.setattr(reruns, "rerun", one_by_one)
+    done = cli("rerun", 1, "-c", config)
+    assert (done.returncode, "1 job of it had been queued again before" in done.stderr) == (2, True)
+    assert "Nothing was changed" not in done.stderr
+    assert [status for status, _, _ in places(stored)] == ["queued", "failed", "failed"]
