@@ -11,7 +11,7 @@
 --   credit  pacing credit at that time, in units
 --   sum     of all slots in the ring
 --   oldest  no slot below this one is in the hash any more
---   born    slot in which this hash was made: what was granted before is not in it by its own slot
+--   born    slot in which this hash was made, or an earlier one: what was granted before is not in it by its own slot
 -- `h` packs who may keep others out, see `guard` below. A field named by a number is that slot's booked amount.
 local SLOT = 0.5        -- seconds
 local SPAN = 120        -- a 60 s window ending in slot k touches slots k-120 .. k: 121 of them
@@ -41,7 +41,7 @@ end
 local function rebase(key, b)
   redis.call('DEL', key)
   if b.sum > 0 then redis.call('HSET', key, current, b.sum) end
-  b.time, b.credit, b.oldest, b.born = now, math.min(b.credit, 0), current - SPAN, current
+  b.time, b.credit, b.oldest, b.born = now, math.min(b.credit, 0), current - SPAN, math.min(b.born, current)
   b.hold, b.turn, b.line = nil, nil, nil
   save(key, b)
 end
@@ -69,18 +69,16 @@ local function expire(key, b)
   save(key, b)
 end
 
-local function stands(till) return till > now and till <= now + HOLD + 1 end
-
 -- Who keeps others out of a bucket: a want that holds it until it fits, or a worker whose turn it is after a hold; and the
 -- line of workers that were kept out, for the next turn. What has run out is left away. A turn is never renewed, and a hold
 -- is placed only where nobody else keeps the want out of any of its buckets: so no two ever wait for each other.
 local function guard(b, packed)
   local g = cmsgpack.unpack(packed)
-  if g.hold and stands(g.till) then b.hold, b.amount, b.till, b.owner = g.hold, g.amount, g.till, g.owner end
-  if g.turn and stands(g.turn_till) then b.turn, b.turn_till = g.turn, g.turn_till end
+  if g.hold and g.till > now then b.hold, b.amount, b.till, b.owner = g.hold, g.amount, g.till, g.owner end
+  if g.turn and g.turn_till > now then b.turn, b.turn_till = g.turn, g.turn_till end
   if g.line then
     for n = 1, #g.line, 2 do
-      if stands(g.line[n + 1]) then
+      if g.line[n + 1] > now then
         b.line = b.line or {}
         table.insert(b.line, g.line[n])
         table.insert(b.line, g.line[n + 1])

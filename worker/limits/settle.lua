@@ -4,6 +4,7 @@
 --
 -- args: now, bucket ids, slots, deltas (actual minus booked): three lists of one length
 -- reply: how many were still in the ring
+local AHEAD = 10  -- slots: more than any call is granted ahead
 local ids, slots, deltas = args[2], args[3], args[4]
 local buckets, done = {}, 0
 for n = 1, #ids do
@@ -14,8 +15,9 @@ for n = 1, #ids do
     b = load(id) or false
     buckets[id] = b
   end
-  -- Slots from before `born` hold what the ledger said when the bucket was seeded, not what was booked then.
-  if b and slot >= b.oldest and slot >= b.born then
+  -- Slots from before `born` hold what the ledger said when the bucket was seeded, not what was booked then; those far ahead were
+  -- booked before the server's clock was set back, and would stay until it comes there.
+  if b and slot >= b.oldest and slot >= b.born and slot <= current + AHEAD then
     local amount = redis.call('HINCRBY', key, slot, delta)
     if amount < 0 then
       redis.call('HSET', key, slot, 0)

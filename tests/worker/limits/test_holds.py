@@ -135,6 +135,74 @@ def test_a_dropped_hold_frees_its_bucket_at_once(virtual):
     virtual.run(story)
 
 
+async def kept_out(virtual, world, key):
+    """Three limiters: the first holds the key for a big call, the second was kept out, and is next."""
+    limiters = [await world.limiter() for _ in range(3)]
+    big = world.want([key], tokens=30_000)
+    (held,) = await world.ask(limiters[0], big)
+    assert held.held
+    (refused,) = await world.ask(limiters[1], world.want([key], tokens=10))
+    assert isinstance(refused, Wait)
+    return limiters, big
+
+
+def test_a_turn_is_for_the_one_that_was_kept_out_and_ends_with_its_question(virtual):
+    async def story(world):
+        one = virtual.key("p/k", tokens=60_000)
+        (first, second, third), big = await kept_out(virtual, world, one)
+        await first.drop_hold(big.id, [one])
+        small = world.want([one], tokens=10)
+        (refused,) = await world.ask(third, small)
+        assert isinstance(refused, Wait)
+        (granted,) = await world.ask(second, world.want([one], tokens=10))
+        assert isinstance(granted, Grant)
+        (granted,) = await world.ask(third, small)
+        assert isinstance(granted, Grant)
+
+    virtual.run(story)
+
+
+def test_a_turn_of_one_that_has_gone_away_is_over_after_two_seconds(virtual):
+    async def story(world):
+        one = virtual.key("p/k", tokens=60_000)
+        (first, _, third), big = await kept_out(virtual, world, one)
+        await first.drop_hold(big.id, [one])
+        began = world.now
+        grant = await world.until_granted(third, world.want([one], tokens=10))
+        assert 1 < grant.start_at - began <= 2 + 1.2
+
+    virtual.run(story)
+
+
+def test_one_that_has_gone_away_gets_no_turn(virtual):
+    async def story(world):
+        one = virtual.key("p/k", tokens=60_000)
+        (first, _, third), big = await kept_out(virtual, world, one)
+        small = world.want([one], tokens=10)
+        for _ in range(4):
+            world.now += 1
+            await world.ask(first, big)
+        await world.ask(third, small)
+        await first.drop_hold(big.id, [one])
+        (granted,) = await world.ask(third, small)
+        assert isinstance(granted, Grant)
+
+    virtual.run(story)
+
+
+def test_a_hold_from_before_the_clock_was_set_back_keeps_nobody_out(virtual):
+    async def story(world):
+        one = virtual.key("p/k", tokens=60_000)
+        (_, second, third), _ = await kept_out(virtual, world, one)
+        world.step = -3600
+        for limiter in (third, second):
+            began = world.now
+            grant = await world.until_granted(limiter, world.want([one], tokens=10))
+            assert grant.start_at - began <= 2 + 1.2
+
+    virtual.run(story)
+
+
 def test_others_of_the_same_call_use_other_keys_while_one_is_held(virtual):
     async def story(world):
         cheap, dear = virtual.key("p/cheap", tokens=60_000), virtual.key("p/dear", rank=1, tokens=20_000)
