@@ -88,12 +88,15 @@ def main(
     logging.getLogger("truckllm").setLevel(logging.INFO)  # Celery raises the root's level while it starts
     logging.getLogger("celery").setLevel(logging.WARNING)
     logging.getLogger("kombu").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # whoever starts first makes the tables
     # it warns each time that a transaction of a database in trouble can't be ended in order, which the recorder has told once
     logging.getLogger("psycopg").setLevel(logging.ERROR)
     # in a container root is usual, and the tickets are JSON, which is what the warning is about
     warnings.filterwarnings("ignore", category=SecurityWarning)
-    # about a lost connection: a drain may go on then, because nothing depends on its ticket
-    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
+    # about a lost connection: a drain may go on then, because nothing depends on its ticket. Celery resets filters of `warnings`
+    logging.getLogger("py.warnings").addFilter(
+        lambda record: CPendingDeprecationWarning.__name__ not in record.getMessage()
+    )
     _allow_connections()
     served = list(providers) if providers else [provider.id for provider in config.providers]
     process = Process(config, database_url, redis_url, served, alone_for=alone_for)

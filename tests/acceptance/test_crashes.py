@@ -102,6 +102,10 @@ def test_killing_worker_valkey_and_run_in_turn_loses_nothing_and_pays_only_what_
     again = start("run", prompts, "-c", config)
     assert again.wait(90) == 0, (tmp_path / "process1.output").read_text()
 
+    told = (state.path.parent / "worker.log").read_text()
+    assert "Connection to broker lost" in told
+    assert "DeprecationWarning" not in told, "what Celery may do one day helps nobody"
+
     results = [json.loads(line) for line in (tmp_path / "prompts.results.jsonl").read_text().splitlines()]
     assert [result["id"] for result in results] == [line["id"] for line in lines()]
     assert {result["status"] for result in results} == {"succeeded"}
