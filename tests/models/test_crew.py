@@ -26,14 +26,14 @@ def test_a_process_that_cant_be_started_again_now_is_tried_later(
     crew.start()
     try:
         lost, other = crew.pids
-        wait_for(lambda: ups.exists() and ups.read_text().count("up") == 2, "both to have read their program", 10)
+        wait_for(lambda: ups.exists() and ups.read_text().count("up") == 2, "both to have read their program")
         program.rename(tmp_path / "away")
         subprocess.run(["kill", "-9", str(lost)], check=True)
-        told = wait_for(crew.tick, "the death to be told", 10)
+        told = wait_for(crew.tick, "the death to be told")
         assert told == ["worker process 1 was killed by SIGKILL; it is started again"]
         assert crew.tick() == ["worker process 1 can't be started now: No such file or directory; it is tried again"]
         (tmp_path / "away").rename(program)
-        wait_for(lambda: not crew.tick() and len(crew.pids) == 2, "another to be started", 10)
+        wait_for(lambda: not crew.tick() and len(crew.pids) == 2, "another to be started")
         assert other in crew.pids
     finally:
         crew.stop(0.0)
@@ -62,4 +62,4 @@ def test_a_closed_terminal_ends_who_looks_after_workers_but_under_nohup(under: s
             with pytest.raises(subprocess.TimeoutExpired):
                 process.wait(0.3)
             process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0

@@ -51,7 +51,7 @@ INSERT INTO attempts (id, job_id, batch_id, epoch, provider, key_id, requested_m
   (9000000011, 1, 1, 1, 'openai', 'k', 'm', 'succeeded', 5, 2, 100, 'USD', 2, 3), (9000000012, 2, 1, 1, 'openai', 'k', 'm', 'unknown', NULL, NULL, NULL, NULL, 2, NULL),
   (9000000013, 2, 1, 3, 'openai', 'k', 'm', 'rejected', NULL, NULL, NULL, NULL, 2, 3), (9000000014, 3, 2, 1, 'openai', 'k', 'm', 'succeeded', 5, 2, 100, 'USD', 2, 3);
 INSERT INTO results (job_id, attempt_id, response, input_tokens, output_tokens, cost_nanos, currency) VALUES
-  (1, 9000000011, X'28b52ffd', 5, 2, 100, 'USD'), (3, 9000000014, X'28b52ffd', 5, 2, 100, 'USD');
+  (1, 9000000011, X'28b52ffd20021100007b7d', 5, 2, 100, 'USD'), (3, 9000000014, X'28b52ffd20021100007b7d', 5, 2, 100, 'USD');
 INSERT INTO batch_spend (batch_id, shard, provider, currency, succeeded, calls, input_tokens, output_tokens, cost_nanos) VALUES
   (1, 4, 'openai', 'USD', 1, 1, 5, 2, 100), (1, 4, 'openai', '', 0, 1, 0, 0, 0), (2, 4, 'openai', 'USD', 1, 1, 5, 2, 100)
 """
@@ -78,7 +78,9 @@ def execute(database: Database, script: str) -> None:
     with database.write() as connection:
         for statement in script.split(";\n"):
             if not database.sqlite:
-                statement = statement.replace("AS BLOB", "AS BYTEA").replace("X'28b52ffd'", r"'\x28b52ffd'::bytea")
+                statement = statement.replace("AS BLOB", "AS BYTEA").replace(
+                    "X'28b52ffd20021100007b7d'", r"'\x28b52ffd20021100007b7d'::bytea"
+                )
             connection.exec_driver_sql(statement)
 
 
@@ -203,7 +205,7 @@ def test_an_upgrade_that_waits_in_a_circle_with_a_worker_is_begun_again(
             connection.execute(sa.text("SET LOCAL deadlock_timeout = '10ms'"))
             circles.append(pool.submit(other.execute, sa.text("LOCK TABLE workers IN ACCESS EXCLUSIVE MODE")))
             circles[0].add_done_callback(lambda _: other.rollback())
-            wait_for(waits_for_workers, "the other to wait for us", 10)
+            wait_for(waits_for_workers, "the other to wait for us")
 
         monkeypatch.setattr(models.database, "_refuse_to_outgrow", then_wanted)
         upgrade(database)

@@ -50,7 +50,7 @@ def play(dialect: ProviderName, play_out: Any, *faults: Fault, **settings: Any) 
                     "id": dialect,
                     "base_url": sandbox.base_url(dialect),
                     "keys": [{"id": "k", "secret": KEY}],
-                    "timeout_seconds": 1 if silent else 20,
+                    "timeout_seconds": 0.5 if silent else 20,
                     "stream_silence_seconds": 0.3 if silent else 20,
                 }
             )
@@ -59,7 +59,7 @@ def play(dialect: ProviderName, play_out: Any, *faults: Fault, **settings: Any) 
         finally:
             await sandbox.close()
 
-    return asyncio.run(asyncio.wait_for(main(), 30))
+    return asyncio.run(asyncio.wait_for(main(), 60))
 
 
 def ask(dialect: ProviderName, request: Request, *faults: Fault, **settings: Any) -> tuple[Response, dict[str, Any]]:

@@ -65,7 +65,7 @@ class Played:
 
     def row(self) -> dict[str, Any]:
         """The last row, once its call has ended."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while not (rows := self.rows()) or rows[-1]["finished_at"] is None:
             assert time.monotonic() < deadline, "the call never ended"
             time.sleep(0.005)
@@ -76,9 +76,16 @@ class Played:
         built = self.client.build_request(**request)
         head = f"{built.method} {built.url.raw_path.decode()} HTTP/1.1\r\n".encode()
         head += b"".join(name + b": " + value + b"\r\n" for name, value in built.headers.raw)
-        sock = socket.create_connection(("127.0.0.1", self.box.port), timeout=10)
+        sock = socket.create_connection(("127.0.0.1", self.box.port), timeout=30)
         sock.sendall(head + b"\r\n" + built.read())
         return sock
+
+    def arrived(self) -> dict[str, Any]:
+        """The last row, once there is one."""
+        deadline = time.monotonic() + 30
+        while not (rows := self.rows()):
+            assert time.monotonic() < deadline, "no call has come"
+        return rows[-1]
 
     def faults(self, *faults: dict[str, Any]) -> None:
         answer = self.client.post(f"{self.box.url}/_sandbox/faults", json=list(faults))
@@ -95,7 +102,7 @@ class Play:
     def __call__(self, **settings: Any) -> Played:
         """A sandbox with these settings."""
         box = self._run(serve(SandboxSettings.model_validate(settings)))
-        self._started.append(Played(box, httpx.Client(timeout=10, trust_env=False, verify=False)))
+        self._started.append(Played(box, httpx.Client(timeout=30, trust_env=False, verify=False)))
         return self._started[-1]
 
     def close(self, played: Played) -> None:
@@ -108,7 +115,7 @@ class Play:
             self.close(played)
 
     def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
@@ -121,5 +128,5 @@ def play(request: pytest.FixtureRequest) -> Iterator[Play]:
     yield play
     play.end()
     loop.call_soon_threadsafe(loop.stop)
-    thread.join(10)
+    thread.join(30)
     loop.close()

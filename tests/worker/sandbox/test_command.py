@@ -35,7 +35,7 @@ def start() -> Iterator[Start]:
     yield run
     for process in processes:
         process.kill()
-        process.wait(20)
+        process.wait(60)
         for pipe in (process.stdin, process.stdout, process.stderr):
             if pipe is not None:
                 pipe.close()
@@ -51,7 +51,7 @@ def ready(process: subprocess.Popen[str]) -> str:
 
 def ended(process: subprocess.Popen[str]) -> tuple[str, str]:
     """What it wrote after the first line, and its errors, once it has ended."""
-    process.wait(20)
+    process.wait(60)
     assert process.stdout is not None
     assert process.stderr is not None
     return process.stdout.read(), process.stderr.read()
@@ -62,7 +62,7 @@ def ask(url: str) -> int:
     request = urllib.request.Request(
         f"{url}/openai/v1/chat/completions", json.dumps(body).encode(), {"authorization": "Bearer sk-0000000000000"}
     )
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=30) as answer:
         return int(answer.status)
 
 
@@ -94,7 +94,7 @@ def test_it_ends_with_its_standard_input_if_told_so(start: Start) -> None:
     ready(process)
     assert process.stdin is not None
     process.stdin.close()
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
 
 
 def test_the_yaml_block_names_variables_instead_of_the_keys_of_accounts(start: Start, tmp_path: Path) -> None:

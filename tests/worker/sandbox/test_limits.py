@@ -1,6 +1,7 @@
 """Each provider's own limit rules, over the wire."""
 
 import re
+import time
 
 import pytest
 
@@ -20,22 +21,24 @@ def account(provider: str, **limits: object) -> dict[str, object]:
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_request_over_rpm_is_a_429_in_its_own_words(play: Play, provider: str) -> None:
-    played = play(accounts=[account(provider, rpm=6)])
+    played = play(accounts=[account(provider, rpm=1)])
+    began = time.monotonic()
     assert played.ask(provider).status_code == 200
     answer = played.ask(provider)
+    least = 59.9 - (time.monotonic() - began)
     assert answer.status_code == 429
     error = answer.json()["error"]
     if provider == "openai":
         assert (error["type"], error["code"]) == ("requests", "rate_limit_exceeded")
-        assert 1 <= int(answer.headers["retry-after"]) <= 10
-        assert 9000 < int(answer.headers["retry-after-ms"]) <= 10_000
+        assert least - 1 <= int(answer.headers["retry-after"]) <= 60
+        assert least * 1000 <= int(answer.headers["retry-after-ms"]) <= 60_000
     elif provider == "claude":
         assert error["type"] == "rate_limit_error"
-        assert 1 <= int(answer.headers["retry-after"]) <= 10
+        assert least - 1 <= int(answer.headers["retry-after"]) <= 60
     else:
         assert error["status"] == "RESOURCE_EXHAUSTED"
         details = {detail["@type"].rpartition(".")[2]: detail for detail in error["details"]}
-        assert 9 < float(details["RetryInfo"]["retryDelay"].removesuffix("s")) <= 10
+        assert least <= float(details["RetryInfo"]["retryDelay"].removesuffix("s")) <= 60
         assert "PerMinute" in details["QuotaFailure"]["violations"][0]["quotaId"]
         assert "retry-after" not in answer.headers
     row = played.row()
@@ -43,10 +46,10 @@ def test_a_request_over_rpm_is_a_429_in_its_own_words(play: Play, provider: str)
 
 
 def test_openai_charges_max_tokens_or_the_estimate_whichever_is_more(play: Play) -> None:
-    played = play(accounts=[account("openai", tpm=6000, burst_seconds=10)])  # holds 1,000 tokens
+    played = play(accounts=[account("openai", tpm=1000, burst_seconds=60)])  # holds 1,000 tokens
     played.ask("openai", "x", max_tokens=600)
     first = int(played.ask("openai", "x" * 800, max_tokens=1).headers["x-ratelimit-remaining-tokens"])
-    assert 200 <= first <= 1000 - 600 - 200 + 500  # 600 and 200 taken, and a little time passed
+    assert 200 <= first <= 1000 - 600 - 200 + 300  # 600 and 200 taken, and a little time passed
     assert played.ask("openai", max_tokens=1000).status_code == 429
 
 
@@ -72,7 +75,7 @@ def test_the_others_do_not_count_requests_that_are_wrong(play: Play, provider: s
 
 
 def test_gemini_counts_input_only(play: Play) -> None:
-    played = play(accounts=[account("gemini", tpm=600, burst_seconds=10)], output_tokens=5000)  # holds 100
+    played = play(accounts=[account("gemini", tpm=60, burst_seconds=100)], output_tokens=5000)  # holds 100
     config = {"maxOutputTokens": 8000}
     assert played.ask("gemini", "x" * 200, generationConfig=config).status_code == 200  # 54 tokens
     assert played.ask("gemini", "x" * 100, generationConfig=config).status_code == 200  # 29
@@ -82,7 +85,7 @@ def test_gemini_counts_input_only(play: Play) -> None:
 
 
 def test_claude_books_output_as_produced_and_not_max_tokens(play: Play) -> None:
-    played = play(accounts=[account("claude", tpm=6000, burst_seconds=10)], output_tokens=2000)  # 1,000
+    played = play(accounts=[account("claude", tpm=600, burst_seconds=100)], output_tokens=2000)  # 1,000
     answer = played.ask("claude", max_tokens=50_000)
     assert answer.status_code == 200
     assert played.ask("claude", max_tokens=1).status_code == 429  # 2,000 produced: in debt by about 1,000

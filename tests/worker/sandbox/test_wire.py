@@ -21,7 +21,7 @@ HEAD = b"POST /openai/v1/chat/completions HTTP/1.1\r\nauthorization: Bearer " + 
 
 
 def connect(port: int) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port), timeout=10)
+    return socket.create_connection(("127.0.0.1", port), timeout=30)
 
 
 def until(sock: socket.socket, mark: bytes, count: int = 1) -> bytes:
