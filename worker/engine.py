@@ -35,7 +35,7 @@ from worker.keys import KeyRing
 from worker.limits.limiter import Charge, Grant, LimitedKey, Limiter, Want
 from worker.providers.base import Provider
 from worker.providers.masks import masked, provider_secrets, without_secrets
-from worker.recorder import Recorder
+from worker.recorder import INTERNAL_ERROR, Recorder
 
 log = logging.getLogger("truckllm.engine")
 
@@ -158,6 +158,14 @@ class Engine:
         """The other providers that the job may still go to."""
         return [] if job.no_fallback else routing.others(self.config, job.lane, self.name, job.excluded)
 
+    def unready(self, job: Claimed, error: Exception) -> Ending:
+        """The ending of a job that made our code raise before its call. It fails for good: the next worker would raise as well. Raises
+        MemoryError where that was behind it."""
+        self._check_memory(error)
+        message = f"its call could not be prepared ({type(error).__name__}); the worker's log tells where"
+        failure = Failure(FailureKind.BAD_REQUEST, INTERNAL_ERROR, message)
+        return self._ending(job, None, failure, Verdict(About.NOTHING, None))
+
     def may_launch(self, prepared: Prepared, key: LimitedKey) -> bool:
         """Whether a call that was granted some moments ago is still to go out: not on a key or to a model that has failed
         since, nor on a pool that cools."""
@@ -237,7 +245,7 @@ class Engine:
             epoch=job.epoch,
             status=JobStatus.FAILED,
             attempt=AttemptEnd(attempt_id, self.name, Outcome.UNKNOWN, finished_at=self._recorder.now()),
-            error_code="internal_error",
+            error_code=INTERNAL_ERROR,
             error_message=message,
         )
 

@@ -30,6 +30,8 @@ log = logging.getLogger("truckllm.flights")
 ANNOUNCE_AHEAD = 0.2
 """How long before its start a call is written down: time for a commit, and no longer, because what is killed in between counts as
 maybe billed."""
+LATE_START = 0.4
+"""A call that is this late for its slot is booked where it starts: in a minute of pacing there is room for 0.45 s."""
 LATEST_START = 1.0
 """A call that is this late for its slot isn't sent: its booking stands for another moment."""
 
@@ -107,9 +109,26 @@ class Flights:
         try:
             while self._gathered:
                 flights, self._gathered = self._gathered, []
-                await self._announce(flights)
+                try:
+                    await self._announce(flights)
+                except Exception:  # a bug of ours: whoever was not launched by then would be held for ever
+                    log.exception(
+                        "%d calls could not be announced; those that were not sent are taken back", len(flights)
+                    )
+                    await self._abandon(flights)
         finally:
             self._announcing = None
+
+    async def _abandon(self, flights: Sequence[Flight]) -> None:
+        """Lets go of calls that were not launched, in whatever state they are."""
+        left = [flight for flight in flights if flight.task is None and flight.attempt_id in self._flights]
+        for flight in left:
+            if flight.timer is not None:
+                flight.timer.cancel()
+        if left:
+            await self._take_back(left)
+        for flight in left:  # not before: the drain would look whether something waits, and find nothing
+            self._land(flight)
 
     def _goes(self, flight: Flight) -> bool:
         """Whether nothing has come up since the grant that speaks against the call."""
@@ -144,11 +163,11 @@ class Flights:
                     flight.timer = asyncio.get_running_loop().call_later(delay, self._launch, flight)
                 else:
                     self._launch(flight)
-            else:
-                self._land(flight)
         refused = [flight for flight in flights if flight.attempt_id not in announced]
         if refused:
             await self._take_back(refused)
+            for flight in refused:
+                self._land(flight)
 
     def _announcement(self, flight: Flight) -> Announcement:
         prepared, key = flight.prepared, flight.grant.key
@@ -166,10 +185,18 @@ class Flights:
 
     def _launch(self, flight: Flight) -> None:
         """The moment to send; the last look at lease, slot and shutdown."""
-        late = time.monotonic() - flight.grant.start_at > LATEST_START
-        if late or not self._goes(flight) or self._stopping or not self._may_send() or not self._recorder.ready:
+        late = time.monotonic() - flight.grant.start_at
+        if (
+            late > LATEST_START
+            or not self._goes(flight)
+            or self._stopping
+            or not self._may_send()
+            or not self._recorder.ready
+        ):
             flight.task = asyncio.ensure_future(self._unsend(flight))
         else:
+            if late > LATE_START:
+                flight.grant = self._tally.late(flight.grant, late)
             flight.task = asyncio.ensure_future(self._fly(flight))
 
     async def _unsend(self, flight: Flight) -> None:

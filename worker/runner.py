@@ -250,7 +250,11 @@ class Runner:
         """Puts claimed jobs (with when that was) among those that wait for the limiter, or lets them go."""
         back: list[Claimed] = []
         for job, since in claimed:
-            prepared = self.engine.prepare(job, since)
+            try:
+                prepared = self.engine.prepare(job, since)
+            except Exception as error:  # a bug of ours must not take those with it that were claimed together
+                log.exception("job %d could not be prepared", job.id)
+                prepared = self.engine.unready(job, error)
             if isinstance(prepared, Prepared):
                 self._waiting.append(prepared)
                 self._bytes += len(job.body)
