@@ -60,7 +60,7 @@ OPEN_FILES = 16_384
 STORE_SECONDS = 15.0
 """How long an ending worker waits for a database that is away; its parent and the system have little patience."""
 
-WITHDRAW_SECONDS = 2.0
+WITHDRAW_SECONDS = 5.0
 """How long one that is told to end while it starts waits to take its registration back."""
 
 RING_AFTER = 0.1

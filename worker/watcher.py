@@ -23,6 +23,7 @@ LAST_WORDS = signal.SIGALRM
 
 LAST_SECONDS = 2.0
 """How long that may take."""
+LAST_TICK = 0.1
 
 DEAF_TO = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Blocked in it from its start: they are sent to all processes of a service or terminal at once, and the worker needs its watcher
@@ -48,10 +49,9 @@ def watch(pid: int, tick: float, patience: int) -> None:
 
 
 def _over(seconds: float) -> bool:
-    """Whether the worker ends within this time."""
-    deadline = time.monotonic() + seconds
-    while select.select([BEATS], [], [], max(0.0, deadline - time.monotonic()))[0]:
-        if not os.read(BEATS, 4096):
+    """Whether the worker ends within this time, counted in ticks too."""
+    for _ in range(round(seconds / LAST_TICK)):
+        if select.select([BEATS], [], [], LAST_TICK)[0] and not os.read(BEATS, 4096):
             return True
     return False
 
