@@ -23,6 +23,11 @@ CAP = 40
 """In USD: enough for about 130 to 250 of the jobs, as their answers turn out."""
 
 
+@pytest.fixture
+def cli(quick_cli: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    return quick_cli
+
+
 def spent(database: Database) -> float:
     """What the ledger says that the batch has cost, in USD."""
     with database.read() as connection:

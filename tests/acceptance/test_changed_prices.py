@@ -8,7 +8,14 @@ from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import SandboxProcess
+
+
+@pytest.fixture
+def cli(quick_cli: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    return quick_cli
 
 
 def test_a_rerun_at_other_prices_tells_both_and_the_cap_counts_both(

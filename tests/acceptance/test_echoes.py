@@ -95,6 +95,11 @@ class Echoing(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
+def cli(quick_cli: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    return quick_cli
+
+
+@pytest.fixture
 def server() -> Iterator[ThreadingHTTPServer]:
     """The provider; its calls wait while `gate` is shut."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Echoing)

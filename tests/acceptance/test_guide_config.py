@@ -9,6 +9,8 @@ from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import SandboxProcess
 from tests.models.test_config import GUIDE_BLOCKS, GUIDE_VALUES
 from worker.sandbox.quotas import key_name
@@ -39,6 +41,11 @@ class CustomProvider(JsonProvider):
     def read_models(self, body):
         return ["model-1", "model-2"]
 """
+
+
+@pytest.fixture
+def cli(quick_cli: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    return quick_cli
 
 
 def line(provider: str, model: str) -> dict[str, object]:

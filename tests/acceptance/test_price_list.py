@@ -9,10 +9,17 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.conftest import SandboxProcess
 
 PER_MILLION = {"gemini-3.5-flash": (Decimal("1.5"), Decimal(9)), "claude-haiku-4-5": (Decimal(1), Decimal(5))}
 """What the list says of input and output, which all of these calls are."""
+
+
+@pytest.fixture
+def cli(quick_cli: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    return quick_cli
 
 
 def test_costs_routes_and_caps_go_by_the_list(

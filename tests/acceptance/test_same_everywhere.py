@@ -21,6 +21,11 @@ VARIES = ("latency_ms", "key_id", "attempts")
 """What may differ between two runs of the same prompts."""
 
 
+@pytest.fixture
+def cli(quick_cli: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    return quick_cli
+
+
 def lines() -> list[dict[str, Any]]:
     providers = list(MODELS)
     return [

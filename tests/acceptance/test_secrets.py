@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 import sqlalchemy as sa
 
 from models.database import Database
@@ -16,6 +17,11 @@ from tests.conftest import SECRETS, SandboxProcess, Valkey, wait_for
 MODELS = {"openai": "gpt-a", "gemini": "gemini-a", "claude": "claude-a"}
 CANARY = "canary"
 """In every planted secret, and in nothing else that these tests write."""
+
+
+@pytest.fixture
+def cli(quick_cli: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    return quick_cli
 
 
 def test_no_secret_is_written_or_shown_anywhere(

@@ -10,9 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.conftest import SandboxProcess
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def cli(quick_cli: Cli) -> Cli:
+    return quick_cli
 
 
 def rows(path: Path) -> list[dict[str, Any]]:

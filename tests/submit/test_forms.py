@@ -64,6 +64,11 @@ WITH_CALLS = {"calling", "silent", "own", "claude", "gemini"}
 
 
 @pytest.fixture
+def cli(quick_cli: Callable[..., Any]) -> Callable[..., Any]:
+    return quick_cli
+
+
+@pytest.fixture
 def batch(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     """All but the last line are done."""
     monkeypatch.setenv("TRUCKLLM_HOME", str(tmp_path / "home"))

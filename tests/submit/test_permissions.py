@@ -25,6 +25,13 @@ from tests.conftest import wait_for
 
 NOBODY = 65534
 Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def cli(quick_cli: Cli) -> Cli:
+    return quick_cli
+
+
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root may act as another user")
 
 

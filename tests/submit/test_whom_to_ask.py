@@ -50,6 +50,11 @@ EACH_FORM: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
+def cli(quick_cli: Callable[..., Any]) -> Callable[..., Any]:
+    return quick_cli
+
+
+@pytest.fixture
 def sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
     monkeypatch.setenv("TRUCKLLM_HOME", str(tmp_path / "home"))
     database = open_database(f"sqlite:///{tmp_path}/only.db")
