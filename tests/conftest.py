@@ -77,7 +77,7 @@ class Valkey:
         """`more` are options, such as `--appendonly yes` to keep its data through a `kill`."""
         command = [str(get_binary_path()), "--port", "0", "--unixsocket", f"{self.folder}/s", "--save", ""]
         self.process = subprocess.Popen([*command, "--dir", str(self.folder), *more], stdout=subprocess.DEVNULL)
-        wait_for(self._answers, "Valkey to answer", 10)
+        wait_for(self._answers, "Valkey to answer")
 
     def _answers(self) -> bool:
         with contextlib.suppress(redis.ConnectionError), contextlib.closing(self.client()) as client:
@@ -232,12 +232,12 @@ class SandboxProcess:
         self._post("accounts", list(accounts))
 
     def _get(self, path: str) -> str:
-        with urllib.request.urlopen(f"{self.url}/_sandbox/{path}", timeout=10) as reply:
+        with urllib.request.urlopen(f"{self.url}/_sandbox/{path}", timeout=30) as reply:
             return str(reply.read().decode())
 
     def _post(self, path: str, value: Any) -> None:
         body = json.dumps(value).encode()
-        urllib.request.urlopen(urllib.request.Request(f"{self.url}/_sandbox/{path}", body), timeout=10).read()
+        urllib.request.urlopen(urllib.request.Request(f"{self.url}/_sandbox/{path}", body), timeout=30).read()
 
 
 @pytest.fixture
@@ -262,7 +262,7 @@ def start_sandbox(tmp_path: Path) -> Iterator[Callable[..., SandboxProcess]]:
     yield start
     for one in started:
         one.process.terminate()
-        one.process.wait(10)
+        one.process.wait(30)
 
 
 @pytest.fixture
@@ -365,7 +365,7 @@ def quick_cli(
 def real_cli(tmp_path: Path, environment: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
     """What `cli` is, unless a file of tests makes it `quick_cli`."""
 
-    def run(*arguments: object, seconds: float = 60.0, **env: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: object, seconds: float = 100.0, **env: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*TRUCKLLM, *map(str, arguments)],
             cwd=tmp_path,
@@ -404,7 +404,7 @@ def start(tmp_path: Path, environment: dict[str, str]) -> Iterator[Callable[...,
             process.terminate()
     for process in started:
         try:
-            process.wait(15)
+            process.wait(30)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
