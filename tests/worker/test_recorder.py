@@ -388,31 +388,6 @@ def test_too_much_waiting_to_be_stored_stops_new_calls_until_it_is_stored(databa
     assert assert_counts_are_true(database, batch).succeeded == 5
 
 
-def test_time_is_told_by_the_databases_clock(database: Database) -> None:
-    async def work(recorder: Recorder) -> None:
-        recorder.clock_offset += 1000.0
-        assert abs(recorder.now() - time.time() - 1000.0) < 60.0
-
-    using(database, work)
-
-
-def test_nothing_grows_old_by_a_step_of_the_databases_clock(database: Database) -> None:
-    async def work(recorder: Recorder) -> None:
-        long_ago, just_now = recorder.now() - 100.0, recorder.now() - 1.0
-        recorder.set_clock(recorder.clock_offset + 3600.0)
-        while_this_machine_stood_still = 60.0
-        assert recorder.age(long_ago) == pytest.approx(100.0, abs=while_this_machine_stood_still)
-        assert recorder.age(just_now) == pytest.approx(1.0, abs=while_this_machine_stood_still)
-        assert recorder.age(recorder.now() - 7.0) == pytest.approx(7.0, abs=while_this_machine_stood_still)
-        recorder.set_clock(recorder.clock_offset + 3600.0)
-        assert recorder.age(long_ago) == pytest.approx(100.0, abs=while_this_machine_stood_still)
-        recorder.set_clock(recorder.clock_offset - 7200.0)
-        assert recorder.age(recorder.now() - 5.0) <= 5.0 + while_this_machine_stood_still
-        assert recorder.age(recorder.now() + 3600.0) == 0.0
-
-    using(database, work)
-
-
 def test_an_ending_without_a_call_needs_no_attempt(database: Database) -> None:
     batch = make_batch(database, 1)
     (job,) = claim(database)
