@@ -30,8 +30,6 @@ log = logging.getLogger("truckllm.flights")
 ANNOUNCE_AHEAD = 0.2
 """How long before its start a call is written down: time for a commit, and no longer, because what is killed in between counts as
 maybe billed."""
-LATE_START = 0.4
-"""A call that is this late for its slot is booked where it starts: in a minute of pacing there is room for 0.45 s."""
 LATEST_START = 1.0
 """A call that is this late for its slot isn't sent: its booking stands for another moment."""
 
@@ -195,7 +193,7 @@ class Flights:
         ):
             flight.task = asyncio.ensure_future(self._unsend(flight))
         else:
-            if late > LATE_START:
+            if late > 0:
                 flight.grant = self._tally.late(flight.grant, late)
             flight.task = asyncio.ensure_future(self._fly(flight))
 

@@ -15,6 +15,7 @@ from worker.bookings import NOTHING_TAKEN
 from worker.breaker import Breaker
 from worker.engine import Finished
 from worker.limits.limiter import Grant, Limiter, Settlement
+from worker.limits.shapes import put_off
 
 log = logging.getLogger("truckllm.tally")
 
@@ -51,6 +52,14 @@ class Tally:
         self._settlements.append(Settlement(grant.key.buckets, grant.slot, grant.charge, NOTHING_TAKEN))
         if self._telling is None:
             self._telling = asyncio.ensure_future(self._tell())
+
+    def late(self, grant: Grant, seconds: float) -> Grant:
+        """Takes in that a call starts so much later than it is booked: as what it is to be known from now on."""
+        moved, settlements = put_off(grant, seconds)
+        self._settlements.extend(settlements)
+        if settlements and self._telling is None:
+            self._telling = asyncio.ensure_future(self._tell())
+        return moved
 
     async def flush(self) -> None:
         """Waits until all is told."""

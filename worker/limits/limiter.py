@@ -30,6 +30,7 @@ from worker.limits.distant_clock import DistantClock
 from worker.limits.question import Question
 from worker.limits.server import Script, connect
 from worker.limits.shapes import (
+    SLOT_SECONDS,
     Bucket,
     BucketRoom,
     Charge,
@@ -224,7 +225,9 @@ class Limiter:
             want = wants[place]
             if kind >= 1:
                 key = question.keys[kind - 1]
-                answers.append(Grant(want.id, key, (decided or 0.0) + seconds, int(extra), want.charge))
+                slot, starts = int(extra), (decided or 0.0) + seconds
+                into_slot = max(0.0, reply[2] + seconds - slot * SLOT_SECONDS)
+                answers.append(Grant(want.id, key, starts, slot, want.charge, into_slot))
             else:
                 answers.append(self._wait(want, kind, seconds, extra))
         if decided is None:

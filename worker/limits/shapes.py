@@ -6,11 +6,14 @@ Says nothing about how a bucket is kept: that is bucket.lua's business.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Unit = Literal["requests", "tokens", "input_tokens", "output_tokens"]
 UNITS: tuple[Unit, ...] = ("requests", "tokens", "input_tokens", "output_tokens")
+
+SLOT_SECONDS = 0.5
+"""As in bucket.lua."""
 
 RestartFunction = Callable[[], Awaitable[None]]
 """Tells a server that was started again what it has to know before a call may start."""
@@ -78,13 +81,15 @@ class Want:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """The call is booked: it starts at `start_at` (on the limiter's clock) on `key`. `slot` is for settling."""
+    """The call is booked: it starts at `start_at` (on the limiter's clock) on `key`. `slot` is for settling; it begins `into_slot`
+    seconds before the start."""
 
     want_id: str
     key: LimitedKey
     start_at: float
     slot: int
     charge: Charge
+    into_slot: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +121,25 @@ class Settlement:
     slot: int
     booked: Charge
     actual: Charge
+
+
+def put_off(grant: Grant, seconds: float) -> tuple[Grant, tuple[Settlement, ...]]:
+    """The grant of a call that starts so many seconds late, and what moves its booking there, if that is another slot: the last minute
+    that it is in ends later than was reckoned. Nobody else loses by it: until now it was booked, too."""
+    slots = int((grant.into_slot + seconds) / SLOT_SECONDS)
+    moved = replace(
+        grant,
+        start_at=grant.start_at + seconds,
+        slot=grant.slot + slots,
+        into_slot=grant.into_slot + seconds - slots * SLOT_SECONDS,
+    )
+    if not slots:
+        return moved, ()
+    nothing = Charge(requests=0)
+    return moved, (
+        Settlement(grant.key.buckets, grant.slot, grant.charge, nothing),
+        Settlement(grant.key.buckets, moved.slot, nothing, grant.charge),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from worker.flights import LATEST_START
 from worker.limits.limiter import Charge, Grant, LimitedKey, Wait
+from worker.limits.shapes import put_off
 
 
 def draw_keys(virtual, shape: list[tuple[int, int, int]]) -> list[LimitedKey]:
@@ -187,6 +189,44 @@ def test_late_settlements_of_high_estimates_give_no_second_burst(virtual):
             else:
                 world.now += 0.25
         assert real.worst() <= 10_000
+
+    virtual.run(story)
+
+
+@pytest.mark.parametrize("late", [0.3, LATEST_START])
+def test_calls_that_start_late_together_make_no_minute_too_full(virtual, late):
+    async def story(world):
+        limiter, one = await world.limiter(), virtual.key("p/k", requests=600)
+        began, starts = world.now, virtual.Window()
+        wants = [world.want([one]) for _ in range(64)]
+        while world.now < began + 70:
+            wants += [world.want([one]) for _ in range(64 - len(wants))]
+            answers = await world.ask(limiter, *wants)
+            for answer in [one for one in answers if isinstance(one, Grant)]:
+                start = max(answer.start_at, began + late)  # whoever was granted them had been stopped
+                starts.add(start, 1)
+                await limiter.settle(put_off(answer, start - answer.start_at)[1])
+            left = {answer.want_id for answer in answers if isinstance(answer, Wait)}
+            wants = [want for want in wants if want.id in left]
+            world.now += min(answer.seconds for answer in answers if isinstance(answer, Wait))
+        assert 595 <= starts.worst() <= 600
+
+    virtual.run(story)
+
+
+def test_a_call_that_starts_late_is_settled_where_it_starts(virtual):
+    async def story(world):
+        limiter, one = await world.limiter(), virtual.key("p/k", tokens=6_000)
+        grant = await world.until_granted(limiter, world.want([one], tokens=100))
+        moved, settlements = put_off(grant, 0.9)
+        await limiter.settle(settlements)
+        assert moved.start_at - grant.start_at == pytest.approx(0.9)
+        await world.settle(limiter, moved, tokens=300)
+        assert (await limiter.room([one]))[0].buckets[0].booked == 300
+        world.now = moved.start_at + 60
+        assert (await limiter.room([one]))[0].buckets[0].booked == 300
+        world.now = moved.start_at + 60.6
+        assert (await limiter.room([one]))[0].buckets[0].booked == 0
 
     virtual.run(story)
 
