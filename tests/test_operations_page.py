@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "operations.md").read_text()
 LOGGED = {"log.warning", "log.error", "log.exception", "log.critical"}
 SAID_BY = {
+    "models/permissions.py": {"exposed"},
     "models/database.py": {"check_schema", "_refuse_to_outgrow", "upgrade"},
     "models/store/budgets.py": {"reserve"},
     "submit/progress.py": {"_blocked", "_left_open", "_unserved", "lost_sentence", "remarks"},
