@@ -17,6 +17,16 @@ def test_the_cheapest_key_goes_first_and_the_next_one_takes_over_when_it_is_full
     virtual.run(story)
 
 
+def test_a_dearer_key_is_left_alone_while_the_cheap_one_can_go_within_the_second(virtual):
+    async def story(world):
+        cheap, dear = virtual.key("p/cheap", rank=1, requests=600), virtual.key("p/dear", rank=7, requests=600)
+        answers = await world.ask(await world.limiter(), *[world.want([dear, cheap]) for _ in range(10)])
+        assert [answer.key for answer in answers] == [cheap] * 10
+        assert answers[-1].start_at > world.now + 0.5
+
+    virtual.run(story)
+
+
 def test_equal_keys_share_by_the_room_they_have(virtual):
     async def story(world):
         small, large = virtual.key("p/small", requests=600), virtual.key("p/large", requests=1_800)

@@ -93,6 +93,16 @@ def test_a_long_retry_after_cools_at_once_and_is_kept(virtual):
     virtual.run(story)
 
 
+def test_a_lone_429_without_a_retry_after_cools_nothing_however_long_it_would(virtual):
+    async def story(world):
+        limiter, one = await world.limiter(), virtual.key("p/k", requests=600)
+        assert not await limiter.too_many(one, None, least=9.0)
+        (granted,) = await world.ask(limiter, world.want([one]))
+        assert isinstance(granted, Grant)
+
+    virtual.run(story)
+
+
 def test_without_a_retry_after_a_pool_cools_for_a_jittered_second_or_two(virtual):
     async def story(world):
         limiter, one = await world.limiter(), virtual.key("p/k", requests=600)
