@@ -281,7 +281,7 @@ def fakellm(tmp_path: Path) -> Iterator[str]:
         yield found[1]
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 def told(url: str, body: dict[str, Any]) -> Any:
@@ -289,7 +289,7 @@ def told(url: str, body: dict[str, Any]) -> Any:
     request = urllib.request.Request(
         f"{url}/v1/chat/completions", json.dumps(body).encode(), {"content-type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=10) as reply:
+    with urllib.request.urlopen(request, timeout=30) as reply:
         return json.load(reply)
 
 
@@ -308,7 +308,7 @@ def test_a_server_that_isnt_ours_works_by_one_block(
     rows = [json.loads(line) for line in (tmp_path / "prompts.results.jsonl").read_text().splitlines()]
     assert rows[0]["text"] == "It is Paris, as ever."
     assert (rows[2]["error"]["code"], rows[2]["error"]["message"]) == ("mock_error", "I won't")
-    with urllib.request.urlopen(f"{fakellm}/_fakellm/stats", timeout=10) as reply:
+    with urllib.request.urlopen(f"{fakellm}/_fakellm/stats", timeout=30) as reply:
         assert json.load(reply)["total_requests"] == 3  # one call a line
 
     used = {"prompt_tokens": 0, "completion_tokens": 0}

@@ -53,7 +53,7 @@ def gemini_at(played: Played) -> genai.Client:
     options: Any = {
         "base_url": f"{played.box.url}/gemini",
         "api_version": "v1",
-        "httpx_client": httpx2.Client(trust_env=False),
+        "httpx_client": httpx2.Client(trust_env=False, timeout=60),
     }
     return genai.Client(api_key=KEY, http_options=options)
 
