@@ -7,6 +7,6 @@ if not seconds then
 elseif seconds == true then
   redis.call('SET', key, '1e15', 'EX', 30 * 86400)  -- every worker says it again every few seconds
 else
-  redis.call('SET', key, string.format('%.6f', now + seconds), 'PX', math.ceil(seconds * 1000) + 1000)
+  redis.call('SET', key, string.format('%.6f', now + seconds), 'PX', math.ceil(seconds * 1000) + 60000)
 end
 return 1

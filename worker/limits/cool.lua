@@ -32,5 +32,5 @@ local cools = (asked and seconds > long)
 if not cools then return 0 end
 local key = PREFIX .. 'c:' .. pool
 local till = math.max(now + seconds, tonumber(redis.call('GET', key) or 0))
-redis.call('SET', key, string.format('%.6f', till), 'PX', math.ceil((till - now) * 1000) + 1000)
+redis.call('SET', key, string.format('%.6f', till), 'PX', math.ceil((till - now) * 1000) + 60000)
 return 1

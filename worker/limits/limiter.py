@@ -206,7 +206,9 @@ class Limiter:
             for n, key in enumerate(keys)
         ]
 
-    async def _ask(self, question: Question, wants: Sequence[Want]) -> list[Grant | Wait | TooLarge]:
+    async def _ask(
+        self, question: Question, wants: Sequence[Want], *, again: bool = False
+    ) -> list[Grant | Wait | TooLarge]:
         decided, reply = await self._run(question, create=self._seed is None)
         if await self._beginnings.notice(reply[1]):
             return [self._wait(wants[place], 0, 0.25, 2) for place in question.places]
@@ -230,16 +232,15 @@ class Limiter:
                 answers.append(Grant(want.id, key, starts, slot, want.charge, into_slot))
             else:
                 answers.append(self._wait(want, kind, seconds, extra))
-        if decided is None:
-            return await self._decline(answers)
-        return answers
-
-    async def _decline(self, answers: Sequence[Grant | Wait | TooLarge]) -> list[Grant | Wait | TooLarge]:
-        """Gives back what was granted for nobody knows when."""
+        if decided is not None:
+            return answers
+        # Granted for nobody knows when: given back, and asked for again now that the server's clock is known.
         granted = [one for one in answers if isinstance(one, Grant)]
         nothing = Charge(requests=0)
         await self.settle([Settlement(one.key.buckets, one.slot, one.charge, nothing) for one in granted])
-        return [Wait(one.want_id, 0.05, False, "limit") if isinstance(one, Grant) else one for one in answers]
+        if granted and not again:
+            return await self._ask(question, wants, again=True)
+        return [Wait(one.want_id, 0.25, False, "limit") if isinstance(one, Grant) else one for one in answers]
 
     async def _run(self, question: Question, *, create: bool) -> tuple[float | None, list[Any]]:
         """What reserve.lua said, and when, on the caller's clock, if that can be told: an answer that was on its way for long grants
