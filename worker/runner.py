@@ -29,6 +29,7 @@ from worker.recorder import Recorder
 from worker.scouts import Scouts
 from worker.tally import Tally
 from worker.turns import Turns
+from worker.waiting import Waiting
 
 log = logging.getLogger("truckllm.runner")
 
@@ -41,7 +42,6 @@ LEAST_ASK = 16
 MOST_PAUSE = 1.0
 WAKE_SECONDS = 0.5
 MOST_WAITING = 4 * MOST_WANTS
-MOST_INPUT_BYTES = 64 * 1024 * 1024
 IDLE_SECONDS = 0.25
 
 
@@ -81,11 +81,7 @@ class Runner:
         if alone:
             self._concurrency = min(self._concurrency, suspect_store.MOST_TOGETHER)
             self._claim_jobs = suspect_store.claim
-        self._waiting: list[Prepared] = []
-        self._holding: set[int] = set()  # those of them that a bucket is kept free for, by job
         self._looked_at = float("-inf")
-        self._slow: dict[tuple[str, str], float] = {}  # (lane, model) → until when its limits let nothing start
-        self._bytes = 0
         self._ask = MOST_WANTS
         self._woken_at = float("-inf")
         self._claimable: float | None = 0.0
@@ -105,6 +101,7 @@ class Runner:
             landed=self._land,
             passed_on=passed_on,
         )
+        self._waiting = Waiting(limiter, self._flights.give_back)
 
     @property
     def name(self) -> str:
@@ -151,14 +148,14 @@ class Runner:
             return True
         if self.engine.ring.all_out:
             return False
-        wanted = min(min(free, self._ask) - len(self._startable()), MOST_WAITING - len(self._waiting))
+        wanted = min(min(free, self._ask) - len(self._waiting.startable()), MOST_WAITING - len(self._waiting))
         if wanted > 0 and not await self._claim(wanted):
             return True
-        if not self._startable():
+        if not self._waiting.startable():
             if self._ended_without_call:
                 self._ask = MOST_WANTS
                 return True
-            if self._slow:
+            if self._waiting.slow:
                 await self._pause(LEAST_PAUSE)
                 return True
             return await self._idle(deadline)
@@ -196,7 +193,7 @@ class Runner:
         """Claims and prepares up to `most` jobs. False when the database didn't answer."""
         now = time.monotonic()
         wake = now - self._woken_at >= WAKE_SECONDS
-        room = MOST_INPUT_BYTES - self._bytes
+        room = self._waiting.room
         worker_id = self._worker_id()
         lanes = await self._turns.open_lanes(self.engine.latency_ms)
         withheld = [lane for lane in self._turns.lanes if lane not in lanes]
@@ -230,7 +227,7 @@ class Runner:
             if not self._waiting:
                 await self._pause(IDLE_SECONDS, landing=True)
             return bool(self._waiting)
-        skip = list(self._slow)
+        skip = list(self._waiting.slow)
         try:
             claimed, self._claimable = await self._recorder.call(claim)
         except StorageError:
@@ -256,8 +253,7 @@ class Runner:
                 log.exception("job %d could not be prepared", job.id)
                 prepared = self.engine.unready(job, error)
             if isinstance(prepared, Prepared):
-                self._waiting.append(prepared)
-                self._bytes += len(job.body)
+                self._waiting.add(prepared)
             elif isinstance(prepared, NoKey):
                 back.append(job)
             else:
@@ -266,21 +262,11 @@ class Runner:
         if back:
             await self._flights.give_back(back, snooze=WAKE_SECONDS)
 
-    def _startable(self) -> list[Prepared]:
-        """What waits and might start now: not what its model's own limits hold up, unless a bucket is kept free for it."""
-        now = time.monotonic()
-        self._slow = {what: until for what, until in self._slow.items() if until > now}
-        if not self._slow:
-            return self._waiting
-        return [one for one in self._waiting if one.job.id in self._holding or one.waits_as not in self._slow]
-
     async def _reconsider(self) -> None:
         """Prepares anew what waits, where a key or a model has turned out since not to do, or to do again."""
-        stale = [prepared for prepared in self._waiting if not self.engine.stands(prepared)]
-        if stale:
-            self._waiting = [prepared for prepared in self._waiting if self.engine.stands(prepared)]
+        if stale := self._waiting.take(lambda prepared: not self.engine.stands(prepared)):
             for prepared in stale:
-                self._drop(prepared)
+                self._waiting.let_go(prepared)
             await self._prepare([(prepared.job, prepared.since) for prepared in stale])
 
     # Reserve, announce, launch
@@ -289,7 +275,7 @@ class Runner:
         """Books and launches what may start within the next second. Seconds to wait before the next turn."""
         await self._reconsider()
         await self._return_stopped()
-        startable = self._startable()
+        startable = self._waiting.startable()
         if not startable:
             return 0.0
         try:
@@ -310,32 +296,30 @@ class Runner:
         back: list[Prepared] = []
         later: list[Prepared] = []
         now = time.monotonic()
-        by_model = self.engine.ring.by_model
+        by_model, slow = self.engine.ring.by_model, self._waiting.slow
         for prepared, answer in zip(asking, answers, strict=True):
-            self._holding.discard(prepared.job.id)
+            self._waiting.holding.discard(prepared.job.id)
             match answer:
                 case Grant():
                     granted.append((prepared, answer))
                     self._turns.full_models.pop(prepared.request.model, None)
                 case TooLarge():
-                    self._drop(prepared)
+                    self._waiting.let_go(prepared)
                     self._refuse(prepared, answer)
                 case Wait():
                     pauses.append(answer.seconds)
                     if by_model:
                         self._turns.full_models[prepared.request.model] = now + max(answer.seconds, LEAST_PAUSE)
                     if answer.held:
-                        self._holding.add(prepared.job.id)
+                        self._waiting.holding.add(prepared.job.id)
                     elif by_model:
                         # what waits for one model must not stand before what could start on another
                         until = now + max(answer.seconds, LEAST_PAUSE)
-                        self._slow[prepared.waits_as] = min(until, self._slow.get(prepared.waits_as, until))
+                        slow[prepared.waits_as] = min(until, slow.get(prepared.waits_as, until))
                     waited = now - prepared.since + answer.seconds > HOLD_SECONDS
                     (back if waited and not answer.held else later).append(prepared)
         gone = {prepared.job.id for prepared in asking} - {prepared.job.id for prepared in later}
-        self._waiting = [
-            prepared for prepared in self._waiting if prepared.job.id not in gone
-        ]  # in the order of their claims
+        self._waiting.take(lambda prepared: prepared.job.id in gone)
         # with limits for single models, that one waits says nothing of the others
         self._turns.room = by_model or not pauses
         self._ask = min(MOST_WANTS, self._ask * 2) if not pauses else max(1, len(granted) * 2)
@@ -343,13 +327,10 @@ class Runner:
             self._flights.board(granted)
         if not self._turns.room:  # told now: while this waits it claims nothing, so it would not say it for seconds
             await self._turns.full(self.engine.latency_ms)
-        if back:
-            for prepared in back:
-                self._drop(prepared)
-            await self._flights.give_back([prepared.job for prepared in back])
+        await self._waiting.give_back(back)
         if by_model and pauses:
             self._ask = max(self._ask, LEAST_ASK)
-            return LEAST_PAUSE if self._holding else 0.0
+            return LEAST_PAUSE if self._waiting.holding else 0.0
         return max(min(pauses), LEAST_PAUSE) if pauses else 0.0
 
     def _refuse(self, prepared: Prepared, answer: TooLarge) -> None:
@@ -379,51 +360,29 @@ class Runner:
     # Letting go
 
     def _land(self, prepared: Prepared) -> None:
-        self._drop(prepared)
+        self._waiting.let_go(prepared)
         self._landed.set()
-
-    def _drop(self, prepared: Prepared) -> None:
-        self._bytes -= len(prepared.job.body)
 
     async def _return_waiting(self, *, keep_holds: bool = False) -> None:
         """Gives back all that waits. `keep_holds`: somebody will ask for it again soon, and goes on with its holds."""
-        waiting, self._waiting = self._waiting, []
-        await self._return(waiting, keep_holds)
+        await self._waiting.give_back(self._waiting.take(lambda _: True), keep_holds=keep_holds)
 
     async def _return_stopped(self) -> None:
         """Gives back what belongs to a batch that was paused or cancelled. Only what holds a bucket waits for so long that it
         has to be looked at, and it would keep others out for nothing."""
         now = time.monotonic()
-        if now - self._looked_at < LOOK_SECONDS or all(now - one.since < LOOK_SECONDS for one in self._waiting):
+        if now - self._looked_at < LOOK_SECONDS or not self._waiting.older_than(LOOK_SECONDS):
             return
         self._looked_at = now
         try:
             runnable = {row["id"] for row in await self._recorder.call(batch_store.runnable)}
         except StorageError:
             return
-        stopped = [one for one in self._waiting if one.job.batch_id not in runnable]
-        self._waiting = [one for one in self._waiting if one.job.batch_id in runnable]
-        await self._return(stopped, keep_holds=False)
-
-    async def _return(self, waiting: Sequence[Prepared], keep_holds: bool) -> None:
-        holding = [prepared.want for prepared in waiting if prepared.job.id in self._holding]
-        for prepared in waiting:
-            self._drop(prepared)
-            self._holding.discard(prepared.job.id)
-        if waiting:
-            await self._flights.give_back([prepared.job for prepared in waiting])
-        if not keep_holds:
-            for want in holding:
-                with contextlib.suppress(redis.exceptions.RedisError, OSError, TimeoutError):
-                    await self._limiter.drop_hold(want.id, want.keys)
+        await self._waiting.give_back(self._waiting.take(lambda one: one.job.batch_id not in runnable))
 
     def abandon(self) -> None:
         """This worker was declared dead: what it held and didn't send is somebody else's; what it sent will be fenced."""
-        for prepared in self._waiting:
-            self._drop(prepared)
-        self._flights.let_go({prepared.job.id: prepared.job.epoch for prepared in self._waiting})
-        self._waiting = []
-        self._holding = set()
+        self._flights.let_go({prepared.job.id: prepared.job.epoch for prepared in self._waiting.abandon()})
 
     def stop(self) -> None:
         """Starts nothing more."""

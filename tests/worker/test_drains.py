@@ -116,7 +116,7 @@ def test_one_model_that_waits_sends_no_job_of_a_route_to_a_worse_provider(
 
     async def work() -> None:
         drains = [asyncio.ensure_future(worker.runners["p"].drain(60))]
-        await until(lambda: ("p", "slow") in worker.runners["p"]._slow)
+        await until(lambda: ("p", "slow") in worker.runners["p"]._waiting.slow)
         make_batch(database, [chat(n, lane="r", model="") for n in range(1000)])
         drains.append(asyncio.ensure_future(worker.runners["q"].drain(60)))
         await until(lambda: models(better.sent)["fast"] + len(worse.sent) >= 1000, 20)

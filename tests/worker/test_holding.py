@@ -138,7 +138,7 @@ def test_a_big_job_whose_batch_is_stopped_keeps_nobody_out(
 
     async def story() -> float:
         drain = asyncio.ensure_future(runner.drain(20))
-        await until(lambda: runner._holding)
+        await until(lambda: runner._waiting.holding)
         make_batch(database, chats(3, max_tokens=1))
         with database.write() as connection:
             stop(connection, big)
@@ -163,9 +163,9 @@ def test_while_the_provider_is_down_a_big_job_keeps_nobody_out_of_a_shared_pool(
 
     async def story() -> None:
         drain = asyncio.ensure_future(runner.drain(20))
-        await until(lambda: runner._holding)
+        await until(lambda: runner._waiting.holding)
         await runner._breaker.record("p", 0, 10)
-        await until(lambda: not runner._holding)
+        await until(lambda: not runner._waiting.holding)
         make_batch(database, chats(1, lane="q", max_tokens=1))
         other = asyncio.ensure_future(worker.runners["q"].drain(20))
         assert await until(lambda: played.sent) < 1.5, "a hold that nobody drops lapses after two seconds"
