@@ -72,6 +72,24 @@ def test_nothing_is_granted_on_a_bucket_while_another_worker_seeds_it(virtual):
     virtual.run(story)
 
 
+def test_one_that_was_stopped_while_it_told_takes_nothing_back_that_another_has_told(virtual):
+    async def story(world):
+        one, client = virtual.key("p/k", requests=600), connect(world.url)
+        second = await world.limiter(seed=Ledger({"p/k|requests": [(1.0, 7)]}))
+
+        async def stopped(ids):
+            await client.delete("{truckllm}:l:seed")  # the lock has run out
+            await world.until_granted(second, world.want([one]))
+            return {"p/k|requests": [(1.0, 5)]}
+
+        first = await world.limiter(seed=stopped)
+        await world.until_granted(first, world.want([one]))
+        assert (await first.room([one]))[0].buckets[0].booked == 7 + 2
+        await client.aclose()
+
+    virtual.run(story)
+
+
 def test_nothing_starts_while_the_ledger_fails_until_a_minute_without_a_start_is_over(virtual, caplog):
     async def story(world):
         one, ledger = virtual.key("p/k", requests=600), Ledger(error=RuntimeError("password=hunter2"))
