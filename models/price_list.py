@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
-from importlib.metadata import version
 from typing import Any
 
 from models.pricing import Pricing
@@ -84,6 +83,8 @@ def listed(provider_id: str, kind: str, base_url: str, model: str, now: float | 
 
 @lru_cache(maxsize=1)
 def _source() -> str:
+    from importlib.metadata import version  # it takes longer than most commands need
+
     return f"{PACKAGE} {version(PACKAGE)}"
 
 

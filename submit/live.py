@@ -5,7 +5,6 @@ It reads nothing; it draws the snapshots it is given.
 
 from __future__ import annotations
 
-import re
 import time
 from types import TracebackType
 from typing import Self
@@ -16,13 +15,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from models.money import format_money
-from models.states import BatchStatus
-from models.wording import counted
+from submit.lines import duration, fitted, line, money, rate
 from submit.progress import Part, Snapshot
 
 LINE_SECONDS = 5.0
-_OF_A_KEY = re.compile(r"(no usable key: )?[^\s/]+/[^\s/]+: ")
+_ANY_WIDTH = 10_000
 
 
 class LiveView:
@@ -52,7 +49,7 @@ class LiveView:
     def show(self, seen: Snapshot) -> None:
         """Redraws the table, or writes a line when one is due or the status has changed."""
         if self._live is not None:
-            self._live.update(drawn(seen, self._console.width), refresh=True)
+            self._live.update(self._fitting(drawn(seen, self._console.width), seen), refresh=True)
             return
         now = time.monotonic()
         text = line(seen)
@@ -61,31 +58,11 @@ class LiveView:
             self._last_line, self._last_status, self._last_time = text, seen.status, now
             print(text, file=self._console.file, flush=True)  # noqa: T201 - rich would break the line at the width
 
-
-def line(seen: Snapshot, width: int | None = None) -> str:
-    """The snapshot in one line; `width` is the terminal's, if it is for one."""
-    parts = [f"batch {seen.batch_id} {seen.status}: {seen.ended:,}/{seen.total:,} done"]
-    if seen.failed:
-        parts.append(f"{seen.failed:,} failed")
-    if seen.cancelled:
-        parts.append(f"{seen.cancelled:,} cancelled")
-    if not seen.finished and seen.status != BatchStatus.FINALIZING:
-        parts += [f"{seen.running:,} in flight", f"{_rate(seen.rate)}", f"ETA {duration(seen.eta_seconds)}"]
-    parts.append(money(seen.costs, seen.unpriced_tokens))
-    return ", ".join([*parts, *(fitted(remark, width) for remark in seen.remarks)])
-
-
-def fitted(remark: str, width: int | None) -> str:
-    """A remark in which what a provider said of a key is cut to `width` characters; when it is tried again stays. None: whole."""
-    if width is None:
-        return remark
-    parts = []
-    for part in remark.split("; "):
-        if len(part) > width and _OF_A_KEY.match(part):
-            end = part[part.rindex(" (tried again") :] if " (tried again" in part else ""
-            part = part[: max(0, width - len(end) - 1)] + "…" + end
-        parts.append(part)
-    return "; ".join(parts)
+    def _fitting(self, whole: Group, seen: Snapshot) -> RenderableType:
+        """The table, or where the terminal is too narrow for its figures a line that wraps between them."""
+        unbound = self._console.options.update(max_width=_ANY_WIDTH)
+        narrowest = max(self._console.measure(part, options=unbound).minimum for part in whole.renderables[:2])
+        return whole if narrowest <= self._console.width else Text(line(seen, self._console.width))
 
 
 def drawn(seen: Snapshot, width: int) -> Group:
@@ -95,9 +72,9 @@ def drawn(seen: Snapshot, width: int) -> Group:
         Text(f"batch {seen.batch_id}", style="bold"),
         Text(seen.name),
         Text(seen.status, style="bold red" if seen.stuck else "bold green" if seen.finished else "bold"),
-        ProgressBar(total=max(1, seen.total), completed=seen.ended, width=30),
+        ProgressBar(total=max(1, seen.total), completed=seen.ended, width=30 if width >= 80 else 10),
         Text(f"{seen.ended:,}/{seen.total:,}"),
-        Text("" if seen.finished else f"{_rate(seen.rate)}  ETA {duration(seen.eta_seconds)}"),
+        Text("" if seen.finished else f"{rate(seen.rate)}  ETA {duration(seen.eta_seconds)}"),
     )
     table = Table(box=None, pad_edge=False, padding=(0, 2))
     for name in ("provider", "done", "failed", "calls", "tokens in", "tokens out", "cost so far"):
@@ -119,32 +96,6 @@ def drawn(seen: Snapshot, width: int) -> Group:
     rows: list[RenderableType] = [head, table, Text(", ".join(filter(None, foot)), style="dim")]
     rows += [Text(fitted(remark, width), style="red") for remark in seen.remarks]
     return Group(*rows)
-
-
-def money(costs: tuple[tuple[str, int], ...], unpriced_tokens: int) -> str:
-    """Amounts by currency side by side, and what has no price said as such."""
-    parts = [format_money(nanos, currency) for currency, nanos in costs]
-    if unpriced_tokens:
-        parts.append(f"{counted(unpriced_tokens, 'token')} UNPRICED")
-    return " + ".join(parts) or "no cost yet"
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds as people say it: "42 s", "3 min 5 s", "2 h 10 min"; "?" for None."""
-    if seconds is None:
-        return "?"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def _rate(rate: float | None) -> str:
-    if rate is None:
-        return "?/s"
-    return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s"
 
 
 def _cells(part: Part) -> list[Text]:

@@ -28,8 +28,8 @@ from models.wording import counted
 from submit import bell, lookalikes
 from submit.batch_options import BatchOptions, Given, checked_priority
 from submit.loading import Found, Load, Order, begin, fill, told
+from submit.obstacles import resume_command
 from submit.price_sources import price_notes
-from submit.progress import resume_command
 from submit.shutdowns import shutdowns
 from submit.source import Input, Source, opened
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 from sqlalchemy.engine import Connection, RowMapping
 
-from models.config import Config, KeyConfig, ProviderConfig
+from models.config import Config
 from models.database import Database, storage_errors
 from models.errors import StorageError
 from models.states import RUNNABLE, BatchStatus
-from models.store import batches, budgets, jobs, keys, ledger, outcomes
-from submit.bell import live_workers, providers_of
-from submit.troubles import Trouble, clock, troubles
+from models.store import batches, jobs, ledger, outcomes
+from submit import obstacles
+from submit.troubles import Trouble, troubles
 
 BLOCKED = "blocked"
 BLOCKED_SECONDS = 5.0
@@ -152,14 +152,14 @@ def snapshot(connection: Connection, batch_id: int, config: Config | None, now: 
         rate = ledger.calls_since(connection, batch_id, now - seconds) / seconds
     status, blocked = str(row["status"]), None
     if config is not None and status in RUNNABLE and running == 0 and counts.left > 0:
-        blocked = _blocked(connection, batch_id, config, now)
+        blocked = obstacles.blocked(connection, batch_id, config, now)
         status = BLOCKED if blocked else status
     unserved = None
     if config is not None and status in RUNNABLE and counts.left > 0:
-        unserved, idle = _unserved(connection, batch_id, config, now)
+        unserved, idle = obstacles.unserved(connection, batch_id, config, now)
         rate = 0.0 if idle else rate
     if status == BatchStatus.CANCELLED and row["finished_at"] is None:
-        unserved = _left_open(connection, batch_id, now)
+        unserved = obstacles.left_open(connection, batch_id, now)
     return Snapshot(
         batch_id=batch_id,
         name=row["name"],
@@ -296,106 +296,3 @@ def _part(provider: str, rows: Sequence[RowMapping], failed: int | None) -> Part
         costs=tuple((row["currency"], int(row["cost_nanos"])) for row in rows if row["currency"]),
         unpriced_tokens=total("input_tokens", False) + total("output_tokens", False),
     )
-
-
-def lost_lanes(connection: Connection, batch_id: int, config: Config) -> tuple[list[str], bool]:
-    """The lanes of a batch's queued jobs that the configuration doesn't have, and whether these are all its lanes."""
-    lanes = outcomes.queued_lanes(connection, batch_id)
-    lost = sorted(lane for lane in lanes if not providers_of(config, lane))
-    return lost, bool(lost) and len(lost) == len(lanes)
-
-
-def lost_sentence(batch_id: int, lanes: Sequence[str]) -> str:
-    """What to do about lanes that left the configuration."""
-    named = f"lane {lanes[0]} is" if len(lanes) == 1 else f"lanes {', '.join(lanes)} are"
-    return (
-        f"batch {batch_id} has jobs for what is not in this configuration ({named} missing): put it back, or stop the batch with "
-        f"`truckllm cancel {batch_id}`, or make a new one with --new"
-    )
-
-
-def _unserved(connection: Connection, batch_id: int, config: Config, now: float) -> tuple[str | None, bool]:
-    """Which providers no live worker serves that jobs wait for, in a sentence, and whether nothing of the batch is served."""
-    serving = live_workers(connection, now)
-    if all(provider.id in serving for provider in config.providers):
-        return None, False
-    lanes = {lane: providers_of(config, lane) for lane in sorted(outcomes.queued_lanes(connection, batch_id))}
-    missing = [names for names in lanes.values() if names and serving.keys().isdisjoint(names)]
-    if not missing:
-        return None, False
-    named = dict.fromkeys(" or ".join(names) for names in missing)
-    return f"no live worker serves {', '.join(named)}: start `truckllm worker` or `run`", len(missing) == len(lanes)
-
-
-def _left_open(connection: Connection, batch_id: int, now: float) -> str | None:
-    """Why a cancelled batch doesn't end, in a sentence; None if somebody lives who ends it."""
-    if live_workers(connection, now):
-        return None
-    return (
-        f"no worker lives that could end what had been begun: `truckllm cancel {batch_id}` does where its workers ran, or "
-        "the next `truckllm worker`"
-    )
-
-
-def _blocked(connection: Connection, batch_id: int, config: Config, now: float) -> str | None:
-    """Why no queued job can go anywhere; None if one can, or none is queued."""
-    lanes = outcomes.queued_lanes(connection, batch_id)
-    if not lanes:
-        return None
-    out = quarantined(config, keys.everything(connection))
-    reasons = []
-    for lane in sorted(lanes):
-        names = providers_of(config, lane)
-        if not names:
-            reasons.append(f"lane {lane} is not in the configuration")
-            continue
-        providers = [config.provider(name) for name in names]
-        usable = [p.id for p in providers if any((p.id, key.id) not in out for key in p.keys)]
-        if usable == [lane] or (usable and outcomes.waits_for_any(connection, batch_id, lane, usable)):
-            return None
-        reasons += [
-            f"{p.id}/{key.id}: {out[p.id, key.id]['reason']}{_again(out[p.id, key.id], now)}"
-            for p in providers
-            for key in p.keys
-            if (p.id, key.id) in out
-        ]
-    return "no usable key: " + "; ".join(dict.fromkeys(reasons))
-
-
-def _again(row: RowMapping, now: float) -> str:
-    """When a quarantined key is tried again, and by whom."""
-    if row["fingerprint"] == keys.ANY_SECRET:
-        return ""
-    until = row["until"]
-    return "" if until is None or until <= now else f" (tried again at {clock(until, now)}, or replace the secret)"
-
-
-def quarantined(config: Config, states: Sequence[RowMapping]) -> dict[tuple[str, str], RowMapping]:
-    """The configured keys that are out of use, by (provider, key id), with their rows of models.store.keys."""
-    found = {}
-    for provider in config.providers:
-        for key in provider.keys:
-            row = state_of(provider, key, states)
-            if row is not None and row["state"] == keys.QUARANTINED:
-                found[provider.id, key.id] = row
-    return found
-
-
-def state_of(provider: ProviderConfig, key: KeyConfig, states: Sequence[RowMapping]) -> RowMapping | None:
-    """What is known of a key: a person's word, else by its secret's fingerprint, or the latest of its id where the secret isn't known
-    here.
-    """
-    rows = [row for row in states if (row["provider"], row["key_id"]) == (provider.id, key.id)]
-    for row in rows:
-        if row["fingerprint"] == keys.ANY_SECRET:
-            return row
-    if key.secret.usable:
-        mark = keys.fingerprint(key.secret.reveal())
-        rows = [row for row in rows if row["fingerprint"] == mark]
-    return max(rows, key=lambda row: float(row["since"]), default=None)
-
-
-def resume_command(batch_id: int, reason: str | None) -> str:
-    """What makes a batch go on that is paused for this reason, in backticks: at its cap it needs another one."""
-    capped = reason is not None and budgets.OF_ITS_CAP in reason
-    return f"`truckllm resume {batch_id} --max-cost AMOUNT`" if capped else f"`truckllm resume {batch_id}`"

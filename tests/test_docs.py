@@ -27,7 +27,7 @@ from models.config_file import STORAGE_VARIABLES, load_config_text
 from models.formats import simple
 from models.plugins import known_types
 from models.states import Outcome
-from submit.cli.app import Entry, add, load
+from submit.cli.app import INTERRUPTED, UNREAD, Entry, add, load
 from tests.pages import PAGES, ROOT, blocks, page, section, table
 from worker.sandbox import settings as sandbox_settings
 
@@ -188,7 +188,7 @@ def test_exit_codes_are_documented_as_they_are() -> None:
         if isinstance(error, type) and issubclass(error, errors.TruckError)
     }
     documented = set(table(section(page("cli.md"), "Exit codes"), "code"))
-    assert documented == {str(code) for code in codes | {0, 130}}
+    assert documented == {str(code) for code in codes | {0, INTERRUPTED, UNREAD}}
 
 
 def fields(text: str, *, first: str = "`--json` field") -> set[str]:

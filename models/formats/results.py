@@ -6,24 +6,13 @@ It does not open files or query the store: `submit.exports` does, in input order
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from enum import StrEnum
 
 from models.formats import claude, gemini, openai, simple
+from models.formats.form import Form
 from models.formats.outcome import Outcome, metadata_in
 from models.formats.sheet import Sheet
 
 __all__ = ["Form", "Outcome", "Writer", "metadata_in", "result_line"]
-
-
-class Form(StrEnum):
-    """How results are written. `jsonl`: each line in the dialect it came in."""
-
-    JSONL = "jsonl"
-    CSV = "csv"
-    OPENAI = "openai"
-    CLAUDE = "claude"
-    GEMINI = "gemini"
-    SIMPLE = "simple"
 
 
 _WRITERS: Mapping[str, Callable[[Outcome], bytes]] = {

@@ -6,13 +6,13 @@ late is `fenced`, with its real tokens. Recording the same ending twice changes 
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert as pg_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import Connection
 
 from models.request import Usage
@@ -98,13 +98,21 @@ _COUNT = (
     .where(batch_counts.c.batch_id == sa.bindparam("b_batch"), batch_counts.c.shard == sa.bindparam("b_shard"))
     .values({name: batch_counts.c[name] + sa.bindparam(f"more_{name}") for name in _ENDS})
 )
-_SPEND = {
-    dialect: insert(batch_spend).on_conflict_do_update(
+
+
+@functools.cache
+def _add_to_spend(dialect: str) -> sa.Executable:
+    # imported by whoever writes: those who only look need no database's own SQL
+    insert: Any
+    if dialect == "sqlite":
+        from sqlalchemy.dialects.sqlite import insert
+    else:
+        from sqlalchemy.dialects.postgresql import insert
+    fresh = insert(batch_spend)
+    return fresh.on_conflict_do_update(  # type: ignore[no-any-return]
         index_elements=["batch_id", "shard", "provider", "currency"],
-        set_={name: batch_spend.c[name] + insert(batch_spend).excluded[name] for name in _SUMS},
+        set_={name: batch_spend.c[name] + fresh.excluded[name] for name in _SUMS},
     )
-    for dialect, insert in (("sqlite", sqlite_insert), ("postgresql", pg_insert))
-}
 
 
 def record(connection: Connection, endings: Sequence[Ending], shard: int, now: float) -> set[int]:
@@ -279,7 +287,7 @@ def _spend(
     if not sums:
         return
     connection.execute(
-        _SPEND[connection.dialect.name],
+        _add_to_spend(connection.dialect.name),
         [
             {
                 "batch_id": batch_id,

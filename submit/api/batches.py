@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from models.errors import ConflictError
-from models.formats.results import Form
+from models.formats.form import Form
 from models.money import DEFAULT_CURRENCY, parse_cap
 from models.states import JobStatus
 from models.store import batches as batch_store

@@ -19,7 +19,8 @@ from models.states import JobStatus
 from models.store import keys, traffic, workers
 from models.store.traffic import BUCKETS_MS, TOKENS, Label, Sums
 from submit.bell import is_live
-from submit.progress import quarantined, snapshot
+from submit.obstacles import quarantined
+from submit.progress import snapshot
 
 SETTLED_SECONDS = 30.0
 """A call that started before then, and before every call under way, is counted for good."""

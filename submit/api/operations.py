@@ -22,7 +22,7 @@ from models.store.traffic import BUCKETS_MS, TOKENS, Label, Sums
 from submit import reports, shapes
 from submit.api.asked import Api, query, stored
 from submit.metadata_costs import PREFIX, spent_by
-from submit.progress import state_of
+from submit.obstacles import state_of
 
 BY_HAND = "disabled over HTTP"
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -19,6 +20,8 @@ from typer.main import get_command
 from models.errors import InputError, StorageError, TruckError
 
 INTERRUPTED = 130
+UNREAD = 128 + signal.SIGPIPE
+"""What a shell says of a program that wrote to nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +38,17 @@ def main(entries: Mapping[str, Entry], arguments: Sequence[str] | None = None) -
     """Runs the command line and exits with its code (models.errors has the list)."""
     _open_streams()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    code: str | int | None
     try:
-        command = get_command(_app(entries, _asked(_completed() or arguments)))
-        code = command.main(args=arguments, prog_name="truckllm", standalone_mode=True)
+        try:
+            _run(entries, arguments)
+        finally:
+            sys.stdout.flush()  # what can't be written is told by us, not by the interpreter at its end
+        code = 0
+    except SystemExit as end:
+        code = end.code
+    except BrokenPipeError:
+        code = _unread()
     except TruckError as error:
         _say(error)
         code = error.exit_code
@@ -52,6 +63,26 @@ def main(entries: Mapping[str, Entry], arguments: Sequence[str] | None = None) -
         _say(str(getattr(error, "orig", None) or error).strip())
         code = StorageError.exit_code
     sys.exit(code)
+
+
+def _run(entries: Mapping[str, Entry], arguments: Sequence[str]) -> None:
+    command = get_command(_app(entries, _asked(_completed() or arguments)))
+    stdout, stderr = sys.stdout, sys.stderr
+    try:
+        command.main(args=arguments, prog_name="truckllm", standalone_mode=True)
+    except SystemExit:
+        if sys.stdout is stdout:
+            raise
+        # what it does about a reader that has gone is to wrap the streams and to end with 1
+        sys.stdout, sys.stderr = stdout, stderr
+        raise BrokenPipeError from None
+
+
+def _unread() -> int:
+    """Nobody reads what is written any more, as behind `| head`: that ends a command without a word, as it ends others."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())  # or what is held yet would fail once more
+    return UNREAD
 
 
 def _open_streams() -> None:
@@ -110,6 +141,8 @@ def _unasked() -> None:
 
 def _version(wanted: bool) -> None:
     if wanted:
+        from importlib import metadata  # it takes longer than a sentence to be said
+
         typer.echo(f"truckllm {metadata.version('truckllm')}")
         raise typer.Exit
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -11,9 +12,9 @@ import typer
 from models.errors import StorageError
 from models.store import batches, ledger
 from submit.cli.options import ConfigOption, JsonOption, found_config, known, stored
-from submit.cli.output import note, say
+from submit.cli.output import note, print_table, say
 from submit.metadata_costs import PREFIX, spent_by
-from submit.reports import DEFAULT_BY, as_csv, as_json, as_text, dimensions, report
+from submit.reports import DEFAULT_BY, as_csv, as_json, as_table, as_text, dimensions, report
 
 
 class Format(StrEnum):
@@ -63,6 +64,12 @@ def costs(
         text = as_csv(found).rstrip("\n")
         for sentence in found.notes:
             note(sentence)
+    elif out is None and sys.stdout.isatty() and found.rows:
+        columns, rows = as_table(found)
+        print_table(columns, rows, numbers=columns[len(found.by) :])
+        text = "\n".join(found.notes)
+        if not text:
+            return
     else:
         text = as_text(found)
     if out is None:

@@ -16,17 +16,11 @@ from models.prices import Cost
 from models.store import batches, ledger
 from models.wording import counted
 from submit.batch_options import BatchOptions
-from submit.cli.options import (
-    ConfigOption,
-    InputArgument,
-    JsonOption,
-    known,
-    stored,
-    takes_batch_options,
-)
+from submit.cli.inputs import InputArgument, takes_batch_options
+from submit.cli.options import ConfigOption, JsonOption, known, stored
 from submit.cli.output import note, print_json, print_table, say
 from submit.forecast import ASSUMED_OUTPUT_TOKENS, Average, Forecast, Group, averages, forecast
-from submit.live import duration
+from submit.lines import duration
 from submit.price_sources import listed_prices
 from submit.producer import check
 from submit.source import opened

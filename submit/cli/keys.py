@@ -13,7 +13,7 @@ from models.store import keys as key_store
 from submit import shapes
 from submit.cli.options import ConfigOption, JsonOption, stored
 from submit.cli.output import note, print_json, print_table
-from submit.progress import state_of
+from submit.obstacles import state_of
 
 DISABLED = "disabled by hand"
 

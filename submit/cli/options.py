@@ -5,13 +5,11 @@ It does not print; `submit.cli.output` does.
 
 from __future__ import annotations
 
-import functools
-import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -19,9 +17,8 @@ from models.config import Config
 from models.config_file import FILE_NAMES, STORAGE_VARIABLES, load_config
 from models.database import Database, nothing_stored, open_database, stored_file
 from models.errors import NotFoundError, UsageError
-from models.formats.results import Form
+from models.formats.form import Form
 from models.money import parse_cap
-from submit.batch_options import BatchOptions
 from submit.damages import told_errors
 
 ConfigOption = Annotated[
@@ -31,13 +28,6 @@ ConfigOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON, for programs.")]
-InputArgument = Annotated[
-    str,
-    typer.Argument(
-        help="JSONL, one request a line, or CSV or Parquet with --template; may be .gz or .zst; - is stdin.",
-        metavar="FILE",
-    ),
-]
 FormatOption = Annotated[
     Form,
     typer.Option("--format", help="How the results are written; jsonl is each line in the form that it came in."),
@@ -60,87 +50,6 @@ def known(batch: int | None) -> int | None:
 
 
 BatchArgument = Annotated[int, typer.Argument(help="The batch's number.", metavar="BATCH", callback=known)]
-
-
-def batch_options(
-    *,
-    model: Annotated[
-        str | None, typer.Option(help="Ask for this model instead of every line's own.", metavar="MODEL")
-    ] = None,
-    provider: Annotated[
-        str | None,
-        typer.Option(help="Ask this provider, for lines that name neither provider nor route.", metavar="PROVIDER"),
-    ] = None,
-    route: Annotated[
-        str | None,
-        typer.Option(help="Go by this route, for lines that name neither provider nor route.", metavar="ROUTE"),
-    ] = None,
-    no_fallback: Annotated[
-        bool,
-        typer.Option(
-            "--no-fallback",
-            help="Ask for nothing but the first choice: no fallback models, of a route its first candidate.",
-        ),
-    ] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Take only so many lines.", metavar="N")] = None,
-    template: Annotated[
-        str | None,
-        typer.Option(
-            help="What to ask of each row of a CSV or Parquet file: 'Translate: {text}', with columns in braces.",
-            metavar="TEXT",
-        ),
-    ] = None,
-    system: Annotated[
-        str | None, typer.Option(help="System message for simple lines that have none.", metavar="TEXT")
-    ] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="For simple lines that say none.", metavar="N")] = None,
-    temperature: Annotated[
-        float | None, typer.Option(min=0.0, help="For simple lines that say none.", metavar="X")
-    ] = None,
-    schema: Annotated[
-        Path | None,
-        typer.Option(
-            help="A JSON schema that answers to simple lines must fit; else a line's response_format.", metavar="FILE"
-        ),
-    ] = None,
-    skip_invalid: Annotated[
-        bool, typer.Option("--skip-invalid", help="Let bad lines be failed jobs instead of refusing the file.")
-    ] = False,
-) -> BatchOptions:
-    """The options of a batch, each as the command line takes it. Raises UsageError."""
-    return BatchOptions.of(
-        model=model,
-        provider=provider,
-        route=route,
-        no_fallback=no_fallback,
-        limit=limit,
-        template=template,
-        system=system,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        schema=schema,
-        skip_invalid=skip_invalid,
-    )
-
-
-def takes_batch_options(command: Callable[..., None]) -> Callable[..., None]:
-    """A command that has all options of `batch_options` in place of its keyword `options`, and is handed what they come to."""
-    shared = inspect.signature(batch_options, eval_str=True).parameters
-
-    @functools.wraps(command)
-    def taking(**given: Any) -> None:
-        options = batch_options(**{name: given.pop(name) for name in shared})
-        command(options=options, **given)
-
-    own = inspect.signature(command, eval_str=True)
-    parameters = [
-        parameter
-        for name, mine in own.parameters.items()
-        for parameter in (shared.values() if name == "options" else (mine,))
-    ]
-    taking.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-    taking.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return taking
 
 
 def cap(max_cost: str | None, currency: str) -> tuple[int, str] | None:

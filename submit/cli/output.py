@@ -11,13 +11,6 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import IO, Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
-_PIPE_WIDTH = 10_000
-"""Of a table that goes to a file or a pipe: nothing is cut there."""
-
 
 def print_json(value: Any) -> None:
     """`value` as indented JSON on stdout."""
@@ -34,23 +27,13 @@ def print_table(
 ) -> None:
     """Rows under their columns' names on stdout, or in `file`; columns in `numbers` are aligned to the right.
 
-    On a terminal, what is too long in the columns in `cut` is cut, so that the others stay whole and a row stays one line.
+    On a terminal, what is too long in the columns in `cut` is cut, so that the others stay whole and a row stays one line. On one
+    that is too narrow even for that each row is a block of lines: no figure is ever cut or broken.
     """
-    console = Console(file=file)
-    if not console.is_terminal:
-        console.width = _PIPE_WIDTH
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for name in columns:
-        table.add_column(
-            name,
-            justify="right" if name in numbers else "left",
-            overflow="ellipsis" if name in cut else "fold",
-            no_wrap=bool(cut) and name not in cut,
-        )
-    for row in rows:
-        cells = zip(columns, ("" if value is None else str(value) for value in row), strict=True)
-        table.add_row(*(Text(cell, no_wrap=name in cut or None) for name, cell in cells))
-    console.print(table)
+    from submit.cli import tables  # what draws isn't paid for by those who print JSON
+
+    cells = [["" if value is None else str(value) for value in row] for row in rows]
+    tables.draw(columns, cells, numbers=numbers, cut=cut, file=file)
 
 
 def terminal_width() -> int | None:

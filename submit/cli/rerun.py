@@ -19,7 +19,7 @@ from submit import rerunning
 from submit.cli.options import BatchArgument, ConfigOption, stored
 from submit.cli.output import note
 from submit.cli.steering import wake
-from submit.progress import resume_command
+from submit.obstacles import resume_command
 
 
 class Ended(StrEnum):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from models.formats.results import Form
+from models.formats.form import Form
 from models.wording import counted
 from submit.cli.options import BatchArgument, ConfigOption, FormatOption, JsonOption, found_config, stored
 from submit.cli.output import note, print_json

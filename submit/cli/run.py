@@ -23,7 +23,7 @@ from models.config_file import load_config
 from models.crew import Plan
 from models.database import Database, home, home_path, open_database, storage_errors
 from models.errors import StorageError
-from models.formats.results import Form
+from models.formats.form import Form
 from models.money import DEFAULT_CURRENCY
 from models.permissions import exposed
 from models.processes import end_signals
@@ -31,25 +31,18 @@ from models.store import ledger, outcomes, reruns
 from models.wording import counted
 from submit import bell, shapes
 from submit.batch_options import BatchOptions
-from submit.cli.options import (
-    ConfigOption,
-    CurrencyOption,
-    FormatOption,
-    InputArgument,
-    JsonOption,
-    MaxCostOption,
-    NewOption,
-    cap,
-    takes_batch_options,
-)
+from submit.cli.inputs import InputArgument, takes_batch_options
+from submit.cli.options import ConfigOption, CurrencyOption, FormatOption, JsonOption, MaxCostOption, NewOption, cap
 from submit.cli.output import note, print_json, print_table, terminal_width
 from submit.cli.vigil import GivenUpError, Vigil
 from submit.damages import told_errors
 from submit.disk import check_target
 from submit.exports import STDOUT, Exported, export, kept_sentence
-from submit.live import LiveView, duration, fitted
+from submit.lines import duration, fitted
+from submit.live import LiveView
+from submit.obstacles import resume_command
 from submit.producer import submit_with
-from submit.progress import Snapshot, resume_command, watch
+from submit.progress import Snapshot, watch
 from submit.reports import DEFAULT_BY, as_table, report
 from submit.result_files import default_paths
 from submit.stack import WORKER_LOG, Stack, local_stack

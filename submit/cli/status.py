@@ -10,7 +10,7 @@ from models.store import batches
 from submit import shapes
 from submit.cli.options import ConfigOption, JsonOption, found_config, known, stored
 from submit.cli.output import note, print_json, print_table, say, terminal_width
-from submit.live import LiveView, duration, line, money
+from submit.lines import duration, line, money
 from submit.progress import Snapshot, snapshot, watch
 from submit.shapes import iso
 
@@ -40,6 +40,8 @@ def status(
         if watching:
             if batch is None:
                 raise typer.BadParameter("--watch needs a BATCH")
+            from submit.live import LiveView  # what draws isn't paid for by those who only look
+
             with LiveView() as view:
                 seen = watch(database, batch, config=settings, on_tick=view.show)
             if json:

@@ -12,20 +12,11 @@ from models.money import DEFAULT_CURRENCY
 from models.wording import counted
 from submit.batch_options import BatchOptions
 from submit.bell import live_workers
-from submit.cli.options import (
-    ConfigOption,
-    CurrencyOption,
-    InputArgument,
-    JsonOption,
-    MaxCostOption,
-    NewOption,
-    cap,
-    stored,
-    takes_batch_options,
-)
+from submit.cli.inputs import InputArgument, takes_batch_options
+from submit.cli.options import ConfigOption, CurrencyOption, JsonOption, MaxCostOption, NewOption, cap, stored
 from submit.cli.output import note, print_json, say
+from submit.obstacles import lost_lanes, lost_sentence
 from submit.producer import submit_with
-from submit.progress import lost_lanes, lost_sentence
 
 
 @takes_batch_options

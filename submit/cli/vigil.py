@@ -16,8 +16,9 @@ from models.database import Database, home, storage_errors
 from models.errors import StorageError, UsageError
 from models.store import batches, jobs, workers
 from submit import bell
-from submit.live import duration
-from submit.progress import Snapshot, lost_lanes, lost_sentence
+from submit.lines import duration
+from submit.obstacles import lost_lanes, lost_sentence
+from submit.progress import Snapshot
 from submit.pulse import Pulse
 from submit.stack import WORKER_LOG, Stack
 from submit.troubles import Trouble

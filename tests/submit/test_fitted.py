@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from submit.live import fitted
+from submit.lines import fitted
 
 LONG = "refused: " + "the provider goes on and on " * 10
 AGAIN = " (tried again at 12:31, or replace the secret)"

@@ -19,9 +19,10 @@ from models.store import keys as key_store
 from models.store import workers as worker_store
 from models.tables import attempts as attempts_table
 from submit.bell import live_workers
-from submit.live import line
+from submit.lines import line
+from submit.obstacles import lost_lanes
 from submit.producer import submit_batch
-from submit.progress import Pace, Snapshot, lost_lanes, snapshot
+from submit.progress import Pace, Snapshot, snapshot
 from submit.troubles import clock, troubles
 from tests.worker_by_hand import WorkerByHand
 

@@ -16,7 +16,7 @@ from models.database import Database, open_database
 from models.errors import ConflictError, UsageError
 from models.store.reruns import Which
 from submit.batch_options import BatchOptions, Given
-from submit.cli.options import batch_options, takes_batch_options
+from submit.cli.inputs import batch_options, takes_batch_options
 from submit.producer import Submitted, submit_batch
 from submit.rerunning import rerun
 from tests.conftest import SandboxProcess

@@ -1,12 +1,18 @@
-"""Tables: whole in pipes, one line a row on a terminal."""
+"""Tables: whole in pipes, one line a row on a terminal, blocks on a narrow one; and what becomes of output that nobody reads."""
 
 from __future__ import annotations
 
 import io
+import os
+import sys
 
 import pytest
+from rich.console import Console
 
+from submit.cli import app
 from submit.cli.output import print_table
+from submit.live import LiveView
+from submit.progress import Part, Snapshot
 
 ROW = (17, "id-" + "x" * 500, "succeeded", "refused: the provider said " + "very " * 40 + "much")
 COLUMNS = ("position", "id", "status", "error")
@@ -39,3 +45,61 @@ def test_in_a_pipe_nothing_is_cut() -> None:
     _, row = drawn(io.StringIO())
     assert row.split("  ")[-1].strip() == ROW[3]
     assert ROW[1] in row
+
+
+@pytest.mark.parametrize("width", [12, 20, 40, 60])
+def test_no_figure_is_cut_or_broken_however_narrow_the_terminal(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    for name, value in {"COLUMNS": str(width), "TERM": "xterm", "NO_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    columns = ("provider", "model", "calls", "tokens in", "cost")
+    row = ("openai", "gpt-4o-mini", "1,234,567", "98,765,432,109", "1234.567890 USD")
+    file = Terminal()
+    print_table(columns, [row, row], numbers=columns[2:], file=file)
+    for word in " ".join(row).split():
+        assert file.getvalue().count(word) == 2, file.getvalue()
+
+
+@pytest.mark.parametrize("width", [30, 70])
+def test_a_live_view_shows_whole_figures_in_any_width(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    part = Part("openai", 1_234_567, 0, 1_234_567, 98_765_432_109, 98_765_432_109, (("USD", 1_234_567_890_123),), 0)
+    seen = Snapshot(
+        batch_id=1,
+        name="prompts.jsonl",
+        input_name="prompts.jsonl",
+        status="running",
+        total=2_345_678,
+        succeeded=1_234_567,
+        failed=0,
+        cancelled=0,
+        running=64,
+        providers=(part,),
+        created_at=1.0,
+        started_at=1.0,
+        finished_at=None,
+        now=2.0,
+    )
+    file = Terminal()
+    with LiveView(Console(file=file, force_terminal=True, width=width, no_color=True)) as view:
+        view.show(seen)
+    assert "1,234,567/2,345,678" in file.getvalue()
+    assert "1234.567890123" in file.getvalue()
+
+
+@pytest.mark.parametrize("written", ["at once", "as a table", "at the end"])
+def test_output_that_nobody_reads_any_more_ends_a_command_as_it_ends_others(
+    monkeypatch: pytest.MonkeyPatch, written: str
+) -> None:
+    def talk() -> None:
+        if written == "as a table":
+            print_table(("n",), [(n,) for n in range(20_000)])
+        else:
+            sys.stdout.write("x" * (500_000 if written == "at once" else 10))
+
+    monkeypatch.setattr(app, "load", lambda _: talk)
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", encoding="utf-8") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        with pytest.raises(SystemExit) as end:
+            app.main({"talk": app.Entry("any:thing", "Talk.")}, ["talk"])
+    assert end.value.code == 141

@@ -1,0 +1,68 @@
+"""How a batch is told in a line: what is done, how fast, what it costs, what is in its way.
+
+It draws no tables; `submit.live` does.
+"""
+
+from __future__ import annotations
+
+import re
+
+from models.money import format_money
+from models.states import BatchStatus
+from models.wording import counted
+from submit.progress import Snapshot
+
+_OF_A_KEY = re.compile(r"(no usable key: )?[^\s/]+/[^\s/]+: ")
+
+
+def line(seen: Snapshot, width: int | None = None) -> str:
+    """The snapshot in one line; `width` is the terminal's, if it is for one."""
+    parts = [f"batch {seen.batch_id} {seen.status}: {seen.ended:,}/{seen.total:,} done"]
+    if seen.failed:
+        parts.append(f"{seen.failed:,} failed")
+    if seen.cancelled:
+        parts.append(f"{seen.cancelled:,} cancelled")
+    if not seen.finished and seen.status != BatchStatus.FINALIZING:
+        parts += [f"{seen.running:,} in flight", f"{rate(seen.rate)}", f"ETA {duration(seen.eta_seconds)}"]
+    parts.append(money(seen.costs, seen.unpriced_tokens))
+    return ", ".join([*parts, *(fitted(remark, width) for remark in seen.remarks)])
+
+
+def fitted(remark: str, width: int | None) -> str:
+    """A remark in which what a provider said of a key is cut to `width` characters; when it is tried again stays. None: whole."""
+    if width is None:
+        return remark
+    parts = []
+    for part in remark.split("; "):
+        if len(part) > width and _OF_A_KEY.match(part):
+            end = part[part.rindex(" (tried again") :] if " (tried again" in part else ""
+            part = part[: max(0, width - len(end) - 1)] + "…" + end
+        parts.append(part)
+    return "; ".join(parts)
+
+
+def money(costs: tuple[tuple[str, int], ...], unpriced_tokens: int) -> str:
+    """Amounts by currency side by side, and what has no price said as such."""
+    parts = [format_money(nanos, currency) for currency, nanos in costs]
+    if unpriced_tokens:
+        parts.append(f"{counted(unpriced_tokens, 'token')} UNPRICED")
+    return " + ".join(parts) or "no cost yet"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as people say it: "42 s", "3 min 5 s", "2 h 10 min"; "?" for None."""
+    if seconds is None:
+        return "?"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def rate(jobs_a_second: float | None) -> str:
+    """A rate as people read it; "?/s" for None."""
+    if jobs_a_second is None:
+        return "?/s"
+    return f"{jobs_a_second:,.0f}/s" if jobs_a_second >= 10 else f"{jobs_a_second:.2g}/s"
