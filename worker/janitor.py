@@ -157,15 +157,19 @@ class Janitor:
             self._finish(connection, now)
         job_store.wake(connection, lanes, now)
         self._snoozed = job_store.next_due(connection, lanes) is not None
-        for runner in self._runners.values():
-            if self._snoozed and not runner.draining:
-                runner.scouts.send(connection, routing.lanes(runner.engine.config, runner.name), now)
+        claimable = job_store.waiting_lanes(connection, lanes)
+        if self._snoozed:
+            for runner in self._runners.values():
+                its = routing.lanes(runner.engine.config, runner.name)
+                if not runner.draining and claimable.isdisjoint(its):
+                    runner.scouts.send(connection, its, now)
+            claimable = job_store.waiting_lanes(connection, lanes)
         living = [row for row in rows if row["id"] not in dead]
         suspects = False
         if self._warden is not None:
             self._warden.mind(rows)
             suspects = self._warden.wanted(connection, living)
-        return job_store.waiting_lanes(connection, lanes), suspects
+        return claimable, suspects
 
     def _give_orphans_back(self, connection: Connection, held: Mapping[int, int]) -> None:
         """Jobs that the database says we run and we know nothing of: a commit that got through without our hearing it."""

@@ -98,7 +98,8 @@ def test_an_outage_costs_no_more_probes_with_several_workers(start: Callable[[],
     runs = [asyncio.run_coroutine_threadsafe(work(worker), worker._process._loop) for worker in workers]
     for one in runs:
         one.result(60)
-    found_out = 6  # from the first of all on: what was let go one by one may leave together where this machine stands still
+    # from the first of all on: what was let go one by one may leave together where this machine stands still
+    found_out = 6
     assert len(sent) <= found_out + (sent[-1] - sent[0]) / PROBE_EVERY + 2
     assert set(statuses(database, batch)) == {"queued"}
 
