@@ -27,7 +27,7 @@ from models.config_file import STORAGE_VARIABLES, load_config_text
 from models.formats import simple
 from models.plugins import known_types
 from models.states import Outcome
-from submit.cli.app import INTERRUPTED, UNREAD, Entry, add, load
+from submit.cli.app import INTERRUPTED, UNREAD, Entry, add, load, main
 from tests.pages import PAGES, ROOT, blocks, page, section, table
 from worker.sandbox import settings as sandbox_settings
 
@@ -196,8 +196,8 @@ def fields(text: str, *, first: str = "`--json` field") -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterable[Callable[..., Any]]:
-    """A batch of two lines has run against a sandbox; the fixture asks a command for JSON."""
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterable[tuple[Path, Any]]:
+    """A batch of two lines has run against a sandbox: in which folder, and what it said."""
     folder = tmp_path_factory.mktemp("docs")
     ready = folder / "url"
     program = [sys.executable, "-P", "-m", "truckllm"]
@@ -216,29 +216,44 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterable[Callable[..., Any]
         '{"model": "gpt-4o-mini", "prompt": "a"}\n{"model": "no-such-model", "prompt": "b"}\n'
     )
 
-    def ask(*arguments: str) -> Any:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("TRUCKLLM_")}
-        done = subprocess.run(
-            [*program, *arguments, "--json"], cwd=folder, env=kept, capture_output=True, text=True, timeout=60
-        )
-        assert done.returncode in (0, 1), done.stderr
-        return json.loads(done.stdout)
-
-    ask.run = ask("run", "in.jsonl")  # type: ignore[attr-defined]
-    yield ask
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("TRUCKLLM_")}
+    command = [*program, "run", "in.jsonl", "--json"]
+    done = subprocess.run(command, cwd=folder, env=kept, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    yield folder, json.loads(done.stdout)
     assert sandbox.stdin is not None
     sandbox.stdin.close()
     sandbox.wait(30)
 
 
-def test_json_of_run_and_status_is_documented(ran: Any) -> None:
+@pytest.fixture
+def ran(
+    run: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Any]:
+    """Asks a command for JSON, after that run."""
+    monkeypatch.chdir(run[0])
+    for name in [name for name in os.environ if name.startswith("TRUCKLLM_")]:
+        monkeypatch.delenv(name)
+
+    def ask(*arguments: str) -> Any:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main(COMMANDS, [*arguments, "--json"])
+        out, err = capfd.readouterr()
+        assert end.value.code in (0, 1, None), err
+        return json.loads(out)
+
+    return ask
+
+
+def test_json_of_run_and_status_is_documented(run: tuple[Path, Any], ran: Any) -> None:
     one = fields(section(page("cli.md"), "truckllm status"))
     assert set(ran("status", "1")) == one
     assert set(ran("status")["batches"][0]) == one
-    assert set(ran.run) == one | fields(section(page("cli.md"), "truckllm run"))
+    assert set(run[1]) == one | fields(section(page("cli.md"), "truckllm run"))
     part = re.search(r"`providers` \| List of `\{(.*?)\}`", page("cli.md"))
     assert part
-    assert set(ran.run["providers"][0]) == set(part[1].split(", "))
+    assert set(run[1]["providers"][0]) == set(part[1].split(", "))
 
 
 @pytest.mark.parametrize(
