@@ -29,7 +29,7 @@ T = TypeVar("T")
 POLL_SECONDS = 0.01
 
 
-async def until(condition: Callable[[], Any], seconds: float = 20.0) -> float:
+async def until(condition: Callable[[], Any], seconds: float = 30.0) -> float:
     """Waits on the event loop until something holds. How long that took, in seconds.
 
     They are counted in looks of this loop, about 10 ms each, not by a clock: what waits takes as many of them on a busy machine,

@@ -93,7 +93,7 @@ def test_more_calls_run_at_once_than_any_default_pool_allows() -> None:
             writer.write(whole(b"1"))
 
         async with serving(script) as server, HttpSender() as sender:
-            replies = await asyncio.gather(*(sender.send(call(server.url)) for _ in range(calls)))
+            replies = await asyncio.gather(*(sender.send(call(server.url), Clocks(connect=60)) for _ in range(calls)))
             return len(replies)
 
     assert run(main()) == calls

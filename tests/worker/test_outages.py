@@ -22,6 +22,7 @@ from worker.recorder import Recorder
 @pytest.fixture(autouse=True)
 def _no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder_module, "RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(recorder_module, "FINALIZE_SECONDS", 30.0)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from tests.worker.bad_server import (
     run,
     serving,
 )
-from worker.http import HttpSender
+from worker.http import Clocks, HttpSender
 from worker.providers.base import Reply
 from worker.read_budget import ReadBudget
 
@@ -38,7 +38,7 @@ def test_replies_beyond_the_budget_wait_for_each_other_and_all_arrive() -> None:
                 peak = max(peak, sender.bytes_being_read)
 
         async with serving(script) as server, HttpSender(read_budget_bytes=500_000) as sender:
-            replies = await asyncio.gather(*(sender.send(call(server.url)) for _ in range(calls)))
+            replies = await asyncio.gather(*(sender.send(call(server.url), Clocks(connect=60)) for _ in range(calls)))
             return list(replies), peak, sender.bytes_being_read
 
     replies, peak, left = run(main())
@@ -84,7 +84,7 @@ def test_of_gigantic_replies_one_at_a_time_goes_far_beyond_the_budget_and_all_ar
 
     async def main() -> tuple[list[Reply], int]:
         async with serving(script) as server, HttpSender(read_budget_bytes=limit) as sender:
-            reading = asyncio.gather(*(sender.send(call(server.url)) for _ in range(calls)))
+            reading = asyncio.gather(*(sender.send(call(server.url), Clocks(connect=60)) for _ in range(calls)))
             peak = 0
             while not reading.done():
                 peak = max(peak, sender.bytes_being_read)

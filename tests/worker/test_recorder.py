@@ -44,6 +44,7 @@ from worker.recorder import MOST_BACKLOG_BYTES, Recorder
 @pytest.fixture(autouse=True)
 def _no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder_module, "RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(recorder_module, "FINALIZE_SECONDS", 30.0)
 
 
 def impatient(path: Path, monkeypatch: pytest.MonkeyPatch) -> Database:

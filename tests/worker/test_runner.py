@@ -60,6 +60,7 @@ def start_worker(
                 sandbox.url,
                 providers=("openai", "claude"),
                 keys={"openai": [key]},
+                settings={name: {"connect_timeout_seconds": 60} for name in ("openai", "claude")},
                 worker={"grace_seconds": 1, **worker},
             )
             return stack.enter_context(bench(path, database, redis_url))
