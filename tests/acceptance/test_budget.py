@@ -67,7 +67,7 @@ def test_four_workers_together_spend_no_more_than_the_cap_and_resume_goes_on(
     assert submitted.returncode == 0, submitted.stderr
     batch = submitted.stdout.split()[-1]
 
-    wait_for(lambda: status()[0] == "paused", "the cap to pause the batch", 60)
+    wait_for(lambda: status()[0] == "paused", "the cap to pause the batch", 100)
     assert "cap: 40.00 USD" in str(status()[1])
     dearest = 10 / 1000 * 1 + MAX_TOKENS / 1000 * 10
     assert CAP - 4 * dearest <= spent(database) <= CAP, "close to the cap, and never over it"
