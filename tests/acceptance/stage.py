@@ -140,7 +140,7 @@ class Stage:
         lines = [{"prompt": f"{word} #{next(self._numbers)}", **place, **more} for word in words]
         return submit_batch(lines, config=self.config, database=self.database, no_fallback=no_fallback).batch_id
 
-    def finish(self, batch: int, seconds: float = 30.0) -> list[Row]:
+    def finish(self, batch: int, seconds: float = 60.0) -> list[Row]:
         """The batch's jobs once all have ended, with their calls under `calls`, oldest first."""
 
         def ended() -> bool:
