@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
+
 from models.database import Database
 from models.states import JobStatus, Outcome
+from models.store import batches as batch_store
 from models.store import jobs as job_store
 from models.store import recoveries
 from models.store.attempts import Announcement
 from models.store.endings import record
+from models.tables import jobs
 from tests.making import NOW, announce, claim, ending, job_rows, make_batch
 
 
@@ -89,3 +93,68 @@ def test_a_job_that_failed_first_and_met_a_limit_then_waits_for_the_limit(databa
         )
         assert recoveries.hasten(connection, "openai", ["openai"], NOW) == 0
     assert waits(database, batch) == [50.0]
+
+
+# Who asks early
+
+
+def scouted(
+    database: Database, provider: str = "openai", lanes: tuple[str, ...] = ("openai",), *, after: float
+) -> object:
+    with database.write() as connection:
+        return recoveries.scout(connection, provider, lanes, NOW + after)
+
+
+def ready(database: Database, batch: int) -> list[int]:
+    """Which of its jobs can be claimed, by position."""
+    return [row["position"] for row in job_rows(database, batch) if row["not_before"] is None]
+
+
+def test_one_job_at_a_time_asks_early_and_none_before_five_seconds_have_gone_by(database: Database) -> None:
+    batch = snoozed(database, 3, Outcome.FAILED)
+    assert scouted(database, after=1) == NOW + recoveries.SOONEST
+    assert ready(database, batch) == []
+    assert scouted(database, after=5) == NOW + recoveries.SOONEST
+    assert len(ready(database, batch)) == 1
+    assert scouted(database, after=5) == NOW + recoveries.SOONEST
+    assert len(ready(database, batch)) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"excluded": ",openai,", "lane": "any"},
+        {"rescues": 2},
+        {"lane": "claude"},
+        {"rerun_epoch": 99},
+        {"status": "cancelled"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_who_is_not_the_providers_or_not_everybodys_to_run_is_not_called(
+    database: Database, change: dict[str, object]
+) -> None:
+    batch = snoozed(database, 2, Outcome.FAILED)
+    with database.write() as connection:
+        connection.execute(jobs.update().where(jobs.c.position == 0).values(change))
+    for _ in range(2):
+        scouted(database, lanes=("openai", "any"), after=5)
+    assert ready(database, batch) == [1]
+
+
+@pytest.mark.parametrize("outcome", [Outcome.RATE_LIMITED, Outcome.UNKNOWN])
+def test_who_waits_for_a_limit_or_may_have_to_pay_is_not_called(database: Database, outcome: Outcome) -> None:
+    snoozed(database, 2, outcome)
+    assert scouted(database, after=5) is None
+
+
+def test_a_paused_batch_has_nobody_ask(database: Database) -> None:
+    batch = snoozed(database, 1, Outcome.FAILED)
+    with database.write() as connection:
+        assert batch_store.pause(connection, batch, "by hand")
+    assert scouted(database, after=5) is None
+
+
+def test_who_is_due_by_itself_sooner_is_due_then(database: Database) -> None:
+    snoozed(database, 1, Outcome.FAILED, seconds=2)
+    assert scouted(database, after=1) == NOW + 2
