@@ -239,8 +239,8 @@ class Runner:
             return False  # declared dead meanwhile: these jobs are somebody else's
         self._flights.held |= {job.id: job.epoch for job in claimed}
         self._ended_without_call = 0
-        await self._turns.count(claimed)
         await self._prepare([(job, now) for job in claimed])
+        await self._turns.count(claimed)
         return True
 
     async def _prepare(self, claimed: Sequence[tuple[Claimed, float]]) -> None:

@@ -1,4 +1,4 @@
-"""A worker that is told to end while the database is away says so as soon as it can: others take over what it doesn't do any more."""
+"""What a worker says of itself through the database when that fails at the wrong moment: that it ends, and under which number it works."""
 
 from __future__ import annotations
 
@@ -40,5 +40,28 @@ def test_an_ending_that_could_not_be_told_is_told_with_the_next_heartbeat(
         await until(lambda: worker.recorder.ready)
         assert await worker.lease.beat()
         assert draining()
+
+    worker.run(story())
+
+
+def test_a_worker_that_was_taken_for_dead_sends_nothing_before_it_has_a_new_number(
+    start_worker: Callable[..., Bench], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = start_worker()
+    number = worker.lease.worker_id
+
+    def fails(*_: object, **__: object) -> int:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    async def story() -> None:
+        assert worker.lease.fresh
+        await worker.recorder.call(lambda connection: worker_store.remove(connection, [number]))
+        with monkeypatch.context() as patch:
+            patch.setattr(worker_store, "register", fails)
+            assert not await worker.lease.beat()
+        assert not worker.lease.fresh
+        assert await worker.lease.beat()
+        assert worker.lease.fresh
+        assert worker.lease.worker_id > number
 
     worker.run(story())
