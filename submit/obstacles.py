@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from sqlalchemy.engine import Connection, RowMapping
 
 from models.config import Config, KeyConfig, ProviderConfig
+from models.request import FailureKind
 from models.store import budgets, keys, outcomes
 from submit.bell import live_workers, providers_of
 from submit.troubles import clock
@@ -80,11 +81,15 @@ def blocked(connection: Connection, batch_id: int, config: Config, now: float) -
 
 
 def _again(row: RowMapping, now: float) -> str:
-    """When a quarantined key is tried again, and by whom."""
+    """When a quarantined key is tried again, and by whom; for one that rests for its quota, and one that a person took out, the command."""
+    enable = f"`truckllm keys enable {row['provider']}/{row['key_id']}`"
     if row["fingerprint"] == keys.ANY_SECRET:
-        return ""
+        return f" ({enable} puts it back)"
     until = row["until"]
-    return "" if until is None or until <= now else f" (tried again at {clock(until, now)}, or replace the secret)"
+    if until is None or until <= now:
+        return ""
+    way_out = f"{enable} once it is paid for" if row["reason"].startswith(FailureKind.QUOTA) else "replace the secret"
+    return f" (tried again at {clock(until, now)}, or {way_out})"
 
 
 def quarantined(config: Config, states: Sequence[RowMapping]) -> dict[tuple[str, str], RowMapping]:

@@ -194,11 +194,14 @@ class KeyRing:
         """The account of this key has no money or quota: all its keys rest, for all workers."""
         pool = pool_name(self.settings, self.key(name))
         seconds = failure.resets_in if failure.resets_in is not None else QUOTA_SECONDS
-        log.warning("%s: %s; its keys rest for %.0f s", pool, failure.message, seconds)
+        reason = f"{FailureKind.QUOTA}: {failure.message}"
+        known = self._out.get(name)
+        if known is None or known.reason != reason:  # all calls that were under way say the same
+            log.warning("%s: %s; its keys rest for %.0f s", pool, failure.message, seconds)
         for provider in self._config.providers:
             for key in provider.keys:
                 if pool_name(provider, key) == pool:
-                    await self._take_out(provider, key, f"quota: {failure.message}", seconds, 0)
+                    await self._take_out(provider, key, reason, seconds, 0)
 
     async def confirm(self, name: str, failure: Failure) -> bool:
         """Asks the free model list whether a refused key is really bad, and quarantines it if so. False: the key is good,

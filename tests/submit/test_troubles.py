@@ -224,7 +224,15 @@ def test_a_worker_of_this_machine_whose_process_is_gone_is_not_live(sqlite: Data
         assert live_workers(connection, now) == {"openai": 1}
 
 
-def test_a_blocked_batch_says_when_its_key_is_tried_again_and_what_else_helps(sqlite: Database, config: Config) -> None:
+ENABLE = "`truckllm keys enable openai/oa-1`"
+
+
+@pytest.mark.parametrize(
+    ("reason", "helps"), [("refused: bad", "replace the secret"), ("quota: no money", f"{ENABLE} once it is paid for")]
+)
+def test_a_blocked_batch_says_when_its_key_is_tried_again_and_what_else_helps(
+    sqlite: Database, config: Config, reason: str, helps: str
+) -> None:
     batch = submitted(sqlite, config)
     now = time.time()
     with sqlite.write() as connection:
@@ -234,13 +242,18 @@ def test_a_blocked_batch_says_when_its_key_is_tried_again_and_what_else_helps(sq
             key_id="oa-1",
             mark=key_store.fingerprint("s-1"),
             pool="oa-1",
-            reason="refused: invalid_api_key",
+            reason=reason,
             now=now,
             until=now + 300,
         )
     told = seen(sqlite, batch, config).blocked
     assert told is not None
-    assert f"(tried again at {clock(now + 300, now)}, or replace the secret)" in told
+    assert told.endswith(f"{reason} (tried again at {clock(now + 300, now)}, or {helps})")
+    with sqlite.write() as connection:
+        key_store.disable(connection, "openai", "oa-1", "oa-1", "disabled by hand", now)
+    told = seen(sqlite, batch, config).blocked
+    assert told is not None
+    assert told.endswith(f"disabled by hand ({ENABLE} puts it back)")
 
 
 def test_lanes_that_left_the_configuration_are_found(sqlite: Database, config: Config) -> None:
