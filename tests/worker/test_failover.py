@@ -72,7 +72,7 @@ def situations(draw: st.DrawFn) -> Situation:
 
 
 @given(failures, situations(), st.integers(0, 99))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_a_verdict_never_fails_a_job_for_what_is_not_its_own_fault_unless_everything_is_used_up(
     failure: Failure, situation: Situation, seed: int
 ) -> None:
@@ -96,7 +96,7 @@ def test_a_verdict_never_fails_a_job_for_what_is_not_its_own_fault_unless_everyt
 
 
 @given(failures, situations(), st.integers(0, 99))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_a_wait_is_never_shorter_than_told_and_never_without_bound(
     failure: Failure, situation: Situation, seed: int
 ) -> None:
@@ -112,7 +112,7 @@ def test_a_wait_is_never_shorter_than_told_and_never_without_bound(
 
 
 @given(failures, situations(), st.integers(0, 99))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_only_providers_of_the_route_are_excluded_and_always_one_is_left(
     failure: Failure, situation: Situation, seed: int
 ) -> None:

@@ -265,7 +265,7 @@ _values = st.recursive(
 )
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.dictionaries(_names, _values, max_size=8), st.booleans())
 def test_any_object_becomes_a_line_or_a_bad_line(read: Reader, row: dict[str, Any], escaped: bool) -> None:
     content = json.dumps(row, ensure_ascii=escaped).encode("utf-8", "surrogatepass")

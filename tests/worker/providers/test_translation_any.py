@@ -201,7 +201,7 @@ def translate(body: dict[str, Any], dialect: str, target: str) -> dict[str, Any]
     return translated
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(chats())
 def test_a_chat_comes_out_as_what_each_provider_takes_or_its_error_names_a_field_of_it(body: dict[str, Any]) -> None:
     assert translate(body, SIMPLE, "openai") is not None
@@ -294,7 +294,7 @@ def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
     return changed
 
 
-@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_no_change_of_a_body_makes_a_translation_crash(data: st.DataObject) -> None:
     dialect = data.draw(st.sampled_from(sorted(OWN)))
