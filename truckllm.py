@@ -139,8 +139,10 @@ _COMMANDS = {
 
 def main() -> NoReturn:
     """The `truckllm` command."""
-    from submit.cli import app
-
+    try:
+        from submit.cli import app
+    except KeyboardInterrupt:  # as `app.main` says it of a later one
+        sys.exit(130)
     app.main({name: app.Entry(*entry) for name, entry in _COMMANDS.items()})
 
 

@@ -23,7 +23,9 @@ def line(seen: Snapshot, width: int | None = None) -> str:
     if seen.cancelled:
         parts.append(f"{seen.cancelled:,} cancelled")
     if not seen.finished and seen.status != BatchStatus.FINALIZING:
-        parts += [f"{seen.running:,} in flight", f"{rate(seen.rate)}", f"ETA {duration(seen.eta_seconds)}"]
+        parts.append(f"{seen.running:,} in flight")
+        if seen.status != BatchStatus.CANCELLED:
+            parts += [rate(seen.rate), f"ETA {duration(seen.eta_seconds)}"]
     parts.append(money(seen.costs, seen.unpriced_tokens))
     return ", ".join([*parts, *(fitted(remark, width) for remark in seen.remarks)])
 

@@ -85,6 +85,10 @@ def _unread() -> int:
     return UNREAD
 
 
+_REFUSING = ("strict", "surrogateescape")
+"""How standard streams treat letters that their encoding lacks, by Python's own choice: the second is that of the locale C."""
+
+
 def _open_streams() -> None:
     """Nothing fails for a standard stream that its caller has closed, nor for a letter that a stream's encoding lacks.
 
@@ -94,7 +98,7 @@ def _open_streams() -> None:
         stream = getattr(sys, name)
         if stream is None:
             setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115
-        elif number and isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        elif number and isinstance(stream, io.TextIOWrapper) and stream.errors in _REFUSING:
             stream.reconfigure(errors="backslashreplace")
 
 

@@ -14,6 +14,9 @@ from submit import shapes
 from submit.cli.options import BatchArgument, ConfigOption, JsonOption, found_config, stored
 from submit.cli.output import note, print_json, print_table
 
+_MOST = 1 << 62
+"""No batch has so many jobs, and every database knows such numbers."""
+
 
 class State(StrEnum):
     """What `jobs` shows as a job's state: those of the store, and `snoozed` for a queued one that waits for a time."""
@@ -35,9 +38,12 @@ def jobs(
             help="Only jobs in this state: queued (snoozed ones too), snoozed, running, succeeded, failed or cancelled.",
         ),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, metavar="N", help="How many at most.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, max=_MOST, metavar="N", help="How many at most.")] = 100,
     after: Annotated[
-        int, typer.Option(min=-1, metavar="POSITION", help="Only those behind this position, the first of which is 0.")
+        int,
+        typer.Option(
+            min=-1, max=_MOST, metavar="POSITION", help="Only those behind this position, the first of which is 0."
+        ),
     ] = -1,
     config: ConfigOption = None,
     json: JsonOption = False,

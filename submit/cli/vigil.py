@@ -88,11 +88,14 @@ class Vigil:
         Raises GivenUpError, and what `Stack.tick` raises.
         """
         self._tick_stack()
-        if self._owner is not None:
-            seen = replace(seen, unserved=None)  # its own workers start, or are started again
+        now = time.monotonic()
+        joined = self._stack is not None and now - self._started < SETTLE_SECONDS
+        if self._owner is not None or joined:
+            seen = replace(
+                seen, unserved=None
+            )  # its own workers start, or are started again, or those of the run that it has joined
         if seen.finished:
             return seen
-        now = time.monotonic()
         self._say_if_no_failover(seen)
         with contextlib.suppress(StorageError):  # the next snapshot fails, too, and is tried again
             if now - self._felt >= PULSE_SECONDS:

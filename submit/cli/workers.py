@@ -22,7 +22,7 @@ def drain(
 ) -> None:
     """Tell a worker to end: it claims nothing more, finishes its calls, gives the rest back, and isn't started again."""
     with stored(found_config(config)) as database, database.write() as connection:
-        if not worker_store.drain(connection, worker):
+        if not 0 < worker < 1 << 63 or not worker_store.drain(connection, worker):
             raise NotFoundError(f"there is no worker {worker}; `truckllm workers` lists them")
     note(f"worker {worker} hears of it at its next heartbeat, ends its calls, and exits")
 

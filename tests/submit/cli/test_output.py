@@ -85,6 +85,16 @@ def test_a_live_view_shows_whole_figures_in_any_width(monkeypatch: pytest.Monkey
     assert "1234.567890123" in file.getvalue()
 
 
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_letters_that_the_encoding_lacks_are_escaped(monkeypatch: pytest.MonkeyPatch, errors: str) -> None:
+    held = io.BytesIO()
+    monkeypatch.setattr(app, "load", lambda _: lambda: print_table(("id",), [("caf\u00e9",)]))
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(held, encoding="ascii", errors=errors))
+    with pytest.raises(SystemExit) as end:
+        app.main({"talk": app.Entry("any:thing", "Talk.")}, ["talk"])
+    assert (end.value.code, held.getvalue().split()) == (0, [b"id", b"caf\\xe9"])
+
+
 @pytest.mark.parametrize("written", ["at once", "as a table", "at the end"])
 def test_output_that_nobody_reads_any_more_ends_a_command_as_it_ends_others(
     monkeypatch: pytest.MonkeyPatch, written: str
