@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import redis
 import typer
+from sqlalchemy.engine import RowMapping
 
 from models.config import Config, KeyConfig, ProviderConfig
 from models.config_addresses import public_url
@@ -256,6 +257,8 @@ def _policy(client: redis.Redis) -> str | None:
 
 
 def _of_workers(config: Config, database: Database) -> Iterator[Finding]:
+    from worker.keys import REFUSED
+
     with storage_errors(database), database.read() as connection:
         now = database.now(connection)
         live = [r for r in worker_store.everyone(connection) if r["heartbeat_at"] > now - LIVE_SECONDS]
@@ -274,10 +277,24 @@ def _of_workers(config: Config, database: Database) -> Iterator[Finding]:
         yield Finding(
             "workers", "warning", "a live worker works by another configuration than this one", "restart the older ones"
         )
-    known = {(provider.id, key.id) for provider in config.providers for key in provider.keys}
     for row in states:
-        if row["state"] == key_store.QUARANTINED and (row["provider"], row["key_id"]) in known:
-            yield Finding("keys", "warning", f"{row['provider']}/{row['key_id']} is out of use: {row['reason']}")
+        if row["state"] == key_store.QUARANTINED and _is_configured(row, config):
+            name = f"{row['provider']}/{row['key_id']}"
+            todo = f"`truckllm keys enable {name}`"
+            if row["reason"].startswith(REFUSED):
+                todo = "replace the key where its secret comes from"
+            yield Finding("keys", "warning", f"{name} is out of use: {row['reason']}", todo)
+
+
+def _is_configured(row: RowMapping, config: Config) -> bool:
+    """Whether a key's state is that of a configured key with its present secret, as far as that is known here."""
+    for provider in config.providers:
+        for key in provider.keys:
+            if (provider.id, key.id) == (row["provider"], row["key_id"]):
+                if row["fingerprint"] == key_store.ANY_SECRET or not key.secret.usable:
+                    return True
+                return bool(row["fingerprint"] == key_store.fingerprint(key.secret.reveal()))
+    return False
 
 
 async def _of_keys(config: Config) -> list[Finding]:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
+
+from models.database import open_database
+from models.store import keys as key_store
+from models.tables import key_states
+from tests.conftest import SECRETS
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -134,3 +141,34 @@ def test_a_provider_without_a_live_worker_is_a_warning(
     code, found = findings("-c", config)
     assert (code, found["workers"]["state"]) == (0, "warning")
     assert "no live worker serves openai, gemini, claude" in found["workers"]["message"]
+
+
+def test_a_key_that_is_out_of_use_is_told_with_its_way_back_until_its_secret_is_another(
+    findings: Any, sandbox: Any, write_config: Callable[..., Path], tmp_path: Path, cli: Cli
+) -> None:
+    config = write_config(sandbox.url)
+    url = f"sqlite:///{tmp_path}/keys.db"
+    database = open_database(url)
+    mark = key_store.fingerprint(SECRETS["openai"])
+    row = {"provider": "openai", "key_id": "openai-1", "pool": "openai/openai-1", "now": time.time()}
+
+    def told() -> dict[str, Any] | None:
+        code, found = findings("-c", config, TRUCKLLM_DATABASE_URL=url)
+        assert code == 0
+        return found.get("keys")
+
+    with database.write() as connection:
+        key_store.quarantine(connection, **row, mark=mark, reason="refused: bad key", until=None)
+    refused = told()
+    assert refused is not None
+    assert refused["message"].endswith("openai-1 is out of use: refused: bad key")
+    assert refused["todo"] == "replace the key where its secret comes from"
+    other = key_store.fingerprint("another secret")
+    with database.write() as connection:
+        connection.execute(sa.update(key_states).values(fingerprint=other))
+    assert told() is None
+    assert cli("keys", "disable", "openai/openai-1", "-c", config, TRUCKLLM_DATABASE_URL=url).returncode == 0
+    disabled = told()
+    database.close()
+    assert disabled is not None
+    assert disabled["todo"] == "`truckllm keys enable openai/openai-1`"
