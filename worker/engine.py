@@ -87,7 +87,7 @@ class Finished:
     provider_failed: bool | None
     """None: it was never asked."""
     stuck: bool = False
-    """The job waits for the provider, after more than one call that failed and cost nothing."""
+    """The job has failed here, or before, and again, at no cost, and isn't given up."""
 
 
 class Engine:
@@ -315,7 +315,7 @@ class Engine:
         failed = verdict.about is About.PROVIDER
         if failed and failure.retry_after:
             self.told_until = max(self.told_until, time.monotonic() + failure.retry_after)
-        stuck = failed and end.outcome is Outcome.FAILED and bool(verdict.delay) and job.attempts > 0
+        stuck = failed and end.outcome is Outcome.FAILED and not verdict.fails and job.attempts > 0
         return Finished(self._ending(job, end, failure, verdict), actual, failed, stuck)
 
     async def _verdict(self, job: Claimed, request: Request, grant: Grant, failure: Failure) -> Verdict:

@@ -19,7 +19,7 @@ FIRST_SNOOZE = 15.0
 RATE_LIMITS_IN_A_ROW = 10
 FAILURES_WHILE_OTHERS_SUCCEED = 3
 IN_AN_OUTAGE = 6
-"""So many times the attempts are allowed while a provider fails everybody: some job has to try whether that is over."""
+"""So many times the attempts are allowed at a provider while it fails everybody: some job has to try whether that is over."""
 MAYBE_BILLED_IN_AN_OUTAGE = 3
 """The same, for calls that may have to be paid for: those that broke off."""
 NEVER_LEFT = frozenset({"connect_error", "connect_timeout", "dns_error", "tls_error", "proxy_error"})
@@ -160,7 +160,9 @@ def provider_failed(failure: Failure, situation: Situation, rng: random.Random) 
         return Verdict(About.PROVIDER, 0.0, exclude=(situation.provider,))
     if max(past.age for past in broken) >= situation.retry_for:
         return Verdict(About.PROVIDER, None)
-    if len(real) + now_real >= situation.max_attempts * (IN_AN_OUTAGE if situation.outage else 1):
+    # in an outage of several providers each is asked as often, and none of it is the job's fault
+    counted = [past for past in real if past.provider == situation.provider] if situation.outage else real
+    if len(counted) + now_real >= situation.max_attempts * (IN_AN_OUTAGE if situation.outage else 1):
         return Verdict(About.PROVIDER, None)
     if unclear + now_unclear >= situation.max_attempts * MAYBE_BILLED_IN_AN_OUTAGE:
         return Verdict(About.PROVIDER, None)
