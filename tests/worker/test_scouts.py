@@ -7,12 +7,14 @@ from collections.abc import Callable
 
 import pytest
 
+from models.config import Config, RouteConfig
 from models.database import Database
 from models.request import Failure, FailureKind, Response
 from models.store import recoveries
 from tests.making import attempt_rows, job_rows, make_batch, statuses
 from tests.worker.bench import Bench, until
-from tests.worker.scripted import ANSWER, Sent, chats, play, refusal
+from tests.worker.scripted import ANSWER, Sent, chat, chats, config, play, refusal
+from worker.runner import Runner
 
 DATABASES = ["sqlite"]
 
@@ -24,8 +26,8 @@ def start(start_worker: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -
     """Starts workers whose breaker lets a probe go every 0.2 s; snoozes are as long as ever."""
     monkeypatch.setattr(recoveries, "SOONEST", PROBE_EVERY * 0.9)
 
-    def made() -> Bench:
-        worker = start_worker()
+    def made(settings: Config | None = None) -> Bench:
+        worker = start_worker(settings)
         breaker = worker.runners["p"]._breaker
         window, least, share, _, hurry = breaker._settings
         breaker._settings = (window, least, share, PROBE_EVERY, hurry)
@@ -102,6 +104,36 @@ def test_an_outage_costs_no_more_probes_with_several_workers(start: Callable[[],
     found_out = 6
     assert len(sent) <= found_out + (sent[-1] - sent[0]) / PROBE_EVERY + 2
     assert set(statuses(database, batch)) == {"queued"}
+
+
+def test_a_row_outlasts_an_outage_of_all_providers_of_its_route(
+    start: Callable[..., Bench], database: Database
+) -> None:
+    provider = Provider(refusal(FailureKind.SERVER, 503))
+    route = RouteConfig.model_validate({"candidates": ["p/m", "q/m"]})
+    worker = start(config(providers=("p", "q")).model_copy(update={"routes": {"r": route}}))
+    played = [play(worker, provider, name) for name in ("p", "q")]
+    batch = make_batch(database, [chat(0, lane="r", model="")])
+
+    over = False
+
+    async def keep(runner: Runner) -> None:
+        while not over:  # as tickets would have it
+            await runner.drain(120)
+            await asyncio.sleep(0.02)
+
+    async def work() -> None:
+        nonlocal over
+        drains = [asyncio.ensure_future(keep(runner)) for runner in worker.runners.values()]
+        await until(lambda: min(len(one.sent) for one in played) >= 4, 60)
+        provider.down = False
+        await until(lambda: statuses(database, batch) == ["succeeded"], 60)
+        over = True
+        for runner in worker.runners.values():
+            runner.stop()
+        await asyncio.gather(*drains)
+
+    worker.run(work(), 150)
 
 
 def test_a_call_that_may_have_to_be_paid_for_is_not_made_early(start: Callable[[], Bench], database: Database) -> None:
