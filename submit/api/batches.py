@@ -112,7 +112,7 @@ class Again(BaseModel):
 async def create(request: Request) -> Response:
     """POST /v1/batches: the input is the body, whatever `truckllm submit FILE` takes."""
     api = Api.of(request)
-    asked = query(request, Submission)
+    asked = query(request, Submission, body=True)
     options = {**asked.model_dump(include=set(Given.__annotations__)), "schema": asked.answer}
     async with upload_of(request, api.largest_upload) as upload:
         done = await run_in_threadpool(

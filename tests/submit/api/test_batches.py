@@ -85,7 +85,7 @@ def test_bad_lines_are_named_and_nothing_is_enqueued(client: TestClient) -> None
     ],
 )
 def test_a_wrong_query_names_its_parameter(client: TestClient, path: str, query: Any, named: str) -> None:
-    refused = client.post(path, params=query, content=BODY)
+    refused = client.post(path, params=query, content=BODY if path == "/v1/batches" else None)
     assert refused.status_code == 400
     assert named in refused.json()["error"]["message"]
 
@@ -112,6 +112,17 @@ def test_what_isnt_there_is_a_404(client: TestClient, path: str) -> None:
     missing = client.get(path)
     assert missing.status_code == 404
     assert missing.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("asked", ["resume", "rerun", "priority"])
+def test_what_is_asked_in_a_body_that_nobody_reads_is_refused_and_nothing_changes(
+    client: TestClient, asked: str
+) -> None:
+    client.post("/v1/batches", content=BODY)
+    before = client.post("/v1/batches/1/pause").json()
+    refused = client.post(f"/v1/batches/1/{asked}", json={"max_cost": "1", "priority": 5, "status": "cancelled"})
+    assert (refused.status_code, "parameters go into the query" in refused.text) == (400, True)
+    assert client.get("/v1/batches/1").json() == before
 
 
 def test_pause_resume_priority_and_cancel_are_as_the_commands(client: TestClient) -> None:
