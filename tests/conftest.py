@@ -240,6 +240,16 @@ class SandboxProcess:
         urllib.request.urlopen(urllib.request.Request(f"{self.url}/_sandbox/{path}", body), timeout=30).read()
 
 
+def _start_sandbox(*options: str) -> SandboxProcess:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "worker.sandbox", "--port", "0", *options], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    first = process.stdout.readline().split()
+    assert first[:2] == ["sandbox", "ready"], first
+    return SandboxProcess(process, first[2])
+
+
 @pytest.fixture
 def start_sandbox(tmp_path: Path) -> Iterator[Callable[..., SandboxProcess]]:
     """Starts a sandbox with these settings (`accounts`, `faults`, `latency`, …)."""
@@ -248,15 +258,7 @@ def start_sandbox(tmp_path: Path) -> Iterator[Callable[..., SandboxProcess]]:
     def start(**settings: Any) -> SandboxProcess:
         path = tmp_path / f"sandbox{len(started)}.json"
         path.write_text(json.dumps(settings))
-        process = subprocess.Popen(
-            [sys.executable, "-m", "worker.sandbox", "--port", "0", "--settings", str(path)],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert process.stdout is not None
-        first = process.stdout.readline().split()
-        assert first[:2] == ["sandbox", "ready"], first
-        started.append(SandboxProcess(process, first[2]))
+        started.append(_start_sandbox("--settings", str(path)))
         return started[-1]
 
     yield start
@@ -265,10 +267,21 @@ def start_sandbox(tmp_path: Path) -> Iterator[Callable[..., SandboxProcess]]:
         one.process.wait(30)
 
 
+@pytest.fixture(scope="session")
+def shared_sandbox() -> Iterator[SandboxProcess]:
+    one = _start_sandbox()
+    yield one
+    one.process.terminate()
+    one.process.wait(30)
+
+
 @pytest.fixture
-def sandbox(start_sandbox: Callable[..., SandboxProcess]) -> SandboxProcess:
-    """A sandbox that takes any key, without limits and faults."""
-    return start_sandbox()
+def sandbox(shared_sandbox: SandboxProcess) -> SandboxProcess:
+    """A sandbox that takes any key, without limits and faults, as if just started."""
+    shared_sandbox.accounts()
+    shared_sandbox.faults()
+    shared_sandbox.reset()
+    return shared_sandbox
 
 
 SECRETS = {
