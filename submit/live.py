@@ -62,7 +62,11 @@ class LiveView:
         """The table, or where the terminal is too narrow for its figures a line that wraps between them."""
         unbound = self._console.options.update(max_width=_ANY_WIDTH)
         narrowest = max(self._console.measure(part, options=unbound).minimum for part in whole.renderables[:2])
-        return whole if narrowest <= self._console.width else Text(line(seen, self._console.width))
+        return (
+            whole
+            if narrowest <= self._console.width
+            else Text(line(seen, self._console.width), no_wrap=False, overflow="fold")
+        )
 
 
 def drawn(seen: Snapshot, width: int) -> Group:
@@ -94,7 +98,7 @@ def drawn(seen: Snapshot, width: int) -> Group:
     if seen.cancelled:
         foot.append(f"{seen.cancelled:,} cancelled")
     rows: list[RenderableType] = [head, table, Text(", ".join(filter(None, foot)), style="dim")]
-    rows += [Text(fitted(remark, width), style="red") for remark in seen.remarks]
+    rows += [Text(fitted(remark, width), style="red", no_wrap=False, overflow="fold") for remark in seen.remarks]
     return Group(*rows)
 
 

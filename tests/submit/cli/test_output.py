@@ -59,7 +59,7 @@ def test_no_figure_is_cut_or_broken_however_narrow_the_terminal(monkeypatch: pyt
         assert file.getvalue().count(word) == 2, file.getvalue()
 
 
-@pytest.mark.parametrize("width", [30, 70])
+@pytest.mark.parametrize("width", [30, 70, 120])
 def test_a_live_view_shows_whole_figures_in_any_width(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     part = Part("openai", 1_234_567, 0, 1_234_567, 98_765_432_109, 98_765_432_109, (("USD", 1_234_567_890_123),), 0)
     seen = Snapshot(
@@ -77,10 +77,13 @@ def test_a_live_view_shows_whole_figures_in_any_width(monkeypatch: pytest.Monkey
         started_at=1.0,
         finished_at=None,
         now=2.0,
+        unserved="no live worker serves openai: start `truckllm worker` or `run`, please",
     )
     file = Terminal()
-    with LiveView(Console(file=file, force_terminal=True, width=width, no_color=True)) as view:
+    console = Console(file=file, force_terminal=True, width=width, no_color=True, soft_wrap=True)
+    with LiveView(console) as view:
         view.show(seen)
+    assert "please" in file.getvalue()
     assert "1,234,567/2,345,678" in file.getvalue()
     assert "1234.567890123" in file.getvalue()
 
