@@ -27,7 +27,8 @@ STEADY_SECONDS = 60.0
 
 _PR_SET_PDEATHSIG = 1
 _DEAD_STATES = frozenset("ZXx")
-_TAIL_BYTES = 4096
+_TAIL_BYTES = 16384
+_OF_STACKS = ("  ", "Thread 0x", "Current thread 0x", "Extension modules:")
 
 
 def end_signals() -> list[signal.Signals]:
@@ -98,6 +99,12 @@ def die_with_parent() -> None:
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def last_words(lines: Sequence[str]) -> str:
+    """The last of a log's lines that is no part of a dump of stacks, cut to 300 characters; empty when there is none."""
+    telling = (line for line in reversed(lines) if line.strip() and not line.startswith(_OF_STACKS))
+    return next(telling, "").strip()[:300]
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,10 +207,10 @@ class Child:
             with self.log.open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
                 file.seek(max(self._log_start, size - _TAIL_BYTES))
-                lines = file.read().decode(errors="replace").strip().splitlines()
+                lines = file.read().decode(errors="replace").splitlines()
         except OSError:
             return ""
-        return lines[-1].strip()[:300] if lines else ""
+        return last_words(lines)
 
     def signal(self, number: int) -> None:
         """Sends it a signal, if it lives."""

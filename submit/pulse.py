@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from models.processes import last_words
 from submit.disk import disk_trouble
 
 LATE_SECONDS = 8.0
@@ -18,7 +19,7 @@ LATE_SECONDS = 8.0
 SILENT_SECONDS = 20.0
 """After so long without any heartbeat it is said, also where the disk looks well."""
 
-_TAIL_BYTES = 4096
+_TAIL_BYTES = 16384
 
 
 class Pulse:
@@ -58,7 +59,7 @@ class Pulse:
         try:
             with self._log.open("rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
-                lines = file.read().decode(errors="replace").strip().splitlines()
+                last = last_words(file.read().decode(errors="replace").splitlines())
         except OSError:
             return ""
-        return f" (last line: {lines[-1].strip()[:300]})" if lines else ""
+        return f" (last line: {last})" if last else ""

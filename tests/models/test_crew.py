@@ -63,3 +63,18 @@ def test_a_closed_terminal_ends_who_looks_after_workers_but_under_nohup(under: s
                 process.wait(0.3)
             process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        ("import faulthandler, os; os.write(2, b'it has hung\\n'); faulthandler.dump_traceback()", "it has hung"),
+        ("import os; os.write(2, b'about to\\n'); raise KeyError('row')", "KeyError: 'row'"),
+    ],
+    ids=["stacks", "traceback"],
+)
+def test_what_a_process_said_last_is_a_sentence_and_no_line_of_its_stacks(end: str, told: str) -> None:
+    done = subprocess.run([sys.executable, "-c", end], capture_output=True, text=True, check=False)
+    assert "File" in done.stderr
+    assert processes.last_words(done.stderr.splitlines()) == told
+    assert processes.last_words(["", "  "]) == ""
