@@ -16,6 +16,7 @@ import orjson
 from models.errors import InputError, UsageError
 from models.formats.fields import Refused
 from models.formats.lines import MAX_LINE
+from models.wording import counted
 
 IDS = ("id", "custom_id")
 NAMED = ("model", "provider", "route", "system")
@@ -159,7 +160,7 @@ def _csv_rows(reader: Iterator[list[str]], names: Sequence[str]) -> Iterator[Map
         elif not cells:
             yield None
         else:
-            yield Refused(f"has {len(cells)} cells, and the header has {width}")
+            yield Refused(f"has {counted(len(cells), 'cell')}, and the header has {width}")
 
 
 def _why_not_csv(message: str) -> str:

@@ -15,7 +15,7 @@ import typer
 
 from models.config import Config
 from models.config_file import FILE_NAMES, STORAGE_VARIABLES, load_config
-from models.database import Database, nothing_stored, open_database, stored_file
+from models.database import Database, home_path, nothing_stored, open_database, stored_file
 from models.errors import NotFoundError, UsageError
 from models.formats.form import Form
 from models.money import parse_cap
@@ -80,7 +80,8 @@ def stored(config: Config | None, *, make: bool = False) -> Iterator[Database]:
     So looking leaves nothing behind. Raises StorageError.
     """
     url = database_url(config)
-    missing = url is None and not make and not stored_file().exists()
+    folder = home_path()
+    missing = url is None and not make and not stored_file().exists() and (folder.is_dir() or not folder.exists())
     database = nothing_stored() if missing else open_database(url)
     try:
         with told_errors(database):

@@ -129,7 +129,7 @@ def test_a_bad_row_is_told_by_the_number_that_a_spreadsheet_shows(read: Read) ->
     lines = read(b'text,n\nok,1\nonly\n\xff\xfe,2\n"a"b,3\nok,4\n"never ends,5\n', "{text}")
     bad = {line.number: line.reason for line in lines if isinstance(line, BadLine)}
     assert bad == {
-        3: "has 1 cells, and the header has 2",
+        3: "has 1 cell, and the header has 2",
         4: "not UTF-8; save the file as UTF-8",
         5: "not CSV: ',' expected after '\"'",
         7: 'a cell that begins with " never ends',

@@ -50,3 +50,9 @@ def test_status_watch_gives_a_blocked_batch_up_with_3(command: Cli, prompts: Pat
     run = command("status", 1, "--watch")
     assert run.returncode == 3
     assert "no usable key: openai/oa-1: refused" in run.stderr
+
+
+def test_a_state_folder_that_is_a_file_is_told_instead_of_an_empty_list(command: Cli, tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("no folder")
+    done = command("status", TRUCKLLM_HOME=str(tmp_path / "state"))
+    assert (done.returncode, "is a file" in done.stderr) == (4, True)
