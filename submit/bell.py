@@ -20,6 +20,7 @@ LIVE_SECONDS = 45.0
 
 ROWS_A_TICKET = 100
 _TIMEOUT_SECONDS = 5
+_PING_SECONDS = 2.0
 
 
 def providers_of(config: Config, lane: str) -> tuple[str, ...]:
@@ -97,6 +98,20 @@ def ring(redis_url: str, numbers: Mapping[str, int]) -> str | None:
         return f"could not wake the workers ({_reason(error)}); they will find the jobs within seconds by themselves"
     finally:
         app.close()
+    return None
+
+
+def unheard(redis_url: str) -> str | None:
+    """A sentence for people where Redis doesn't answer within two seconds, else None."""
+    import redis
+
+    try:
+        with redis.Redis.from_url(
+            redis_url, socket_timeout=_PING_SECONDS, socket_connect_timeout=_PING_SECONDS
+        ) as client:
+            client.ping()
+    except (redis.RedisError, OSError) as error:
+        return f"Redis does not answer ({_reason(error)}): no new call starts until it does"
     return None
 
 

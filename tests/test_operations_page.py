@@ -20,6 +20,7 @@ SAID_BY = {
     "models/permissions.py": {"exposed"},
     "models/database.py": {"check_schema", "_refuse_to_outgrow", "upgrade"},
     "models/store/budgets.py": {"reserve"},
+    "submit/bell.py": {"unheard"},
     "submit/obstacles.py": {"blocked", "left_open", "lost_sentence", "unserved"},
     "submit/progress.py": {"remarks"},
     "submit/pulse.py": {"look"},

@@ -59,6 +59,9 @@ class Vigil:
         self._lanes: set[str] = set()
         self._said: set[str] = set()
         self._ailing: str | None = None
+        self._heard = self._started
+        self._ended = 0
+        self._unheard: str | None = None
         self._ailing_since = 0.0
 
     @property
@@ -104,8 +107,11 @@ class Vigil:
             if self._owner is None and now - self._looked >= LOOK_SECONDS and now - self._started >= SETTLE_SECONDS:
                 self._looked = now
                 self._say_who_is_missing()
-        if self._ailing is not None:
-            seen = replace(seen, eta_seconds=None, troubles=(*seen.troubles, Trouble("", self._ailing)))
+        if self._stack is None and self._config.redis_url is not None and now - self._heard >= LOOK_SECONDS:
+            self._unheard = bell.unheard(self._config.redis_url) if seen.ended == self._ended else None
+            self._heard, self._ended = now, seen.ended
+        for sentence in filter(None, (self._ailing, self._unheard)):
+            seen = replace(seen, eta_seconds=None, troubles=(*seen.troubles, Trouble("", sentence)))
         return seen
 
     def unreadable(self, error: StorageError) -> None:

@@ -15,7 +15,10 @@ from models.config import Config
 from models.config_file import load_config_text
 from models.database import Database, open_database
 from submit import bell
+from submit.cli import vigil
+from submit.lines import line
 from submit.producer import submit_batch
+from submit.progress import snapshot
 from tests.conftest import Valkey
 from tests.worker_by_hand import WorkerByHand
 
@@ -140,3 +143,22 @@ def test_a_broker_that_does_not_answer_is_given_up_after_seconds(valkey: Valkey)
         assert time.monotonic() - began < 30
     finally:
         os.kill(valkey.process.pid, signal.SIGCONT)
+
+
+def test_a_run_that_stands_still_says_that_redis_is_away_until_it_is_back(
+    sqlite: Database, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vigil, "LOOK_SECONDS", 0.0)
+    config = load_config_text(f"redis_url: {valkey.url}\n{CONFIG}")
+    batch = submit_batch([{"prompt": "hello", "model": "gpt-4o"}], config=config, database=sqlite).batch_id
+    watching = vigil.Vigil(sqlite, config, None, lambda _sentence: None)
+
+    def told() -> str:
+        with sqlite.read() as connection:
+            return line(watching.tick(snapshot(connection, batch, config, sqlite.now(connection))))
+
+    assert "Redis" not in told()
+    valkey.kill()
+    assert "Redis does not answer (ConnectionError): no new call starts until it does" in told()
+    valkey.start()
+    assert "Redis" not in told()
