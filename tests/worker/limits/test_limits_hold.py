@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from worker.flights import LATEST_START
-from worker.limits.limiter import Charge, Grant, LimitedKey, Wait
+from worker.limits.limiter import Charge, Grant, LimitedKey, Settlement, Wait
 from worker.limits.shapes import put_off
 
 
@@ -227,6 +227,22 @@ def test_a_call_that_starts_late_is_settled_where_it_starts(virtual):
         assert (await limiter.room([one]))[0].buckets[0].booked == 300
         world.now = moved.start_at + 60.6
         assert (await limiter.room([one]))[0].buckets[0].booked == 0
+
+    virtual.run(story)
+
+
+def test_calls_of_one_moment_are_settled_together(virtual):
+    async def story(world):
+        limiter, one = await world.limiter(), virtual.key("p/k", tokens=60_000)
+        grants = await world.ask(limiter, *[world.want([one], tokens=100) for _ in range(3)])
+        assert len({grant.slot for grant in grants}) == 1
+        await limiter.settle(
+            [
+                Settlement(one.buckets, grant.slot, grant.charge, Charge(1, tokens))
+                for grant, tokens in zip(grants, (500, 30, 700), strict=True)
+            ]
+        )
+        assert (await limiter.room([one]))[0].buckets[0].booked == 1_230
 
     virtual.run(story)
 

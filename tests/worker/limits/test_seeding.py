@@ -203,6 +203,47 @@ def test_a_new_worker_waits_for_the_grants_of_one_that_lived_before_the_server(v
     virtual.run(story)
 
 
+@pytest.mark.parametrize("lost", ["nothing but the run", "everything"])
+def test_a_new_worker_waits_for_the_one_of_several_that_has_not_met_the_server(virtual, lost):
+    async def story(world):
+        client = connect(world.url)
+        for name in ("1", "2"):
+            old = await world.limiter(seed=Ledger(), others=others())
+            await old.meet(name)
+        if lost == "everything":
+            await client.flushall()
+        await client.set("{truckllm}:run", "another")
+        await old.meet("2")
+        new = await world.limiter(seed=Ledger(), others=others("1", "2"))
+        await new._client.ping()  # tells the run of a server that all of this is
+        await client.set("{truckllm}:run", "another")
+        await new.meet("3")
+        began = world.now
+        await world.until_granted(new, world.want([virtual.key("p/k", requests=600)]))
+        assert 1.3 <= world.now - began < 1.8
+        await client.aclose()
+
+    virtual.run(story)
+
+
+def test_while_earlier_limits_may_have_granted_what_the_ledger_does_not_know_nothing_begins(virtual):
+    async def story(world):
+        client, ledger = connect(world.url), Ledger()
+        limiter, one = await world.limiter(seed=ledger), virtual.key("p/k", requests=600)
+        await client.set("{truckllm}:limits-changed", "", px=60_000)
+        for _ in range(3):
+            (wait,) = await world.ask(limiter, world.want([one]))
+            assert isinstance(wait, Wait)
+            world.now += 1
+        assert not ledger.asked
+        await client.delete("{truckllm}:limits-changed")
+        (grant,) = await world.ask(limiter, world.want([one]))
+        assert isinstance(grant, Grant)
+        await client.aclose()
+
+    virtual.run(story)
+
+
 @pytest.mark.parametrize("finder", ["the one that holds them", "another", "a new one"])
 def test_an_emptied_redis_of_the_same_run_begins_with_the_calls_that_somebody_held(virtual, finder):
     async def story(world):
