@@ -62,12 +62,12 @@ def test_a_drain_without_jobs_ends_at_once_whatever_others_have_snoozed(
 
 
 def test_a_models_own_limit_holds_up_no_other_model(start_worker: Start, database: Database) -> None:
-    worker = start_worker(config({"models": {"slow": {"limit_req_per_min": 60}}}))
+    worker = start_worker(config({"models": {"slow": {"limit_req_per_min": 6}}}))
     played = play(worker)
     make_batch(database, [chat(n, model="slow" if n < 500 else "fast") for n in range(800)])
     began = time.monotonic()
     assert drain_until(worker, lambda: models(played.sent)["fast"] == 300) < 30, "the slow ones would take minutes"
-    assert 1 <= models(played.sent)["slow"] <= time.monotonic() - began + 3
+    assert 1 <= models(played.sent)["slow"] <= (time.monotonic() - began) / 10 + 2
     assert Counter(row["status"] for row in job_rows(database, 1) if row["model"] == "slow")["failed"] == 0
 
 
@@ -97,21 +97,22 @@ def test_a_models_own_limit_leaves_none_of_the_keys_limit_unused(start_worker: S
 
 
 def test_of_many_limited_models_each_is_served(start_worker: Start, database: Database) -> None:
+    """A call a minute of each, so that a slow machine, too, has claimed of all before the first may start another."""
     names = [f"m{n}" for n in range(30)]
-    worker = start_worker(config({"models": {name: {"limit_req_per_min": 60} for name in names}}))
+    worker = start_worker(config({"models": {name: {"limit_req_per_min": 1} for name in names}}))
     played = play(worker)
     make_batch(database, [chat(n, model=names[n * 30 // 900]) for n in range(900)])  # one model after the other
     began = time.monotonic()
     drain_until(worker, lambda: len(models(played.sent)) == 30)
-    assert max(models(played.sent).values()) <= time.monotonic() - began + 3
+    assert max(models(played.sent).values()) <= (time.monotonic() - began) / 60 + 2
 
 
 def test_one_model_that_waits_sends_no_job_of_a_route_to_a_worse_provider(
     start_worker: Start, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A job a second of the slow model waits at all times; the route's model has no limit."""
+    """Jobs of the slow model wait at all times; the route's model has no limit."""
     monkeypatch.setattr(standings, "GOOD_MILLISECONDS", 60_000)  # who stands still is not yet gone
-    slow_and_fast = config({"models": {"slow": {"limit_req_per_min": 60}}}, providers=("p", "q"), concurrency=2000)
+    slow_and_fast = config({"models": {"slow": {"limit_req_per_min": 6}}}, providers=("p", "q"), concurrency=2000)
     route = RouteConfig.model_validate({"candidates": ["p/fast", "q/any"], "strategy": "priority"})
     worker = start_worker(slow_and_fast.model_copy(update={"routes": {"r": route}}))
     better, worse = play(worker), play(worker, provider="q")
