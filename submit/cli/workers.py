@@ -8,6 +8,7 @@ import typer
 
 from models.errors import NotFoundError
 from models.store import workers as worker_store
+from models.wording import counted
 from submit import shapes
 from submit.cli.options import ConfigOption, JsonOption, found_config, stored
 from submit.cli.output import note, print_json, print_table
@@ -68,6 +69,6 @@ def listing(context: typer.Context, config: ConfigOption = None, json: JsonOptio
     )
     if newest is not None and differ:
         note(
-            f"warning: {len(differ)} live workers run with another configuration than worker {newest['id']}, the last one that "
-            "started, whose limits hold for all; restart those that differ"
+            f"warning: {counted(len(differ), 'live worker runs', 'live workers run')} with another configuration than worker "
+            f"{newest['id']}, the last one that started, whose limits hold for all; restart those that differ"
         )

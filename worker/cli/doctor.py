@@ -30,6 +30,7 @@ from models.model_lists import ModelList, keep
 from models.permissions import exposed
 from models.store import keys as key_store
 from models.store import workers as worker_store
+from models.wording import counted
 
 if TYPE_CHECKING:
     from worker.http import HttpSender
@@ -105,7 +106,7 @@ def _examine(path: Path | None, keys: bool, local_stack: Callable[[], str]) -> I
     yield Finding(
         "configuration",
         "ok",
-        f"{config.path or 'keys in the environment'}: {len(config.providers)} providers, {number} keys",
+        f"{config.path or 'keys in the environment'}: {counted(len(config.providers), 'provider')}, {counted(number, 'key')}",
     )
     yield from _of_providers(config)
     yield from _of_environment(path)

@@ -49,7 +49,7 @@ def test_live_workers_that_differ_from_the_last_one_started_are_marked_and_warne
     assert "aaaaaaaa differs" in lines[str(old)]
     assert "differs" not in lines[str(newest)]
     assert "differs" not in lines[str(dead)]
-    assert f"1 live workers run with another configuration than worker {newest}" in told.stderr
+    assert f"1 live worker runs with another configuration than worker {newest}" in told.stderr
 
 
 def test_workers_that_agree_are_not_warned_of(
