@@ -218,6 +218,14 @@ def test_the_lower_limit_of_a_model_holds_from_the_next_question(start_worker: S
     assert limits(old)["p/k|m|requests"] == 6
 
 
+def test_a_limit_that_is_added_holds_from_the_next_question(start_worker: Start) -> None:
+    old = start_worker(config(limit_req_per_min=6000))
+    until_granted(old, "a")
+    start_worker(config(limit_req_per_min=6000, limit_tokens_per_min=10))
+    assert isinstance(ask(old, "b"), Wait)
+    assert limits(old) == {"p/k|requests": 6000, "p/k|tokens": 10}
+
+
 def test_a_key_that_joins_a_pool_brings_its_last_minute(start_worker: Start) -> None:
     apart = start_worker(keys("limit_req_per_min: 600"))
     until_granted(apart, "a", tokens=10)

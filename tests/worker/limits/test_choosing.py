@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from worker.limits.limiter import Grant, LimitedKey, Wait
@@ -92,6 +94,19 @@ def test_a_blocked_key_or_pool_is_skipped_by_every_limiter_until_it_is_unblocked
         await second.unblock(name)
         (answer,) = await world.ask(first, world.want([bad, good]))
         assert answer.key == bad
+
+    virtual.run(story)
+
+
+def test_a_block_is_for_one_secret(virtual):
+    async def story(world):
+        old, new = (replace(virtual.key("p/k", requests=600), mark=mark) for mark in ("old", "new"))
+        limiter = await world.limiter()
+        await limiter.block(old.lock, None)
+        (blocked,) = await world.ask(limiter, world.want([old]))
+        assert blocked.reason == "blocked"
+        (granted,) = await world.ask(limiter, world.want([new]))
+        assert isinstance(granted, Grant)
 
     virtual.run(story)
 

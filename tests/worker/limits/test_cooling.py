@@ -93,6 +93,15 @@ def test_a_long_retry_after_cools_at_once_and_is_kept(virtual):
     virtual.run(story)
 
 
+def test_a_pool_cools_for_longer_than_told_where_that_was_too_short(virtual):
+    async def story(world):
+        limiter, one = await world.limiter(), virtual.key("p/k", requests=600)
+        assert [await limiter.too_many(one, 0.5, least=8.0) for _ in range(3)][-1]
+        assert (await limiter.room([one]))[0].cooling == pytest.approx(8.0)
+
+    virtual.run(story)
+
+
 def test_a_lone_429_without_a_retry_after_cools_nothing_however_long_it_would(virtual):
     async def story(world):
         limiter, one = await world.limiter(), virtual.key("p/k", requests=600)
