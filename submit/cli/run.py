@@ -115,7 +115,14 @@ def do(job: Job, config: Config) -> int:
         here = tuple(provider.id for provider in config.providers if plugins.claimed(provider))
         plan = Plan.of(config, providers=here, log=home() / WORKER_LOG)
         with local_stack(home(), plan) as stack:
-            return Run(job, config, console, stack).to_the_end()
+            run = Run(job, config, console, stack)
+            try:
+                return run.to_the_end()
+            except KeyboardInterrupt:
+                if not run.interrupted:
+                    raise
+                stack.stop(0)  # the second one: it must not be taken for the first by who waits for the workers
+                return INTERRUPTED
 
 
 @contextlib.contextmanager
@@ -138,6 +145,7 @@ class Run:
         self.config = config
         self.console = console
         self.stack = stack
+        self.interrupted = False
         self._started = time.monotonic()
 
     def to_the_end(self) -> int:
@@ -190,6 +198,7 @@ class Run:
                     interval=0.25,
                 )
         except KeyboardInterrupt:
+            self.interrupted = True
             self._say_interrupted(batch_id)
             return INTERRUPTED
         except GivenUpError as error:
