@@ -11,7 +11,7 @@ import pytest
 
 from models.formats.replies import shape_of
 from models.formats.results import Form, Outcome, Writer, metadata_in, result_line
-from worker.providers import claude, gemini, openai
+from worker.providers import claude, gemini, openai_chat
 
 OPENAI = {
     "id": "chatcmpl-1",
@@ -120,7 +120,7 @@ def test_text_tool_calls_end_and_usage_are_the_same_in_every_shape(own: str, for
         (call,) = choice["message"]["tool_calls"]
         told = (choice["message"]["content"], call["function"]["name"], json.loads(call["function"]["arguments"]))
         assert (choice["finish_reason"], body["model"]) == ("tool_calls", MODELS[own])
-        usage = openai.read_usage(body["usage"])
+        usage = openai_chat.read_usage(body["usage"])
     elif form == "claude":
         text, call = (block for block in body["content"] if block["type"] != "thinking")
         told = (text["text"], call["name"], call["input"])
