@@ -33,6 +33,7 @@ from worker.failover import About, Past, Situation, Verdict, decide, outcome_of,
 from worker.http import SendError
 from worker.keys import KeyRing
 from worker.limits.limiter import Charge, Grant, LimitedKey, Limiter, Want
+from worker.prepared import NoKey, Prepared
 from worker.providers.base import Provider
 from worker.providers.masks import masked, provider_secrets, without_secrets
 from worker.recorder import INTERNAL_ERROR, Recorder
@@ -51,31 +52,6 @@ _OUTCOMES: dict[Kind, tuple[Outcome, ...]] = {
 LET_IN_SECONDS = 2.0
 AFTERMATH_SECONDS = 60.0
 """How long after an outage a job's calls that went into it aren't held against it: who is just back may stumble."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A claimed job that can be sent: for which model, with what bookings."""
-
-    job: Claimed
-    request: Request
-    size: tuple[int, int]
-    """The request's characters of text, and its inline media."""
-    want: Want
-    since: float
-    """When it was claimed, on the monotonic clock."""
-
-    @property
-    def waits_as(self) -> tuple[str, str]:
-        """Lane and model: what other jobs of the same kind are claimed by."""
-        return self.job.lane, self.job.model
-
-
-@dataclass(frozen=True, slots=True)
-class NoKey:
-    """A claimed job that no key can serve at this moment."""
-
-    job: Claimed
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,9 @@ from models.store.attempts import Announcement
 from models.store.claims import Claimed
 from models.store.endings import Ending
 from worker import demise
-from worker.engine import Engine, Prepared
+from worker.engine import Engine
 from worker.limits.limiter import Grant
+from worker.prepared import Prepared
 from worker.recorder import Recorder
 from worker.tally import Tally
 

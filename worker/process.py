@@ -15,13 +15,11 @@ import signal
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Coroutine, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import redis.exceptions
 import sqlalchemy.exc
-from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 from sqlalchemy.engine import Connection
 
 from models import processes
@@ -30,7 +28,7 @@ from models.database import open_database
 from models.errors import StorageError, TruckError
 from models.queues import MAX_HOPS
 from models.store import workers as worker_store
-from worker import demise, routing, warden
+from worker import demise, logs, routing, warden
 from worker.breaker import Breaker
 from worker.consumer import Consumer
 from worker.engine import Engine
@@ -41,7 +39,6 @@ from worker.last_minute import LastMinute
 from worker.lease import Lease
 from worker.limits.limiter import Limiter, connect
 from worker.limits.server import examine
-from worker.providers.masks import MaskingFormatter
 from worker.providers.registry import make_provider
 from worker.recorder import Recorder
 from worker.ruling import Ruling
@@ -54,7 +51,6 @@ log = logging.getLogger("truckllm.worker")
 
 T = TypeVar("T")
 
-LOG_LAYOUT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 OPEN_FILES = 16_384
 
 STORE_SECONDS = 15.0
@@ -82,21 +78,7 @@ def main(
     `providers` are those it serves (None: all). `parent_pipe` is a file descriptor whose end of file means that the parent
     has died. `alone_for`: the worker that started this process, to run suspects and end when there are none left.
     """
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO)
-    for handler in logging.getLogger().handlers:
-        handler.setFormatter(MaskingFormatter(LOG_LAYOUT, config, database_url, redis_url))
-    logging.getLogger("truckllm").setLevel(logging.INFO)  # Celery raises the root's level while it starts
-    logging.getLogger("celery").setLevel(logging.WARNING)
-    logging.getLogger("kombu").setLevel(logging.WARNING)
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # whoever starts first makes the tables
-    # it warns each time that a transaction of a database in trouble can't be ended in order, which the recorder has told once
-    logging.getLogger("psycopg").setLevel(logging.ERROR)
-    # in a container root is usual, and the tickets are JSON, which is what the warning is about
-    warnings.filterwarnings("ignore", category=SecurityWarning)
-    # about a lost connection: a drain may go on then, because nothing depends on its ticket. Celery resets filters of `warnings`
-    logging.getLogger("py.warnings").addFilter(
-        lambda record: CPendingDeprecationWarning.__name__ not in record.getMessage()
-    )
+    logs.begin(config, database_url, redis_url)
     _allow_connections()
     served = list(providers) if providers else [provider.id for provider in config.providers]
     process = Process(config, database_url, redis_url, served, alone_for=alone_for)

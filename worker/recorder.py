@@ -28,6 +28,7 @@ from models.store import ends
 from models.store import jobs as job_store
 from models.store.endings import UNSTORABLE, AttemptEnd, Ending, record
 from worker.finalizer import Finalizer
+from worker.logs import Seldom
 
 log = logging.getLogger("truckllm.recorder")
 
@@ -43,8 +44,6 @@ LOOK_SECONDS = 0.2
 RETRY_SECONDS = 0.5
 AGAIN_SECONDS = 60.0
 """How long what could not be stored in any form waits for the next try."""
-TELL_AGAIN = 60.0
-"""How often the same kind of mistake is told with its traceback, in seconds: whoever met it tries again all the time."""
 CLOCK_STEP = 30.0
 """By how many seconds the database's clock must get ahead between two heartbeats to have been set."""
 INTERNAL_ERROR = "internal_error"
@@ -88,7 +87,7 @@ class Recorder:
         self._failing_since: float | None = None
         self._touched: set[int] = set()  # batches that a job of theirs may have ended, by having ended
         self._looked_at = float("-inf")
-        self._told: dict[type[Exception], float] = {}  # kind of mistake → when it was told
+        self._mistakes = Seldom()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="truckllm-recorder", daemon=True)
         self._thread.start()
@@ -257,7 +256,7 @@ class Recorder:
             self._commit(operations[: half[0]], endings[: half[1]])
             self._commit(operations[half[0] :], endings[half[1] :])
         elif operations:
-            if not isinstance(error, TruckError) and self._news(error):
+            if not isinstance(error, TruckError) and self._mistakes.news(type(error).__name__):
                 log.error(
                     "what was asked of the database fails by itself (%s); it is tried again, and may never get through",
                     type(error).__name__,
@@ -275,7 +274,7 @@ class Recorder:
         """What to store of an ending that failed by itself: the same once more if the mistake is ours, then ever less of it. False when
         nothing less is left."""
         ours = not isinstance(error, DBAPIError)
-        told = error if ours and self._news(error) else None
+        told = error if ours and self._mistakes.news(type(error).__name__) else None
         log.error("job %d: its ending could not be stored: %s", stored.ending.job_id, error, exc_info=told)
         if ours and not stored.again:
             stored.again = True
@@ -294,14 +293,6 @@ class Recorder:
         with self._wake:
             self._endings.append(stored)
             self._wake.notify()
-
-    def _news(self, error: Exception) -> bool:
-        """Whether such a mistake has not been told lately; it is from now on."""
-        now, kind = time.monotonic(), type(error)
-        if now - self._told.get(kind, float("-inf")) < TELL_AGAIN:
-            return False
-        self._told[kind] = now
-        return True
 
     def _unavailable(self, operations: Sequence[_Operation], endings: Sequence[_Stored], error: Exception) -> None:
         """The database is away: endings wait, nothing new starts, the rest is refused."""

@@ -22,9 +22,11 @@ from models.store import suspects as suspect_store
 from models.store.claims import Claimed
 from worker import routing
 from worker.breaker import Breaker
-from worker.engine import Engine, NoKey, Prepared
+from worker.engine import Engine
 from worker.flights import Flights
 from worker.limits.limiter import MOST_WANTS, Grant, Limiter, TooLarge, Wait
+from worker.logs import Seldom
+from worker.prepared import NoKey, Prepared
 from worker.recorder import Recorder
 from worker.scouts import Scouts
 from worker.tally import Tally
@@ -87,6 +89,7 @@ class Runner:
         self._claimable: float | None = 0.0
         self._ended_without_call = 0
         self._stopping = False
+        self._seldom = Seldom()
         self._landed = asyncio.Event()
         self._news = asyncio.Event()
         engine.shut = lambda: breaker.shut(engine.name)
@@ -217,10 +220,7 @@ class Runner:
             )
             if claimed or (withheld and job_store.waiting_lanes(connection, withheld)):
                 return claimed, at
-            due = [
-                job_store.next_due(connection, self._turns.lanes),
-                self.scouts.send(connection, self._turns.lanes, at),
-            ]
+            due = job_store.next_due(connection, self._turns.lanes), self.scouts.send(connection, self._turns.lanes, at)
             return claimed, min((one for one in due if one is not None), default=None)
 
         if room <= 0 and self._flights:
@@ -288,9 +288,11 @@ class Runner:
             asking = startable[: min(allowed, MOST_WANTS)]
             answers = await self._limiter.reserve([prepared.want for prepared in asking])
         except (redis.exceptions.RedisError, OSError, TimeoutError) as error:
-            log.warning("%s: Redis is away, no new call starts: %s", self.name, type(error).__name__)
+            if self._seldom.news("Redis is away"):
+                log.warning("%s: Redis is away, no new call starts: %s", self.name, type(error).__name__)
             await self._return_waiting(keep_holds=True)
             return 1.0
+        self._seldom.over("Redis is away")
         granted: list[tuple[Prepared, Grant]] = []
         pauses: list[float] = []
         back: list[Prepared] = []

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 import redis.exceptions
 
 from models.store.claims import Claimed
-from worker.engine import Prepared
 from worker.limits.limiter import Limiter
+from worker.prepared import Prepared
 
 MOST_INPUT_BYTES = 64 * 1024 * 1024
 """Of jobs that wait or are under way."""

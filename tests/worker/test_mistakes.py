@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 
 from models.database import Database
 from models.errors import NotFoundError, StorageError
-from worker import recorder as recorder_module
+from worker import logs
 from worker.recorder import Recorder
 
 
@@ -36,7 +36,7 @@ def test_a_mistake_is_told_with_its_traceback_but_not_each_time_that_it_is_met_a
         for one in (mistaken, mistaken_otherwise, mistaken, refused):
             with pytest.raises(StorageError):
                 await recorder.call(one)
-        monkeypatch.setattr(recorder_module, "TELL_AGAIN", 0.0)
+        monkeypatch.setattr(logs, "TELL_AGAIN", 0.0)
         with pytest.raises(StorageError):
             await recorder.call(mistaken)
         assert await asyncio.to_thread(recorder.stop, 10.0)
