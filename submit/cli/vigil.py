@@ -94,9 +94,8 @@ class Vigil:
         now = time.monotonic()
         joined = self._stack is not None and now - self._started < SETTLE_SECONDS
         if self._owner is not None or joined:
-            seen = replace(
-                seen, unserved=None
-            )  # its own workers start, or are started again, or those of the run that it has joined
+            # workers start, or are started again: its own, or those of the run that it has joined
+            seen = replace(seen, unserved=None)
         if seen.finished:
             return seen
         self._say_if_no_failover(seen)
