@@ -109,9 +109,8 @@ class Lease:
             else:
                 log.warning("worker %d was taken for dead; its jobs are others' now, it goes on anew", self.worker_id)
                 self._lost()
-                self._confirmed = float(
-                    "-inf"
-                )  # under the old number nothing is to be sent, should the new one not come at once
+                # under the old number nothing is to be sent, should the new one not come at once
+                self._confirmed = float("-inf")
                 await self.take()
         except StorageError as error:
             self.beats = 0
