@@ -18,6 +18,7 @@ from worker.providers.claude import Claude
 from worker.providers.contract import KEY
 from worker.providers.gemini import Gemini
 from worker.providers.openai import OpenAI
+from worker.providers.rubbish import places_in, replaced
 from worker.sandbox import claude_chat, gemini_chat, openai_chat
 from worker.sandbox.dialect import Refusal
 
@@ -281,26 +282,13 @@ OWN: dict[str, dict[str, Any]] = {
 }
 
 
-def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [path, *(place for key, one in inner for place in places(one, (*path, key)))]
-
-
-def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
-    if not path:
-        return new
-    changed = value.copy()
-    changed[path[0]] = replaced(value[path[0]], path[1:], new)
-    return changed
-
-
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_no_change_of_a_body_makes_a_translation_crash(data: st.DataObject) -> None:
     dialect = data.draw(st.sampled_from(sorted(OWN)))
     body: Any = OWN[dialect]
     for _ in range(data.draw(st.integers(1, 2))):
-        path = data.draw(st.sampled_from([path for path in places(body) if path]))
+        path = data.draw(st.sampled_from([path for path in places_in(body) if path]))
         body = replaced(body, path, data.draw(json_values))
     for target, kind in CLASSES.items():
         if target != dialect:
