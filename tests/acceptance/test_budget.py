@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from models.database import Database
 from tests.acceptance.truth import assert_ledger_is_the_log
-from tests.conftest import SandboxProcess, Valkey, wait_for
+from tests.servers import SandboxProcess, Valkey, wait_for
 
 JOBS = 400
 MAX_TOKENS = 30

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import SandboxProcess
+from tests.servers import SandboxProcess
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 
 from models.database import Database
 from tests.acceptance.truth import assert_ledger_is_the_log
-from tests.conftest import SandboxProcess, wait_for
+from tests.servers import SandboxProcess, wait_for
 
 MODELS = {"openai": "gpt-a", "gemini": "gemini-a", "claude": "claude-a"}
 JOBS = 3000

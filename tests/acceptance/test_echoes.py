@@ -24,7 +24,7 @@ from models.database import Database, upgrade
 from submit.api.access import Access
 from submit.api.app import application
 from submit.api.asked import Api
-from tests.conftest import Valkey, wait_for
+from tests.servers import Valkey, wait_for
 
 KEY = "canary/7f3a+91==.Zk_echoed"
 CRASH_KEY = "canary-of-a-plugin-that-crashes"

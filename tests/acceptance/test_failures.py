@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from tests.acceptance.stage import SECRET, Row, Stage
 from tests.acceptance.truth import assert_ledger_is_the_log
-from tests.conftest import SandboxProcess, Valkey
+from tests.servers import SandboxProcess, Valkey
 from worker.limits.limiter import Limiter, connect
 from worker.pools import limited_key
 from worker.sandbox.replies import prompt_sha

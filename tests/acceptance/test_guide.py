@@ -19,7 +19,7 @@ import yaml
 from models.database import Database
 from models.tables import attempts, jobs
 from tests.acceptance import guide_lines as guide
-from tests.conftest import TRUCKLLM, SandboxProcess
+from tests.servers import TRUCKLLM, SandboxProcess
 from worker.sandbox.quotas import key_name
 
 TOKENS = ("input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")

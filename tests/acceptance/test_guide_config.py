@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import SandboxProcess
 from tests.models.test_config import GUIDE_BLOCKS, GUIDE_VALUES
+from tests.servers import SandboxProcess
 from worker.sandbox.quotas import key_name
 
 MODELS = {

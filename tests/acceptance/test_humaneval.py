@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.conftest import SandboxProcess
+from tests.servers import SandboxProcess
 
 SCRIPT = Path(__file__).parent.parent.parent / "examples" / "humaneval.py"
 MODELS = {"gpt-4o-mini": "openai", "claude-haiku-4-5": "claude", "gemini-3.5-flash": "gemini"}

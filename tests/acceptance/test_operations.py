@@ -9,7 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import SandboxProcess
+from tests.servers import SandboxProcess
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 

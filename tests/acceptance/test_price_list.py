@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import SandboxProcess
+from tests.servers import SandboxProcess
 
 PER_MILLION = {"gemini-3.5-flash": (Decimal("1.5"), Decimal(9)), "claude-haiku-4-5": (Decimal(1), Decimal(5))}
 """What the list says of input and output, which all of these calls are."""

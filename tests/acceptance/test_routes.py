@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.conftest import SandboxProcess
+from tests.servers import SandboxProcess
 
 PRICES = {"openai": "0.01", "gemini": "0.001", "claude": "0.005"}
 MODELS = {"openai": "gpt-a", "gemini": "gemini-a", "claude": "claude-a"}

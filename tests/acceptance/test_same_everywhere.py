@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from models.database import Database
 from tests.acceptance.truth import assert_ledger_is_the_log
-from tests.conftest import SandboxProcess, Valkey, wait_for
+from tests.servers import SandboxProcess, Valkey, wait_for
 
 MODELS = {"openai": "gpt-a", "gemini": "gemini-a", "claude": "claude-a"}
 LINES = 2000

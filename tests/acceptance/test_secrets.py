@@ -12,7 +12,8 @@ import pytest
 import sqlalchemy as sa
 
 from models.database import Database
-from tests.conftest import SECRETS, SandboxProcess, Valkey, wait_for
+from tests.conftest import SECRETS
+from tests.servers import SandboxProcess, Valkey, wait_for
 
 MODELS = {"openai": "gpt-a", "gemini": "gemini-a", "claude": "claude-a"}
 CANARY = "canary"

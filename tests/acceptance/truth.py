@@ -20,7 +20,7 @@ from models.formats.simple import simple_input
 from models.request import SIMPLE
 from models.states import Outcome
 from models.tables import attempts, batch_spend, batches, job_inputs, jobs, results
-from tests.conftest import SandboxProcess
+from tests.servers import SandboxProcess
 from worker.sandbox.quotas import key_name
 from worker.sandbox.replies import prompt_sha, prompt_text
 

@@ -32,7 +32,7 @@ from submit.producer import submit_batch
 from tests.chaos.casualties import Kill as Kill
 from tests.chaos.casualties import Stop as Stop
 from tests.chaos.casualties import Worker as Worker
-from tests.conftest import TRUCKLLM, SandboxProcess, Valkey
+from tests.servers import TRUCKLLM, SandboxProcess, Valkey
 
 T = TypeVar("T")
 Row = dict[str, Any]

@@ -11,7 +11,7 @@ import pytest
 
 from models import processes
 from models.crew import Crew, Plan
-from tests.conftest import wait_for
+from tests.servers import wait_for
 
 
 def test_a_process_that_cant_be_started_again_now_is_tried_later(

@@ -30,8 +30,8 @@ from models.finalizing import reconcile
 from models.states import BatchStatus
 from models.store.endings import record
 from models.tables import batches
-from tests.conftest import wait_for
 from tests.making import NOW, announce, batch_status, claim, ending, finish, make_batch, make_worker
+from tests.servers import wait_for
 
 MIGRATIONS = Path(next(iter(models.__path__))) / "migrations"
 EARLIER = ["0001", "0002", "0003", "0004"]

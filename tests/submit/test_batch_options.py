@@ -18,7 +18,7 @@ from models.store import batches, reruns
 from models.tables import jobs
 from submit.exports import export
 from submit.producer import Submitted, submit_batch
-from tests.conftest import SandboxProcess
+from tests.servers import SandboxProcess
 from tests.worker_by_hand import WorkerByHand
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -19,7 +19,7 @@ from submit.cli import vigil
 from submit.lines import line
 from submit.producer import submit_batch
 from submit.progress import snapshot
-from tests.conftest import Valkey
+from tests.servers import Valkey
 from tests.worker_by_hand import WorkerByHand
 
 CONFIG = """

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import SandboxProcess
+from tests.servers import SandboxProcess
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 

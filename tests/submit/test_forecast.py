@@ -15,7 +15,7 @@ from models.prices import Cost
 from submit.batch_options import BatchOptions
 from submit.forecast import ASSUMED_OUTPUT_TOKENS, Average, Forecast, forecast
 from submit.source import opened
-from tests.conftest import SandboxProcess
+from tests.servers import SandboxProcess
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -18,7 +18,7 @@ from submit import loading
 from submit.exports import export
 from submit.metadata_costs import spent_by
 from submit.producer import submit_batch
-from tests.conftest import SandboxProcess
+from tests.servers import SandboxProcess
 from tests.worker_by_hand import WorkerByHand
 
 CONFIG = load_config_text(

@@ -21,7 +21,7 @@ from models.permissions import exposed
 from models.request import ModelInfo
 from submit import valkey
 from submit.api.access import found_access
-from tests.conftest import wait_for
+from tests.servers import wait_for
 
 NOBODY = 65534
 Cli = Callable[..., subprocess.CompletedProcess[str]]

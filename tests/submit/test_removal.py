@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from models.database import Database, open_database
 from models.tables import batches
 from submit import loading
-from tests.conftest import SandboxProcess, wait_for
+from tests.servers import SandboxProcess, wait_for
 from tests.worker_by_hand import WorkerByHand
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]

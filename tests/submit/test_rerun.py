@@ -16,8 +16,8 @@ from models.database import Database, open_database
 from models.states import BatchStatus
 from models.store import reruns
 from models.tables import batches
-from tests.conftest import SandboxProcess
 from tests.making import batch_status, job_rows
+from tests.servers import SandboxProcess
 from tests.worker_by_hand import WorkerByHand
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]

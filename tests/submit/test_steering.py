@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import SandboxProcess, wait_for
+from tests.servers import SandboxProcess, wait_for
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 Start = Callable[..., "subprocess.Popen[str]"]

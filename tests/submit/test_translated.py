@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import SandboxProcess
+from tests.servers import SandboxProcess
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 

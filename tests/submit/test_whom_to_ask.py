@@ -19,8 +19,8 @@ from submit.batch_options import BatchOptions, Given
 from submit.cli.inputs import batch_options, takes_batch_options
 from submit.producer import Submitted, submit_batch
 from submit.rerunning import rerun
-from tests.conftest import SandboxProcess
 from tests.making import job_rows
+from tests.servers import SandboxProcess
 from tests.worker_by_hand import WorkerByHand
 
 CONFIG = load_config_text(

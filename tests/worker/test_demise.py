@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from models.database import Database
-from tests.conftest import wait_for
+from tests.servers import wait_for
 from worker.demise import BROKEN, OUT_OF_MEMORY
 from worker.finalizer import Finalizer
 

@@ -15,7 +15,7 @@ import pytest
 
 from models.database import Database
 from models.store import workers as worker_store
-from tests.conftest import Valkey, wait_for
+from tests.servers import Valkey, wait_for
 from worker.app import LOCAL_POLL_SECONDS, make_app
 from worker.process import Process, _ToldEarly
 

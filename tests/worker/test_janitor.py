@@ -22,8 +22,8 @@ from models.store import jobs as job_store
 from models.store import workers as worker_store
 from models.store.endings import record
 from models.tables import jobs, workers
-from tests.conftest import wait_for
 from tests.making import NOW, announce, batch_status, claim, ending, job_rows, make_batch, make_worker, statuses
+from tests.servers import wait_for
 from tests.worker.bench import Bench, bench
 from worker import janitor as janitor_module
 from worker import lease as lease_module

@@ -15,7 +15,7 @@ from models.config import KeyConfig, ProviderConfig
 from models.database import Database
 from models.request import Failure, FailureKind
 from models.store import keys as key_store
-from tests.conftest import SandboxProcess
+from tests.servers import SandboxProcess
 from tests.worker.bench import Bench, bench, until
 from worker.keys import MOST_MODELS, PROBE_SECONDS, QUOTA_SECONDS, REMEMBER_SECONDS
 from worker.limits.limiter import Charge, Grant, Wait, Want

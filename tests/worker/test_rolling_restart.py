@@ -16,8 +16,8 @@ from models.database import Database
 from models.tables import attempts, jobs, workers
 from submit.bell import ring
 from submit.producer import submit_batch
-from tests.conftest import SandboxProcess, Valkey, wait_for
 from tests.making import attempt_rows, batch_status, job_rows
+from tests.servers import SandboxProcess, Valkey, wait_for
 
 DATABASES = ["sqlite"]
 

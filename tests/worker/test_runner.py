@@ -24,7 +24,6 @@ from models.store import workers as worker_store
 from models.store.batches import NewJob
 from models.tables import jobs
 from tests.acceptance.truth import assert_ledger_is_the_log
-from tests.conftest import SandboxProcess, Valkey, wait_for
 from tests.making import (
     announce,
     assert_counts_are_true,
@@ -36,6 +35,7 @@ from tests.making import (
     new_job,
     statuses,
 )
+from tests.servers import SandboxProcess, Valkey, wait_for
 from tests.worker.bench import Bench, bench, until
 from worker import lease as lease_module
 from worker.limits.shapes import Charge

@@ -15,8 +15,8 @@ from models.request import FailureKind, Response
 from models.store import jobs as job_store
 from models.store.endings import Ending
 from models.store.endings import record as really_record
-from tests.conftest import wait_for
 from tests.making import assert_counts_are_true, attempt_rows, batch_status, job_rows, make_batch, statuses
+from tests.servers import wait_for
 from tests.worker.bench import Bench, until
 from tests.worker.scripted import ANSWER, Sent, chats, play, refusal
 from worker import recorder as recorder_module

@@ -25,8 +25,8 @@ from models.store import jobs as job_store
 from models.store import workers as worker_store
 from models.tables import jobs, workers
 from submit.producer import submit_batch
-from tests.conftest import SandboxProcess, Valkey, wait_for
 from tests.making import assert_counts_are_true, attempt_rows, batch_status, job_rows, make_batch
+from tests.servers import SandboxProcess, Valkey, wait_for
 from tests.worker.bench import Bench
 from tests.worker.scripted import chats, config
 from worker.demise import OUT_OF_MEMORY

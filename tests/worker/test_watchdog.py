@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from tests.conftest import wait_for
+from tests.servers import wait_for
 from worker.watchdog import HUNG, LIBRARIES
 
 PATIENT_SECONDS = 0.5

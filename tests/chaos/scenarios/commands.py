@@ -17,7 +17,7 @@ from models.states import BatchStatus
 from models.tables import attempts, batches, jobs, workers
 from tests.chaos.ground import Ground, Kill, Started
 from tests.chaos.registry import scenario
-from tests.conftest import TRUCKLLM
+from tests.servers import TRUCKLLM
 
 FULL = Path("/dev/full")
 CHUNK = 2000

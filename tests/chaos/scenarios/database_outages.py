@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from tests.chaos.ground import Ground
 from tests.chaos.registry import scenario
 from tests.chaos.servers import OwnServer, crew_ids, goes_on, late_calls
-from tests.conftest import TRUCKLLM
+from tests.servers import TRUCKLLM
 
 
 @scenario("connection-cuts", databases=("postgresql",))

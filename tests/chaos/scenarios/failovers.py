@@ -13,7 +13,7 @@ from models.states import JobStatus
 from models.tables import attempts, jobs
 from tests.chaos.ground import MODELS, Ground, Row
 from tests.chaos.registry import scenario
-from tests.conftest import TRUCKLLM
+from tests.servers import TRUCKLLM
 from worker.sandbox.replies import prompt_sha
 
 RPM = 1200

@@ -9,7 +9,7 @@ import time
 from models.tables import key_states
 from tests.chaos.ground import Ground
 from tests.chaos.registry import scenario
-from tests.conftest import TRUCKLLM
+from tests.servers import TRUCKLLM
 from worker.sandbox.quotas import key_name
 
 RPM = 900

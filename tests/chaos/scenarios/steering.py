@@ -9,7 +9,7 @@ from models.tables import batches
 from submit.producer import submit_batch
 from tests.chaos.ground import Ground
 from tests.chaos.registry import scenario
-from tests.conftest import TRUCKLLM
+from tests.servers import TRUCKLLM
 
 RPM = 1800
 WITHIN = 2.0

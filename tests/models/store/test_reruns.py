@@ -16,7 +16,6 @@ from models.store import ledger, removals, reruns
 from models.store.endings import record
 from models.store.reruns import Kind, Which
 from models.tables import results
-from tests.conftest import wait_for
 from tests.making import (
     NOW,
     announce,
@@ -31,6 +30,7 @@ from tests.making import (
     new_job,
     statuses,
 )
+from tests.servers import wait_for
 
 CANCELLED = Which(JobStatus.CANCELLED)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import wait_for
+from tests.servers import wait_for
 
 TOKEN = "all-canary-3f81b07c"
 CONFIG = "providers: [{id: openai, keys: [{id: oa-1, secret: sk-canary-5b1c}]}]\n"

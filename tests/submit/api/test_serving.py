@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import SandboxProcess, wait_for
+from tests.servers import SandboxProcess, wait_for
 from tests.submit.api.conftest import READ_TOKEN, TOKEN
 
 Start = Callable[..., subprocess.Popen[str]]

@@ -139,7 +139,7 @@ def test_an_interrupted_command_ends_with_130(
 ) -> None:
     import signal
 
-    from tests.conftest import wait_for
+    from tests.servers import wait_for
 
     cli("submit", prompts)
     process = start("status", 1, "--watch")

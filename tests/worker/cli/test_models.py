@@ -15,7 +15,7 @@ import pytest
 
 from models.model_lists import SOON, ModelList, keep, kept, retirement
 from models.request import ModelInfo
-from tests.conftest import SandboxProcess
+from tests.servers import SandboxProcess
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -17,7 +17,7 @@ from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from models.errors import ConfigError, StorageError
-from tests.conftest import Valkey
+from tests.servers import Valkey
 from worker.limits.limiter import Grant, Limiter, Wait, connect
 from worker.limits.server import examine, misfit
 

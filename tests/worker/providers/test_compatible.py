@@ -26,7 +26,7 @@ from models.config import ProviderConfig
 from models.config_file import load_config_text
 from models.errors import ConfigError
 from models.request import FailureKind, Request, Usage
-from tests.conftest import wait_for
+from tests.servers import wait_for
 from worker.http import HttpSender
 from worker.providers.base import ProviderRefused
 from worker.providers.contract import KEY, NoSender

@@ -17,7 +17,7 @@ import pytest
 
 from models.config_file import load_config
 from models.errors import ConfigError
-from tests.conftest import SandboxProcess
+from tests.servers import SandboxProcess
 from worker.providers.contract import NoSender
 from worker.providers.openai import OpenAI
 from worker.providers.registry import make_provider, provider_class
