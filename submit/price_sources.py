@@ -15,13 +15,13 @@ SHOWN = 5
 """So many models are named in one sentence; of the others only their number is told."""
 
 
-def price_notes(config: Config, used: Collection[tuple[str, str]]) -> list[str]:
+def price_notes(config: Config, used: Collection[tuple[str, str]], *, capped: bool = False) -> list[str]:
     """Sentences on the prices of the models that a batch uses, (lane, model) pairs as jobs have them: none for models that the
-    configuration prices on all keys."""
-    return unpriced(config, used) + listed_prices(config, used)
+    configuration prices on all keys. `capped`: its costs are, and what has no price stops it."""
+    return unpriced(config, used, capped=capped) + listed_prices(config, used)
 
 
-def unpriced(config: Config, used: Iterable[tuple[str, str]]) -> list[str]:
+def unpriced(config: Config, used: Iterable[tuple[str, str]], *, capped: bool = False) -> list[str]:
     """A sentence that names the models, by lane, that have no price on some key; none if that was said already."""
     if config.from_environment:
         return []
@@ -37,9 +37,10 @@ def unpriced(config: Config, used: Iterable[tuple[str, str]]) -> list[str]:
     hint = "" if config.price_list else ", or switch a price list on (`price_list: genai-prices`)"
     it, its = ("it", "its") if len(names) == 1 else ("they", "their")
     have = "has" if len(names) == 1 else "have"
+    stop = "The cap can't hold for that, so the batch is paused before the first such call. " if capped else ""
     return [
         f"UNPRICED: {_shown(names)} {have} no price, so what {it} cost{'s' if it == 'it' else ''} is counted in tokens only. "
-        f"Add pricing to {its} keys or models{hint}"
+        f"{stop}Add pricing to {its} keys or models{hint}"
     ]
 
 

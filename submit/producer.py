@@ -145,7 +145,7 @@ def submit_with(
         order = Order(
             sha256=checked.sha256,
             options=options,
-            name=_shown(_storable(name or _short(given.name)))[:200],
+            name=_shown(_storable(name or _short(given)))[:200],
             renamed=bool(name),
             input_name=_storable(given.name)[:4000],
             priority=checked_priority(priority),
@@ -266,7 +266,7 @@ def _submit(
     # what was just stored is known; what was found may have been stored under another configuration, and be done in part
     used = checked.models if isinstance(found, Load) else _waiting_models(database, found.batch_id)
     warnings += shutdowns(settings, used)
-    warnings += price_notes(settings, used)
+    warnings += price_notes(settings, used, capped=order.cap is not None)
     if ring and settings.redis_url:
         warnings += call_workers(database, settings, checked.lanes, settings.redis_url)
     if isinstance(found, Load):
@@ -297,8 +297,10 @@ def call_workers(database: Database, config: Config, rows: Mapping[str, int], re
     return warnings + ([failed] if failed else [])
 
 
-def _short(name: str) -> str:
-    return "stdin" if name == "-" else Path(name).name.replace("\0", "") or "stdin"
+def _short(source: Source) -> str:
+    if source.name == "-":
+        return source.shown.removeprefix("the ")
+    return Path(source.name).name.replace("\0", "") or "input"
 
 
 def _paid_before(database: Database, order: Order, batch_id: int) -> list[str]:

@@ -10,7 +10,7 @@ from models.config import Config
 from models.config_file import load_config_text
 from models.database import Database, open_database
 from models.tables import jobs
-from submit.price_sources import listed_prices, unpriced
+from submit.price_sources import listed_prices, price_notes, unpriced
 from submit.producer import submit_batch
 
 PRICED = "pricing: {input_token_cost: 1, output_token_cost: 2}"
@@ -31,6 +31,14 @@ def test_models_without_a_price_are_named_once_with_what_to_do() -> None:
     (said,) = unpriced(a_config("{id: a, secret: s}"), [("openai", "m"), ("openai", "n"), ("openai", "m")])
     assert said.startswith("UNPRICED: openai/m, openai/n have no price, so what they cost is counted in tokens only.")
     assert "price_list: genai-prices" in said
+
+
+def test_a_cap_that_cannot_hold_is_told_before_anything_is_asked() -> None:
+    config = a_config("{id: a, secret: s}")
+    (said,) = price_notes(config, [("openai", "m")], capped=True)
+    assert "the batch is paused before the first such call. Add pricing" in said
+    (said,) = price_notes(config, [("openai", "m")])
+    assert "paused" not in said
 
 
 def test_a_key_that_alone_has_no_price_is_named() -> None:
