@@ -48,9 +48,7 @@ def assert_ledger_is_the_log(
     calls = [row for row in sandbox.log() if not row["path"].rstrip("/").endswith("/models")]
     assert all(row["finished_at"] is not None for row in calls), "a call is still under way"
     rows, shas = _ledger(database, settings)
-    cuts = _match(
-        _by_sha(rows, lambda row: shas[row["job_id"]]), _by_sha(calls, lambda row: row["prompt_sha"]), settings
-    )
+    cuts = match(by_sha(rows, lambda row: shas[row["job_id"]]), by_sha(calls, lambda row: row["prompt_sha"]), settings)
     assert cuts <= cut, f"{cuts} calls were cut short, {cut} may have been"
     _assert_sums_are_true(database, rows)
     return calls
@@ -63,10 +61,10 @@ def _ledger(database: Database, settings: Config | None) -> tuple[list[Row], dic
         inputs = connection.execute(sa.select(job_inputs)).mappings().all()
     for row in rows:
         row["dialect"] = names.get(row["provider"], row["provider"])
-    return rows, {row["job_id"]: prompt_sha(_prompt(row["body"], row["dialect"])) for row in inputs}
+    return rows, {row["job_id"]: prompt_sha(prompt_of(row["body"], row["dialect"])) for row in inputs}
 
 
-def _prompt(body: bytes, dialect: str) -> str:
+def prompt_of(body: bytes, dialect: str) -> str:
     """The text of a prompt as the sandbox names it."""
     assert dialect in (SIMPLE, "openai"), f"bodies of the {dialect} dialect can't be told by their prompt here"
     messages = (simple_input(body) if dialect == SIMPLE else orjson.loads(body))["messages"]
@@ -80,14 +78,14 @@ def _texts(content: Any) -> Iterable[str]:
     return [str(part["text"]) for part in content]
 
 
-def _by_sha(rows: Iterable[Row], sha: Any) -> dict[str | None, list[Row]]:
+def by_sha(rows: Iterable[Row], sha: Any) -> dict[str | None, list[Row]]:
     found: dict[str | None, list[Row]] = defaultdict(list)
     for row in rows:
         found[sha(row)].append(row)
     return found
 
 
-def _match(ledger: Mapping[str | None, list[Row]], log: Mapping[str | None, list[Row]], settings: Config | None) -> int:
+def match(ledger: Mapping[str | None, list[Row]], log: Mapping[str | None, list[Row]], settings: Config | None) -> int:
     """Pairs rows and calls of each prompt, then those calls of which the sandbox couldn't read the prompt. How many were cut."""
     keys = (
         {(p.id, key.id): key_name(key.secret.reveal()) for p in settings.providers for key in p.keys}
@@ -106,7 +104,9 @@ def _match(ledger: Mapping[str | None, list[Row]], log: Mapping[str | None, list
                 continue
             fitting = [call for call in calls if _fits(row, call, keys)]
             if fitting:
-                fitting.sort(key=_readable)
+                # one that hides what was billed fits any row: it must not be taken from the row that has no other
+                known = row["outcome"] != Outcome.UNKNOWN
+                fitting.sort(key=lambda call: (known and _billed(call) != _counted(row), _readable(call)))
                 calls.remove(fitting[0])
                 cuts += row["outcome"] == Outcome.UNKNOWN and _readable(fitting[0])
             else:
@@ -136,13 +136,19 @@ def _fits(row: Row, call: Row, keys: Mapping[tuple[str, str], str]) -> bool:
         return True
     if row["outcome"] == Outcome.FENCED and row["http_status"] is None:
         return not call["sent_whole"]
-    told = tuple(row[name] or 0 for name in TOKENS)
-    billed = tuple(call[name] or 0 for name in TOKENS)
     return (
         bool(call["sent_whole"])
         and row["http_status"] == call["status"]
-        and (told == billed or call["fault"] in UNTOLD)
+        and (_counted(row) == _billed(call) or call["fault"] in UNTOLD)
     )
+
+
+def _counted(row: Row) -> tuple[int, ...]:
+    return tuple(row[name] or 0 for name in TOKENS)
+
+
+def _billed(call: Row) -> tuple[int, ...]:
+    return tuple(call[name] or 0 for name in TOKENS)
 
 
 def _readable(call: Row) -> bool:

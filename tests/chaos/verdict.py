@@ -17,8 +17,7 @@ from models.finalizing import reconcile
 from models.request import SIMPLE
 from models.states import JobStatus, Outcome
 from models.tables import attempts, batches, job_inputs, jobs, results
-from tests.acceptance.truth import _prompt as prompt_of
-from tests.acceptance.truth import assert_ledger_is_the_log
+from tests.acceptance.truth import assert_ledger_is_the_log, prompt_of
 from tests.chaos.figures import Figures
 from tests.chaos.ground import NUMBERS, Ground, Row, Stop
 from worker.sandbox.quotas import key_name

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from models.request import SIMPLE
 from models.states import Outcome
 from models.tables import attempts, job_inputs
-from tests.acceptance.truth import _prompt as prompt_of
+from tests.acceptance.truth import prompt_of
 from tests.chaos.ground import NUMBERS, Ground, Stop, Worker
 from tests.chaos.registry import scenario
 from worker.sandbox.replies import prompt_sha

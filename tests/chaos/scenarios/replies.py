@@ -12,7 +12,7 @@ import sqlalchemy as sa
 import zstandard
 
 from models.tables import attempts, job_inputs, jobs, results
-from tests.acceptance.truth import _prompt as prompt_of
+from tests.acceptance.truth import prompt_of
 from tests.chaos.ground import Ground, Row
 from tests.chaos.registry import scenario
 from worker.sandbox.replies import compose, prompt_sha
