@@ -35,11 +35,14 @@ def disk_trouble(folder: Path) -> str | None:
     return None
 
 
-def check_target(target: Path) -> None:
-    """Raises UsageError when results could not be written there: that is better known before anything is paid."""
+def check_target(target: Path, source: str) -> None:
+    """Raises UsageError when the results of `source` ("-" is stdin) could not be written there: that is better known before anything is
+    paid."""
     folder = Path(os.path.realpath(target)).parent
     if str(target).startswith("/dev/"):
         return
+    if source != "-" and os.path.realpath(target) == os.path.realpath(source):
+        raise UsageError(f"{target} is the batch's input: write the results to another file")
     if target.is_dir():
         raise UsageError(f"results can't go to {target}: it is a folder; name a file in it with -o")
     if not folder.is_dir():

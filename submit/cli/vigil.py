@@ -15,6 +15,7 @@ from models.config import Config
 from models.database import Database, home, storage_errors
 from models.errors import StorageError, UsageError
 from models.store import batches, jobs, workers
+from models.wording import counted
 from submit import bell
 from submit.lines import duration
 from submit.obstacles import lost_lanes, lost_sentence
@@ -83,7 +84,7 @@ class Vigil:
         if others is not None and self._stack is not None and lanes:  # without jobs of its own nothing starts
             number, waiting = others
             named = "another batch is" if number == 1 else f"{number:,} other batches are"
-            self._tell(f"note: {named} queued here ({waiting:,} jobs), and worked on too while this runs")
+            self._tell(f"note: {named} queued here ({counted(waiting, 'job')}), and worked on too while this runs")
 
     def tick(self, seen: Snapshot) -> Snapshot:
         """Looks after the stack and the workers, and says what is new; the snapshot as it should be shown.

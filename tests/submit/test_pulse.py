@@ -63,11 +63,15 @@ def test_a_disk_with_room_is_no_trouble(tmp_path: Path) -> None:
 
 
 def test_results_that_have_no_place_are_refused_beforehand(tmp_path: Path) -> None:
-    check_target(tmp_path / "out.jsonl")
-    check_target(Path("/dev/stdout"))
+    check_target(tmp_path / "out.jsonl", "-")
+    check_target(Path("/dev/stdout"), "-")
+    (tmp_path / "in.jsonl").touch()
+    (tmp_path / "link.jsonl").symlink_to("in.jsonl")
+    with pytest.raises(UsageError, match="is the batch's input"):
+        check_target(tmp_path / "link.jsonl", str(tmp_path / "in.jsonl"))
     with pytest.raises(UsageError, match="there is no folder"):
-        check_target(tmp_path / "nowhere" / "out.jsonl")
+        check_target(tmp_path / "nowhere" / "out.jsonl", "-")
     with pytest.raises(UsageError, match="is a folder"):
-        check_target(tmp_path)
+        check_target(tmp_path, "-")
     with pytest.raises(UsageError, match="can't be written|no folder"):
-        check_target(Path("/proc/1/out.jsonl"))
+        check_target(Path("/proc/1/out.jsonl"), "-")
