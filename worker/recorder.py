@@ -25,8 +25,7 @@ from models.errors import StorageError, TruckError
 from models.finalizing import ended
 from models.states import JobStatus
 from models.store import ends
-from models.store import jobs as job_store
-from models.store.endings import UNSTORABLE, AttemptEnd, Ending, record
+from models.store.endings import UNSTORABLE, AttemptEnd, Ending, fail_plainly, record
 from worker.finalizer import Finalizer
 from worker.logs import Seldom
 
@@ -65,8 +64,9 @@ class _Stored:
     future: asyncio.Future[None]
     again: bool = False
     """Whether a mistake of ours has kept it from being stored once: it may have been the moment's."""
-    mistake: str | None = None
-    """What keeps it from being stored in any form: its job is failed by as little code as possible."""
+    plainly: bool = False
+    """Whether nothing of it could be stored: its job is failed by as little code as possible. Nothing is asked again for it, because
+    that would be paid for again."""
 
 
 class Recorder:
@@ -205,22 +205,14 @@ class Recorder:
     def _transaction(self, operations: Sequence[_Operation], endings: Sequence[_Stored]) -> tuple[list[Any], set[int]]:
         touched: set[int] = set()
         with self.database.write(hurried=True) as connection:
-            if whole := [stored.ending for stored in endings if stored.mistake is None]:
+            if whole := [stored.ending for stored in endings if not stored.plainly]:
                 touched = record(connection, whole, self.shard, self.now())
             for stored in endings:
-                if stored.mistake is not None:
-                    touched |= self._fail(connection, stored.ending, stored.mistake)
+                if stored.plainly and fail_plainly(connection, stored.ending, self.shard, self.now()):
+                    touched.add(stored.ending.batch_id)
             answers = [operation.work(connection) for operation in operations]
             touched |= ends.noted(connection)
         return answers, touched
-
-    def _fail(self, connection: Connection, ending: Ending, mistake: str) -> set[int]:
-        """The end of a job whose ending can't be stored: nothing is asked again for it, because that would be paid for again."""
-        message = f"what became of its call could not be stored ({mistake}); the worker's log tells where"
-        call = None if ending.attempt is None else ending.attempt.attempt_id
-        where = ending.job_id, ending.batch_id, ending.epoch, call
-        failed = job_store.fail_plainly(connection, *where, INTERNAL_ERROR, message, self.shard, self.now())
-        return {ending.batch_id} if failed else set()
 
     def _complete(self) -> None:
         """Has batches finalized whose last job has just ended; the janitor catches what is missed here."""
@@ -273,17 +265,19 @@ class Recorder:
     def _make_do(self, stored: _Stored, error: Exception) -> bool:
         """What to store of an ending that failed by itself: the same once more if the mistake is ours, then ever less of it. False when
         nothing less is left."""
-        ours = not isinstance(error, DBAPIError)
-        told = error if ours and self._mistakes.news(type(error).__name__) else None
+        ours, mistake = not isinstance(error, DBAPIError), type(error).__name__
+        told = error if ours and self._mistakes.news(mistake) else None
         log.error("job %d: its ending could not be stored: %s", stored.ending.job_id, error, exc_info=told)
         if ours and not stored.again:
             stored.again = True
-        elif (poorer := _poorer(stored.ending, type(error).__name__)) is not None:
-            stored.ending = poorer
-        elif stored.mistake is None:
-            stored.mistake = type(error).__name__
-        else:
+        elif stored.plainly:
             return False
+        elif (poorer := _poorer(stored.ending, mistake)) is not None:
+            stored.ending = poorer
+        else:
+            stored.plainly = True
+            message = f"what became of its call could not be stored ({mistake}); the worker's log tells where"
+            stored.ending = replace(stored.ending, error_code=INTERNAL_ERROR, error_message=message)
         return True
 
     def _again_later(self, stored: _Stored) -> None:

@@ -149,6 +149,38 @@ def record(connection: Connection, endings: Sequence[Ending], shard: int, now: f
     return {ending.batch_id for ending in moving if ending.status != JobStatus.QUEUED or ending.batch_id in stopped}
 
 
+def fail_plainly(connection: Connection, ending: Ending, shard: int, now: float) -> bool:
+    """Fails a job whose ending can't be recorded, by as few statements as there can be: with that ending's error, and its call stays
+    `unknown`. False when it isn't running in that epoch any more."""
+    if ending.attempt is not None:
+        connection.execute(
+            attempts.update()
+            .where(attempts.c.id == ending.attempt.attempt_id, attempts.c.outcome == Outcome.UNKNOWN)
+            .values(finished_at=now)
+        )
+    failed = connection.execute(
+        jobs.update()
+        .where(jobs.c.id == ending.job_id, jobs.c.epoch == ending.epoch, jobs.c.status == JobStatus.RUNNING)
+        .values(
+            status=JobStatus.FAILED,
+            epoch=jobs.c.epoch + 1,
+            worker_id=None,
+            attempts=jobs.c.attempts + int(ending.attempt is not None),
+            error_code=ending.error_code,
+            error_message=ending.error_message,
+            finished_at=now,
+        )
+    )
+    if failed.rowcount != 1:
+        return False
+    connection.execute(
+        batch_counts.update()
+        .where(batch_counts.c.batch_id == ending.batch_id, batch_counts.c.shard == shard % SHARDS)
+        .values(failed=batch_counts.c.failed + 1)
+    )
+    return True
+
+
 def _close(connection: Connection, closing: Sequence[tuple[Ending, AttemptEnd]], moved: set[tuple[int, int]]) -> None:
     if not closing:
         return

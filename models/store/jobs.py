@@ -1,4 +1,4 @@
-"""Jobs on their way through `queued` and `running`: given back, woken, rescued, cancelled, failed where nothing else is left.
+"""Jobs on their way through `queued` and `running`: given back, woken, rescued, cancelled.
 
 How they are claimed is in `models.store.claims`, how a call's end moves its job in `models.store.endings`, reruns in
 `models.store.reruns`.
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from models.states import BatchStatus, JobStatus, Outcome
+from models.states import BatchStatus, JobStatus
 from models.store import batches as batch_store
 from models.store import ends
 from models.tables import attempts, batch_counts, batches, jobs, workers
@@ -34,48 +34,6 @@ def give_back(connection: Connection, held: Mapping[int, int], *, not_before: fl
     ids = [row.id for row in rows if held[row.id] == row.epoch]
     if ids:
         _requeue(connection, ids, {"not_before": not_before})
-
-
-def fail_plainly(
-    connection: Connection,
-    job_id: int,
-    batch_id: int,
-    epoch: int,
-    attempt_id: int | None,
-    code: str,
-    message: str,
-    shard: int,
-    now: float,
-) -> bool:
-    """Ends a job whose real ending can't be stored (`models.store.endings.record` fails): by as few statements as there can be. Its call
-    stays `unknown`. False when it isn't running in that epoch any more."""
-    if attempt_id is not None:
-        connection.execute(
-            attempts.update()
-            .where(attempts.c.id == attempt_id, attempts.c.outcome == Outcome.UNKNOWN)
-            .values(finished_at=now)
-        )
-    failed = connection.execute(
-        jobs.update()
-        .where(jobs.c.id == job_id, jobs.c.epoch == epoch, jobs.c.status == JobStatus.RUNNING)
-        .values(
-            status=JobStatus.FAILED,
-            epoch=jobs.c.epoch + 1,
-            worker_id=None,
-            attempts=jobs.c.attempts + int(attempt_id is not None),
-            error_code=code,
-            error_message=message,
-            finished_at=now,
-        )
-    )
-    if failed.rowcount != 1:
-        return False
-    connection.execute(
-        batch_counts.update()
-        .where(batch_counts.c.batch_id == batch_id, batch_counts.c.shard == shard % batch_store.SHARDS)
-        .values(failed=batch_counts.c.failed + 1)
-    )
-    return True
 
 
 def orphans(connection: Connection, worker_id: int) -> dict[int, int]:

@@ -60,10 +60,10 @@ class Vigil:
         self._lanes: set[str] = set()
         self._said: set[str] = set()
         self._ailing: str | None = None
+        self._ailing_since = 0.0
         self._heard = self._started
         self._ended = 0
         self._unheard: str | None = None
-        self._ailing_since = 0.0
 
     @property
     def _owner(self) -> Stack | None:

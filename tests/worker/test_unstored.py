@@ -12,7 +12,6 @@ from sqlalchemy.engine import Connection
 
 from models.database import Database
 from models.request import FailureKind, Response
-from models.store import jobs as job_store
 from models.store.endings import Ending
 from models.store.endings import record as really_record
 from tests.making import assert_counts_are_true, attempt_rows, batch_status, job_rows, make_batch, statuses
@@ -131,7 +130,7 @@ def test_what_cannot_be_stored_at_all_is_kept_until_it_can_and_asked_for_by_nobo
     async def story() -> None:
         draining = asyncio.ensure_future(runner.drain(60))
         with monkeypatch.context() as patch:
-            patch.setattr(job_store, "fail_plainly", fails)
+            patch.setattr(recorder_module, "fail_plainly", fails)
             mistaken(lambda _: True)
             await until(lambda: len(failed) >= 3)
             assert list(runner.held) == [job_rows(database, batch)[0]["id"]]

@@ -12,7 +12,8 @@ from rich.console import Console
 from submit.cli import app
 from submit.cli.output import print_table
 from submit.live import LiveView
-from submit.progress import Part, Snapshot
+from submit.progress import Part
+from tests.submit.test_progress import a_snapshot
 
 ROW = (17, "id-" + "x" * 500, "succeeded", "refused: the provider said " + "very " * 40 + "much")
 COLUMNS = ("position", "id", "status", "error")
@@ -62,21 +63,10 @@ def test_no_figure_is_cut_or_broken_however_narrow_the_terminal(monkeypatch: pyt
 @pytest.mark.parametrize("width", [30, 70, 120])
 def test_a_live_view_shows_whole_figures_in_any_width(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     part = Part("openai", 1_234_567, 0, 1_234_567, 98_765_432_109, 98_765_432_109, (("USD", 1_234_567_890_123),), 0)
-    seen = Snapshot(
-        batch_id=1,
-        name="prompts.jsonl",
-        input_name="prompts.jsonl",
-        status="running",
+    seen = a_snapshot(
         total=2_345_678,
         succeeded=1_234_567,
-        failed=0,
-        cancelled=0,
-        running=64,
         providers=(part,),
-        created_at=1.0,
-        started_at=1.0,
-        finished_at=None,
-        now=2.0,
         unserved="no live worker serves openai: start `truckllm worker` or `run`, please",
     )
     file = Terminal()
