@@ -24,8 +24,8 @@ ROOT = Path(__file__).parent.parent
 ROOMS = ("models", "submit", "worker")
 MAY_IMPORT = {"models": {"models"}, "submit": {"submit", "models"}, "worker": {"worker", "models"}}
 NOT_IN_MODELS = {"celery", "kombu", "redis", "valkey", "httpx", "httpx_aiohttp", "aiohttp", "requests"}
-LONGEST = 440
-"""Lines; "about 400" with a little air."""
+LONGEST = 700
+"""Lines in one file."""
 
 VAGUE = {"util", "utils", "common", "helper", "helpers", "manager", "managers", "misc", "base_manager"}
 SOURCES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
