@@ -73,13 +73,28 @@ class FailureKind(StrEnum):
     """The provider refuses this request, and will whenever it is sent."""
 
 
+class FailureScope(StrEnum):
+    """The largest thing that a reply names as refused or exhausted."""
+
+    REQUEST = "request"
+    """This request alone: nothing is remembered for other rows."""
+    MODEL = "model"
+    """The model, on the pool that was asked."""
+    KEY = "key"
+    """The key."""
+    POOL = "pool"
+    """The account, organization or project: every key of the pool."""
+    PROVIDER = "provider"
+    """The provider as a whole."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Why a call failed.
 
     `code` is short and stable (`rate_limit_exceeded`, `http_503`, `timeout`), `message` is the provider's own reason with
-    secrets removed. `retry_after` is seconds to wait as the provider told (None: it told nothing). `resets_in` is seconds until a
-    quota comes back, where known.
+    secrets removed. `retry_after` is the wait that the reply states, in seconds (None: it states none); a wait above 25 h is read
+    as 24 h. `resets_in` is seconds until a quota comes back, where known. `scope` is None where the reply names nothing.
     """
 
     kind: FailureKind
@@ -88,6 +103,7 @@ class Failure:
     http_status: int | None = None
     retry_after: float | None = None
     resets_in: float | None = None
+    scope: FailureScope | None = None
 
 
 @dataclass(frozen=True, slots=True)
