@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
-from typing import BinaryIO, Protocol, cast
+from typing import BinaryIO, cast
 
 import zstandard
 
@@ -24,14 +24,8 @@ _RLE = 1
 """The type of a block that is one byte, repeated."""
 
 
-class Readable(Protocol):
-    """All that unpacking needs of what it reads from."""
-
-    def read(self, size: int = -1, /) -> bytes: ...
-
-
-def unpacked(packed: Readable, first: bytes, name: str) -> io.BufferedReader | None:
-    """The content of an archive that begins with `first`, as a stream; None for what isn't one.
+def unpacked(packed: io.BufferedReader, first: bytes, name: str) -> io.BufferedReader:
+    """Returns the content of an archive that begins with `first`, as a stream; what isn't an archive as it is.
 
     Reading it raises InputError where the archive is truncated or damaged; `name` is what people know it by.
     """
@@ -41,7 +35,7 @@ def unpacked(packed: Readable, first: bytes, name: str) -> io.BufferedReader | N
     if first.startswith(ZSTD) or _is_skippable(first):
         reader = zstandard.ZstdDecompressor().stream_reader(cast(BinaryIO, packed), read_across_frames=True)
         return io.BufferedReader(_Unpacked(reader, name), _BUFFER)
-    return None
+    return packed
 
 
 def check_ends(packed: BinaryIO, first: bytes, name: str) -> None:

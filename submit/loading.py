@@ -18,13 +18,14 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from models import processes
 from models.database import Database
-from models.errors import BadLine, ConflictError, InputError
+from models.errors import BadLine, ConflictError
 from models.formats.lines import Line
 from models.lanes import Lanes
 from models.states import UNFINISHED, BatchStatus
 from models.store import batches, budgets, loads
 from models.store.batches import NewJob
 from submit.batch_options import BatchOptions
+from submit.identity import changed
 from submit.source import Source
 
 CHUNK_ROWS = 2000
@@ -151,7 +152,7 @@ def fill(
     """
     position = 0
     try:
-        with source.open() as (stream, hashed):
+        with source.open() as (stream, identity):
             for chunk in _chunks(order.options.lines(stream, lanes)):
                 position = chunk[-1].position + 1
                 there = [job for job in chunk if job.position < load.done]
@@ -164,16 +165,14 @@ def fill(
                         return False
                 if progress:
                     progress("loading", position)
-            same = hashed.sha256() == order.sha256
+            same = identity.sha256() == order.sha256
         if not same or position != order.total:
             raise _Changed
         with database.write() as connection:
             return batches.publish(connection, load.batch_id, load.loader)
     except _Changed:
         _discard(database, load)
-        raise InputError(
-            f"{source.shown} changed while it was being read: nothing was enqueued; submit it again"
-        ) from None
+        raise changed(source.shown) from None
     except BaseException:
         with contextlib.suppress(SQLAlchemyError), database.write() as connection:
             batches.release(connection, load.batch_id, load.loader)

@@ -186,7 +186,7 @@ def check(
     shown: list[BadLine] = []
     bad = 0
     is_bad_from_the_start = False
-    with source.open() as (stream, hashed):
+    with source.open() as (stream, identity):
         for number, line in enumerate(options.lines(stream, lanes), 1):
             reason = line.reason if isinstance(line, BadLine) else line.refused
             if reason is not None:
@@ -200,7 +200,7 @@ def check(
                 models.add((line.lane, line.model))
             if progress and number % _TICK_LINES == 0:
                 progress("checking", number)
-        sha256 = hashed.sha256()
+        sha256 = identity.sha256()
     if bad and not (options.skip_invalid and good):
         if is_bad_from_the_start and (instead := _told_apart(source)):
             raise InputError(instead)

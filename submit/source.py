@@ -5,7 +5,6 @@ Archives are unpacked and tables become lines on the way. It does not know what 
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -15,13 +14,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, cast
 
 from models.database import home
 from models.errors import BadLine, InputError, StorageError, UsageError
 from models.formats.lines import open_input
 from submit.archives import check_ends, unpacked
 from submit.columns import Template, csv_lines, parquet_lines
+from submit.identity import HashedFile, HashedStream, Identity
 
 PARQUET = b"PAR1"
 _CHUNK = 1024 * 1024
@@ -36,36 +36,6 @@ class Kept:
 
 Input = str | Path | BinaryIO | Kept | Iterable[Mapping[str, Any]]
 """A path ("-" is stdin), an open binary file, one that needs no copy, or the lines themselves as dicts."""
-
-
-class Lines(Protocol):
-    """What `read_lines` reads from."""
-
-    def readline(self, size: int = -1, /) -> bytes: ...
-
-
-class Hashed:
-    """A stream that hashes what it hands out."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self._hash = hashlib.sha256()
-
-    def readline(self, size: int = -1, /) -> bytes:
-        line = self._stream.readline(size)
-        self._hash.update(line)
-        return line
-
-    def read(self, size: int = -1, /) -> bytes:
-        chunk = self._stream.read(size)
-        self._hash.update(chunk)
-        return chunk
-
-    def sha256(self) -> str:
-        """The hash of the whole stream; reads what is left of it."""
-        while self.read(_CHUNK):
-            pass
-        return self._hash.hexdigest()
 
 
 class Source:
@@ -88,47 +58,45 @@ class Source:
         self._template = template
 
     @contextmanager
-    def open(self) -> Iterator[tuple[BinaryIO, Hashed]]:
-        """The input from its first line: a stream for `read_lines`, and the hash of the bytes as they lie, once they are read.
+    def open(self) -> Iterator[tuple[BinaryIO, Identity]]:
+        """Yields the input from its first line: a stream for `read_lines`, and the identity of the bytes as they lie, to be asked for
+        when they are read.
 
         Raises InputError, UsageError for a template that has nothing to fill.
         """
         if self._copy is not None:
             self._copy.seek(0)
-            hashed = Hashed(self._copy)
-            yield cast(BinaryIO, self._lines(self._copy, hashed)), hashed
+            yield self._lines(self._copy)
             return
-        with open_input(str(self._path)) as stream:
-            hashed = Hashed(stream)
+        with open_input(str(self._path)) as file:
             try:
-                yield cast(BinaryIO, self._lines(stream, hashed)), hashed
+                yield self._lines(file)
             except OSError as error:
                 if error.filename is None and error.errno is not None:  # reading it failed, not something else
                     raise InputError(f"can't read {self.shown}: {error.strerror}") from None
                 raise
 
-    def _lines(self, stream: BinaryIO, hashed: Hashed) -> Lines:
-        """The lines in `stream`, which can be sought in; `hashed` is the same stream, hashed."""
-        first = stream.read(4)
-        stream.seek(0)
+    def _lines(self, file: BinaryIO) -> tuple[BinaryIO, Identity]:
+        first = file.read(4)
+        file.seek(0)
         if first == PARQUET:
-            hashed.sha256()  # what reads it will jump about
-            stream.seek(0)
-            return parquet_lines(stream, self._template, self.shown)
-        check_ends(stream, first, self.shown)
-        content = unpacked(hashed, first, self.shown)
-        begin = first if content is None else content.peek(4)[:4]
+            whole = HashedFile(file, self.shown)
+            return cast(BinaryIO, parquet_lines(file, self._template, self.shown)), whole
+        check_ends(file, first, self.shown)
+        hashed = HashedStream(file)
+        content = unpacked(io.BufferedReader(hashed, _CHUNK), first, self.shown)
+        begin = content.peek(4)[:4]
         if begin == PARQUET:
             raise InputError(
                 f"{self.shown} holds a Parquet file inside an archive: unpack it, it is compressed already"
             )
         if self._is_csv(begin):
-            return csv_lines(cast(BinaryIO, content or hashed), self._template, self.shown)
+            return cast(BinaryIO, csv_lines(cast(BinaryIO, content), self._template, self.shown)), hashed
         if self._template is not None:
             raise UsageError(
                 f"a template fills in the columns of a CSV or Parquet file, and {self.shown} holds JSON lines"
             )
-        return content or hashed
+        return cast(BinaryIO, content), hashed
 
     def _is_csv(self, begin: bytes) -> bool:
         """By its name; what has none that tells is CSV if there is a template to fill and it doesn't look like JSON."""
