@@ -10,11 +10,12 @@ PYTHON ?= $(shell $(FIND))
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: help demo test chaos fuzz lint format bench-limits bench-throughput clean
+.PHONY: help demo test test-all chaos fuzz lint format bench-limits bench-throughput clean
 
 help:
 	@echo "make demo              run the main job against the sandbox: no keys, no cost"
-	@echo "make test              run all tests, with real Redis-protocol and PostgreSQL servers"
+	@echo "make test              run the tests, with real Redis-protocol and PostgreSQL servers"
+	@echo "make test-all          run the slower suites too: field cases, SDKs, published schemas"
 	@echo "make chaos             kill, cut and starve everything, and count what is lost: ARGS=\"--jobs 3\" for 25 minutes instead of an hour"
 	@echo "make fuzz              feed every reader rubbish by coverage, a minute each (Linux on x86-64): ARGS=\"lines --minutes 10\""
 	@echo "make lint              check style, format and types"
@@ -27,6 +28,9 @@ demo: $(READY)
 	$(BIN)/truckllm demo
 
 test: $(READY)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not full" $(ARGS)
+
+test-all: $(READY)
 	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 chaos: $(READY)

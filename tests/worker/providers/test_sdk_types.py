@@ -30,6 +30,8 @@ from worker.providers.contract import KEY
 from worker.providers.gemini import Gemini
 from worker.providers.openai import OpenAI
 
+pytestmark = pytest.mark.full
+
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOL = {"type": "function", "function": {"name": "get_w", "description": "d", "parameters": SCHEMA}}
 PIXEL = "data:image/png;base64,iVBORw0KGgo="

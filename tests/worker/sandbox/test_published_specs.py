@@ -26,7 +26,7 @@ from worker.providers.claude import Claude
 from worker.providers.contract import NoSender
 from worker.providers.openai import OpenAI
 
-pytestmark = pytest.mark.parametrize("play", ["uvloop"], indirect=True)
+pytestmark = [pytest.mark.full, pytest.mark.parametrize("play", ["uvloop"], indirect=True)]
 
 SCHEMA = {
     "type": "object",

@@ -17,6 +17,8 @@ from google.genai import errors
 
 from tests.worker.sandbox.conftest import KEY, Play, Played
 
+pytestmark = pytest.mark.full
+
 SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {"city": {"type": "string"}},
