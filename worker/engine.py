@@ -28,8 +28,19 @@ from models.store.claims import Claimed
 from models.store.endings import Answer, AttemptEnd, Ending
 from worker import demise, routing
 from worker.bookings import NOTHING_TAKEN, Bookings
+from worker.candidates import Candidates, Pair
 from worker.experience import Cooling, Experience, Kind
-from worker.failover import About, Past, Situation, Verdict, decide, outcome_of, provider_failed
+from worker.failover import (
+    FIRST_TOKEN_TIMEOUT,
+    About,
+    Past,
+    Situation,
+    Verdict,
+    before_that,
+    decide,
+    outcome_of,
+    provider_failed,
+)
 from worker.http import SendError
 from worker.keys import KeyRing
 from worker.limits.limiter import Charge, Grant, LimitedKey, Limiter, Want
@@ -61,7 +72,7 @@ class Finished:
     ending: Ending
     actual: Charge | None
     provider_failed: bool | None
-    """None: it was never asked."""
+    """None: it was never asked, or was left while it was at work."""
     stuck: bool = False
     """The job has failed here, or before, and again, at no cost, and isn't given up."""
 
@@ -69,8 +80,17 @@ class Finished:
 class Engine:
     """The main path of one provider in one process."""
 
-    def __init__(self, config: Config, provider: Provider, ring: KeyRing, limiter: Limiter, recorder: Recorder) -> None:
+    def __init__(
+        self,
+        config: Config,
+        provider: Provider,
+        ring: KeyRing,
+        limiter: Limiter,
+        recorder: Recorder,
+        candidates: Candidates,
+    ) -> None:
         self.config = config
+        self._candidates = candidates
         self.provider = provider
         self.ring = ring
         self.bookings = Bookings(provider, ring)
@@ -134,6 +154,15 @@ class Engine:
         """The other providers that the job may still go to."""
         return [] if job.no_fallback else routing.others(self.config, job.lane, self.name, job.excluded)
 
+    def _pairs(self, job: Claimed) -> list[Pair]:
+        """Those with the models that the route asks them for."""
+        return [(name, routing.model_for(self.config, job.lane, name, job.model)) for name in self._others(job)]
+
+    def _left(self, job: Claimed) -> list[str]:
+        """The providers of the job's route that it may not go to again."""
+        gone = routing.excluded(job.excluded)
+        return list(dict.fromkeys(name for name, _ in routing.candidates(self.config, job.lane) if name in gone))
+
     def unready(self, job: Claimed, error: Exception) -> Ending:
         """The ending of a job that made our code raise before its call. It fails for good: the next worker would raise as well. Raises
         MemoryError where that was behind it."""
@@ -153,13 +182,20 @@ class Engine:
         return self.ring.model_gone(model) is None and self.ring.usable(model) == prepared.want.keys
 
     def _without_call(self, job: Claimed, failure: Failure) -> Ending:
-        """The ending of a job that needn't be sent to know how it goes."""
+        """The ending of a job that needn't be sent to know how it goes. One that left a provider whose breaker is open goes back to it."""
         situation = Situation(
             provider=self.name,
             others=self._others(job),
             routed=bool(routing.candidates(self.config, job.lane)),
         )
-        return self._ending(job, None, failure, decide(failure, situation, self._rng))
+        verdict = decide(failure, situation, self._rng)
+        left = self._left(job)
+        if verdict.fails and any(self._candidates.shut(name) for name in left):
+            answering = [name for name in left if not self._candidates.shut(name)]
+            verdict = Verdict(
+                verdict.about, self._rng.uniform(5.0, 10.0), exclude=(self.name, *answering), forgive=True
+            )
+        return self._ending(job, None, failure, verdict)
 
     def too_large(self, job: Claimed, unit: str, amount: int, limit: int) -> Ending:
         """The ending of a job bigger than a whole minute of every key."""
@@ -285,26 +321,32 @@ class Engine:
             return Finished(done, actual, False)
         if failure.kind in _COUNTED:
             self._experience.add(_COUNTED[failure.kind])
-        verdict = await self._verdict(job, request, grant, failure)
+        try:
+            past = await self._past(job)
+        except StorageError:
+            past = []
+        verdict = await self._verdict(job, request, grant, failure, past)
         if verdict.about is About.PROVIDER and end.outcome is Outcome.REJECTED:
             end = replace(end, outcome=Outcome.FAILED)  # a key that the provider refused and yet accepts
         failed = verdict.about is About.PROVIDER
+        if verdict.fails and (before := before_that(self.name, past)):
+            failure = replace(failure, message=f"{failure.message} (before that {before})")
         if failed and failure.retry_after:
             self.told_until = max(self.told_until, time.monotonic() + failure.retry_after)
         stuck = failed and end.outcome is Outcome.FAILED and not verdict.fails and job.attempts > 0
-        return Finished(self._ending(job, end, failure, verdict), actual, failed, stuck)
+        slow = failure.code == FIRST_TOKEN_TIMEOUT  # no fault, and no answer either
+        return Finished(self._ending(job, end, failure, verdict), actual, None if slow else failed, stuck)
 
-    async def _verdict(self, job: Claimed, request: Request, grant: Grant, failure: Failure) -> Verdict:
+    async def _verdict(
+        self, job: Claimed, request: Request, grant: Grant, failure: Failure, past: Sequence[Past]
+    ) -> Verdict:
         """Asks `failover` what is next, and tells keys and limits what the failure means for others."""
         if failure.kind is FailureKind.KEY_MODEL:
             self.ring.remember_key_model(grant.key.name, request.model, failure)
         elif failure.kind is FailureKind.MODEL:
             self.ring.remember_model(request.model, failure)
-        try:
-            past = await self._past(job)
-        except StorageError:
-            past = []
-        situation = self._situation(job, request, past, failure)
+        busy = await self._candidates.busy(self._pairs(job))
+        situation = self._situation(job, request, past, failure, busy)
         verdict = decide(failure, situation, self._rng)
         try:
             if verdict.about is About.POOL:
@@ -346,7 +388,9 @@ class Engine:
             if row["epoch"] != job.epoch and (row["outcome"] != Outcome.UNKNOWN or row["error_code"] is not None)
         ]
 
-    def _situation(self, job: Claimed, request: Request, past: Sequence[Past], failure: Failure) -> Situation:
+    def _situation(
+        self, job: Claimed, request: Request, past: Sequence[Past], failure: Failure, busy: Sequence[str]
+    ) -> Situation:
         asked = routing.model_for(self.config, job.lane, self.name, job.model)
         kind = _COUNTED.get(failure.kind, "bad")
         alike = _OUTCOMES[kind]
@@ -358,6 +402,8 @@ class Engine:
             provider=self.name,
             past=past,
             others=self._others(job),
+            busy=busy,
+            left=self._left(job),
             larger=[] if job.no_fallback else routing.larger(self.config, job.lane, self.name, job.excluded),
             routed=bool(routing.candidates(self.config, job.lane)),
             another_key=bool(self.ring.usable(request.model)),
@@ -365,12 +411,13 @@ class Engine:
             others_succeed=bool(mine)
             and self._experience.answers_others(kind, max(one.age for one in mine), len(mine) + 1),
             outage=now - self._shut_at < AFTERMATH_SECONDS,
+            shut=self._shut_at == now,
             retry_for=self.config.worker.retry_for,
             max_attempts=self.config.worker.max_attempts,
         )
 
     def _ending(self, job: Claimed, end: AttemptEnd | None, failure: Failure, verdict: Verdict) -> Ending:
-        field = "" if verdict.forgive else routing.excluding(job.excluded, verdict.exclude)
+        field = routing.excluding("" if verdict.forgive else job.excluded, verdict.exclude)
         snoozed = None if not verdict.delay else self._recorder.now() + verdict.delay
         return Ending(
             job_id=job.id,

@@ -10,13 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from models.request import Failure, FailureKind
+from models.request import Failure, FailureKind, FailureScope
 from models.states import Outcome
 
 LONGEST_SNOOZE = 60.0
 FIRST_SNOOZE = 15.0
 """Trebled each time, and never cut below half: so five attempts last longer than a minute's outage."""
 RATE_LIMITS_IN_A_ROW = 10
+RATE_LIMITS_BEFORE_ANOTHER = 3
+"""The 429 in a row, at one provider, after which a job goes to another candidate of its route."""
+LONG_WAIT = 5.0
+"""A provider that states a longer wait is left at once, where another candidate is free: its pool cools anyway."""
 FAILURES_WHILE_OTHERS_SUCCEED = 3
 IN_AN_OUTAGE = 6
 """So many times the attempts are allowed at a provider while it fails everybody: some job has to try whether that is over."""
@@ -24,6 +28,9 @@ MAYBE_BILLED_IN_AN_OUTAGE = 3
 """The same, for calls that may have to be paid for: those that broke off."""
 NEVER_LEFT = frozenset({"connect_error", "connect_timeout", "dns_error", "tls_error", "proxy_error"})
 """Codes of calls that never reached the provider: they are no real attempts."""
+FIRST_TOKEN_TIMEOUT = "first_token_timeout"
+SILENT = frozenset({"timeout", "stream_silent", FIRST_TOKEN_TIMEOUT})
+"""Codes of calls that were given up because nothing came: repeated at the same provider, they would take as long again."""
 
 
 class About(StrEnum):
@@ -60,30 +67,40 @@ class Past:
 class Situation:
     """Where the job stands.
 
-    `others` are the route's providers that it may still go to, `larger` those of them with a larger context than the one that
-    failed. `another_key` and `another_model` say whether this provider has an untried key for the model, or a fallback for it.
-    `others_succeed`: the provider answered nearly all other jobs since this one's first failure; `outage`: it fails them all at this
-    moment. `past` is oldest first, without this call.
+    `others` are the route's providers that it may still go to; `busy` those of them that can't take it now, `larger` those whose
+    context window is larger than the one that was too small, or unknown. `left` are those that it has been at and may not go to
+    again. `another_key` and `another_model`: this provider has an
+    untried key for the model, or a fallback for it. `others_succeed`: the provider answered nearly all other jobs since this one's
+    first failure; `outage`: it fails them all, or did so within the last minute; `shut`: its breaker is open. `past` is oldest first,
+    without this call.
     """
 
     provider: str
     past: Sequence[Past] = ()
     others: Sequence[str] = ()
+    busy: Sequence[str] = ()
+    left: Sequence[str] = ()
     larger: Sequence[str] = ()
     routed: bool = False
     another_key: bool = False
     another_model: bool = False
     others_succeed: bool = False
     outage: bool = False
+    shut: bool = False
     retry_for: float = 3600.0
     max_attempts: int = 5
+
+    @property
+    def another_free(self) -> bool:
+        """Whether another provider of the route can take the job now."""
+        return any(name not in self.busy for name in self.others)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What to do. `delay` None: the job fails with the failure's code (or `code`); else it waits so many seconds in its lane.
 
-    `exclude` lists the providers of the route that it may not go to again; `forgive` starts the route anew.
+    `exclude` lists the providers of the route that it may not go to again; `forgive` starts the route anew, without those alone.
     """
 
     about: About
@@ -110,15 +127,11 @@ def decide(failure: Failure, situation: Situation, rng: random.Random) -> Verdic
         case FailureKind.KEY_MODEL:
             if situation.another_key or situation.another_model:
                 return Verdict(About.KEY_MODEL, 0.0)
-            if situation.others:
-                return Verdict(About.KEY_MODEL, 0.0, exclude=here)
-            return Verdict(About.KEY_MODEL, None)
+            return _elsewhere(About.KEY_MODEL, situation, rng)
         case FailureKind.MODEL:
             if situation.another_model:
                 return Verdict(About.MODEL, 0.0)
-            if situation.others:
-                return Verdict(About.MODEL, 0.0, exclude=here)
-            return Verdict(About.MODEL, None)
+            return _elsewhere(About.MODEL, situation, rng)
         case FailureKind.SERVER | FailureKind.NETWORK:
             return provider_failed(failure, situation, rng)
         case FailureKind.CONTEXT_LENGTH:
@@ -126,51 +139,100 @@ def decide(failure: Failure, situation: Situation, rng: random.Random) -> Verdic
                 smaller = [name for name in situation.others if name not in situation.larger]
                 return Verdict(About.NOTHING, 0.0, exclude=(*here, *smaller))
             return Verdict(About.NOTHING, None)
+        case FailureKind.BAD_REQUEST if failure.scope is FailureScope.MODEL:
+            # the model lacks what the request needs, such as going on with a half-written answer; another may have it
+            return _elsewhere(About.NOTHING, situation, rng)
         case _:
             return Verdict(About.NOTHING, None)
 
 
 def _rate_limited(failure: Failure, situation: Situation, rng: random.Random) -> Verdict:
-    in_a_row = 0
+    in_a_row = here_in_a_row = 0
     for past in reversed(situation.past):
         if past.outcome is not Outcome.RATE_LIMITED:
             break
+        here_in_a_row += past.provider == situation.provider and here_in_a_row == in_a_row
         in_a_row += 1
-    if in_a_row + 1 >= RATE_LIMITS_IN_A_ROW and situation.others_succeed:
+    if situation.another_free and (
+        here_in_a_row + 1 >= RATE_LIMITS_BEFORE_ANOTHER or (failure.retry_after or 0.0) > LONG_WAIT
+    ):
+        return Verdict(About.POOL, 0.0, exclude=(situation.provider,))
+    if in_a_row + 1 >= RATE_LIMITS_IN_A_ROW and situation.others_succeed and not situation.others:
         return Verdict(About.POOL, None)
     if failure.retry_after is not None:
         # never earlier than told; spread, so that those told the same don't come back together
         delay = failure.retry_after + rng.uniform(0.0, max(0.5, failure.retry_after * 0.2))
     else:
         delay = rng.uniform(0.5, min(LONGEST_SNOOZE, 2.0 ** min(in_a_row + 1, 9)))
+    if situation.routed and not situation.others:
+        return Verdict(About.POOL, delay, exclude=_refused_by(situation), forgive=True)
     return Verdict(About.POOL, delay)
 
 
+def _elsewhere(about: About, situation: Situation, rng: random.Random) -> Verdict:
+    """The job can't be done here: another candidate takes it, if need be one that it left because that was in trouble."""
+    if situation.others:
+        return Verdict(about, 0.0, exclude=(situation.provider,))
+    broken = [past for past in situation.past if past.outcome in (Outcome.FAILED, Outcome.UNKNOWN)]
+    refused = _refused_by(situation)
+    in_time = not broken or max(past.age for past in broken) < situation.retry_for
+    if set(situation.left) <= set(refused) or not in_time or len(broken) >= situation.max_attempts:
+        return Verdict(about, None)
+    return Verdict(about, _snooze(len(broken), rng), exclude=(situation.provider, *refused), forgive=True)
+
+
+def _snooze(failures: int, rng: random.Random) -> float:
+    longest = min(LONGEST_SNOOZE, FIRST_SNOOZE * 3.0 ** min(max(failures - 1, 0), 9))
+    return rng.uniform(longest / 2, longest)
+
+
+def _refused_by(situation: Situation) -> tuple[str, ...]:
+    """Those that the job has left and whose last word on it was a refusal, or that were never asked: nothing has changed for them."""
+    last = {past.provider: past.outcome for past in situation.past}
+    return tuple(name for name in situation.left if last.get(name, Outcome.REJECTED) is Outcome.REJECTED)
+
+
 def provider_failed(failure: Failure, situation: Situation, rng: random.Random) -> Verdict:
-    """The provider is in trouble: one retry, the next of the route, else a snooze until time or attempts are used up."""
+    """The provider is in trouble: one retry, the next of the route, else a snooze until time or attempts are used up.
+
+    While another candidate is free there is no retry after a silence, nor by a probe of a provider whose breaker is open.
+    """
+    about = About.NOTHING if failure.code == FIRST_TOKEN_TIMEOUT else About.PROVIDER
     broken = [past for past in situation.past if past.outcome in (Outcome.FAILED, Outcome.UNKNOWN)]
     real = [past for past in broken if past.error_code not in NEVER_LEFT]
     now_real = failure.code not in NEVER_LEFT
     unclear = sum(past.outcome is Outcome.UNKNOWN for past in real)
     now_unclear = now_real and outcome_of(failure) is Outcome.UNKNOWN
     here = [past for past in broken if past.provider == situation.provider]
+    if situation.another_free and (failure.code in SILENT or situation.shut):
+        return Verdict(about, 0.0, exclude=(situation.provider,))
     if not here:
-        return Verdict(About.PROVIDER, max(failure.retry_after or 0.0, rng.uniform(0.2, 1.0)))
+        return Verdict(about, max(failure.retry_after or 0.0, rng.uniform(0.2, 1.0)))
     if situation.others:
-        return Verdict(About.PROVIDER, 0.0, exclude=(situation.provider,))
+        return Verdict(about, 0.0, exclude=(situation.provider,))
     if max(past.age for past in broken) >= situation.retry_for:
-        return Verdict(About.PROVIDER, None)
+        return Verdict(about, None)
     # in an outage of several providers each is asked as often, and none of it is the job's fault
     counted = [past for past in real if past.provider == situation.provider] if situation.outage else real
     if len(counted) + now_real >= situation.max_attempts * (IN_AN_OUTAGE if situation.outage else 1):
-        return Verdict(About.PROVIDER, None)
+        return Verdict(about, None)
     if unclear + now_unclear >= situation.max_attempts * MAYBE_BILLED_IN_AN_OUTAGE:
-        return Verdict(About.PROVIDER, None)
+        return Verdict(about, None)
     if len(here) + 1 >= FAILURES_WHILE_OTHERS_SUCCEED and situation.others_succeed and not situation.routed:
-        return Verdict(About.PROVIDER, None)
-    longest = min(LONGEST_SNOOZE, FIRST_SNOOZE * 3.0 ** min(len(broken) - 1, 9))
-    delay = rng.uniform(longest / 2, longest)
-    return Verdict(About.PROVIDER, max(failure.retry_after or 0.0, delay), forgive=situation.routed)
+        return Verdict(about, None)
+    delay = max(failure.retry_after or 0.0, _snooze(len(broken), rng))
+    if situation.routed:
+        return Verdict(about, delay, exclude=_refused_by(situation), forgive=True)
+    return Verdict(about, delay)
+
+
+def before_that(provider: str, past: Sequence[Past]) -> str:
+    """How the other providers of its route failed a job that fails now at `provider`, as the end of a sentence; empty if none did."""
+    codes: dict[str, dict[str, None]] = {}
+    for one in past:
+        if one.provider != provider and one.outcome is not Outcome.SUCCEEDED:
+            codes.setdefault(one.provider, {})[one.error_code or one.outcome] = None
+    return "; ".join(f"{name}: {', '.join(its)}" for name, its in codes.items())
 
 
 OUTCOMES = {

@@ -30,6 +30,7 @@ from models.queues import MAX_HOPS
 from models.store import workers as worker_store
 from worker import demise, logs, routing, warden
 from worker.breaker import Breaker
+from worker.candidates import Candidates
 from worker.consumer import Consumer
 from worker.engine import Engine
 from worker.http import HttpSender
@@ -200,17 +201,19 @@ class Process:
         with contextlib.suppress(redis.exceptions.RedisError, OSError, TimeoutError):
             await self._limiter.meet(str(self._lease.worker_id))
         await self._warn_of_others()
+        standings = Standings(self._client)
+        candidates = Candidates(self._breaker, standings, self._ring_of)
         for name in self.served:
             settings = self.config.provider(name)
             provider = make_provider(settings, self._sender.bind(settings))
             ring = KeyRing(self.config, provider, self._limiter, self._recorder)
-            engine = Engine(self.config, provider, ring, self._limiter, self._recorder)
+            engine = Engine(self.config, provider, ring, self._limiter, self._recorder, candidates)
             self._runners[name] = Runner(
                 engine,
                 self._limiter,
                 self._breaker,
                 self._recorder,
-                Turns(self.config, name, Standings(self._client)),
+                Turns(self.config, name, standings),
                 worker_id=lambda: self._lease.worker_id,
                 may_send=lambda: self._lease.fresh,
                 attempt_id=self._lease.attempt_id,
@@ -229,6 +232,10 @@ class Process:
             self._warden = warden.Warden(self.config, self.served, self._recorder, lambda: self._lease.worker_id)
         janitor = Janitor(self._lease, self._recorder, self._runners, self._ring, self._warden, self._ruling)
         self._janitor = asyncio.ensure_future(janitor.run())
+
+    def _ring_of(self, provider: str) -> KeyRing | None:
+        runner = self._runners.get(provider)
+        return runner.engine.ring if runner is not None else None
 
     async def _warn_of_others(self) -> None:
         """Says when live workers go by another configuration."""

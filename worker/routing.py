@@ -53,15 +53,18 @@ def others(config: Config, lane: str, provider: str, field: str) -> list[str]:
 
 
 def larger(config: Config, lane: str, provider: str, field: str) -> list[str]:
-    """Those of `others` whose configured context window is larger than this provider's."""
+    """Those of `others` that may take a prompt too long for this provider: their configured context window is larger, or one of the
+    two isn't known."""
     windows: dict[str, int | None] = {}
     for name, model in candidates(config, lane):
         settings = config.provider(name).models.get(model)
         windows.setdefault(name, settings.context_window if settings else None)
     here = windows.get(provider)
-    if here is None:
-        return []
-    return [name for name in others(config, lane, provider, field) if (windows[name] or 0) > here]
+
+    def fits(there: int | None) -> bool:
+        return here is None or there is None or there > here
+
+    return [name for name in others(config, lane, provider, field) if fits(windows[name])]
 
 
 def better(config: Config, route: RouteConfig, provider: str, view: View) -> list[str]:

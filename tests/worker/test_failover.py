@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.request import Failure, FailureKind
+from models.request import Failure, FailureKind, FailureScope
 from models.states import Outcome
 from worker.failover import LONGEST_SNOOZE, NEVER_LEFT, About, Past, Situation, Verdict, decide, outcome_of
 
@@ -27,11 +27,12 @@ WAITS = st.none() | st.floats(0, 100_000)
 failures = st.builds(
     Failure,
     kind=st.sampled_from(FailureKind),
-    code=st.sampled_from(["http_503", "timeout", "connect_error", "x"]),
+    code=st.sampled_from(["http_503", "timeout", "stream_silent", "first_token_timeout", "connect_error", "x"]),
     message=st.just("no"),
     http_status=st.none() | st.integers(400, 599),
     retry_after=WAITS,
     resets_in=WAITS,
+    scope=st.none() | st.sampled_from(FailureScope),
 )
 pasts = st.builds(
     Past,
@@ -51,6 +52,8 @@ def situations(draw: st.DrawFn) -> Situation:
     elsewhere = [name for name in NAMES if name != here]
     others = draw(st.lists(st.sampled_from(elsewhere), unique=True)) if routed else []
     larger = draw(st.lists(st.sampled_from(others), unique=True)) if others else []
+    busy = draw(st.lists(st.sampled_from(others), unique=True)) if others else []
+    left = [name for name in elsewhere if name not in others] if routed else []
     # a long history costs no more than a short one: it is drawn short and repeated
     past = draw(st.lists(pasts, max_size=6)) * draw(st.sampled_from([1, 1, 1, 500]))
     return Situation(
@@ -58,11 +61,14 @@ def situations(draw: st.DrawFn) -> Situation:
         past=past,
         others=others,
         larger=larger,
+        busy=busy,
+        left=left,
         routed=routed,
         another_key=draw(st.booleans()),
         another_model=draw(st.booleans()),
         others_succeed=draw(st.booleans()),
         outage=draw(st.booleans()),
+        shut=draw(st.booleans()),
         retry_for=draw(st.sampled_from([0.0, 60.0, 3600.0])),
         max_attempts=draw(st.integers(1, 7)),
     )
@@ -118,12 +124,15 @@ def test_only_providers_of_the_route_are_excluded_and_always_one_is_left(
     failure: Failure, situation: Situation, seed: int
 ) -> None:
     verdict = decide(failure, situation, random.Random(seed))
-    assert set(verdict.exclude) <= {situation.provider, *situation.others}
-    if verdict.exclude:
-        assert set(situation.others) - set(verdict.exclude), "somebody is left to take it"
-        assert not verdict.forgive
-    if verdict.forgive:
+    assert set(verdict.exclude) <= {situation.provider, *situation.others, *situation.left}
+    if verdict.exclude or verdict.forgive:
         assert situation.routed
+        open_again = situation.left if verdict.forgive else ()
+        everyone = {situation.provider, *situation.others, *open_again}
+        assert everyone - set(verdict.exclude), "one is left to take it"
+    if verdict.forgive:
+        assert not situation.others
+        assert verdict.delay, "it starts anew after a wait"
 
 
 # Until the end of a job
@@ -155,6 +164,7 @@ def play(
             provider=here,
             past=[Past(p.provider, p.model, p.key_id, p.outcome, p.error_code, now - at) for at, p in log],
             others=[name for name in names if name not in excluded and name != here] if route else [],
+            left=[name for name in names if name in excluded],
             routed=bool(route),
             others_succeed=others_succeed,
             outage=outage,
@@ -165,7 +175,7 @@ def play(
             break
         log.append((now, Past(here, "m", "k", outcome_of(failure), failure.code, 0.0)))
         now += verdict.delay
-        excluded = set() if verdict.forgive else excluded | set(verdict.exclude)
+        excluded = set(verdict.exclude) if verdict.forgive else excluded | set(verdict.exclude)
     return calls, now
 
 
@@ -271,6 +281,13 @@ def past(provider: str = "a", outcome: Outcome = Outcome.FAILED, age: float = 1.
 
 
 FAIL = "fail"
+PREFILL = Failure(
+    FailureKind.BAD_REQUEST,
+    "invalid_request_error",
+    "does not support assistant message prefill",
+    400,
+    scope=FailureScope.MODEL,
+)
 ROWS: list[tuple[str, Failure, Situation, About, tuple[float, float] | str, tuple[str, ...], bool]] = [
     # what, failure, situation, about, delay between (or fail), excluded, route forgiven
     ("429", failed(FailureKind.RATE_LIMIT), Situation("a"), About.POOL, (0.5, 2.0), (), False),
@@ -303,6 +320,25 @@ ROWS: list[tuple[str, Failure, Situation, About, tuple[float, float] | str, tupl
     ("no connection, fifth", failed(FailureKind.NETWORK, "connect_error"), Situation("a", past=[past(code="connect_error")] * 4), About.PROVIDER, (30, 60), (), False),
     ("too long, a larger one", failed(FailureKind.CONTEXT_LENGTH), Situation("a", others=["b", "c"], larger=["c"], routed=True), About.NOTHING, (0, 0), ("a", "b"), False),
     ("too long, none larger", failed(FailureKind.CONTEXT_LENGTH), Situation("a", others=["b"], routed=True), About.NOTHING, FAIL, (), False),
+    ("429, third, a route", failed(FailureKind.RATE_LIMIT), Situation("a", past=[past(outcome=Outcome.RATE_LIMITED)] * 2, others=["b"], routed=True), About.POOL, (0, 0), ("a",), False),
+    ("429, second, a route", failed(FailureKind.RATE_LIMIT), Situation("a", past=[past(outcome=Outcome.RATE_LIMITED)], others=["b"], routed=True), About.POOL, (0.5, 4), (), False),
+    ("429, third, not in a row", failed(FailureKind.RATE_LIMIT), Situation("a", past=[past(outcome=Outcome.RATE_LIMITED), past(), past(outcome=Outcome.RATE_LIMITED)], others=["b"], routed=True), About.POOL, (0.5, 4), (), False),
+    ("429, third, the other is busy", failed(FailureKind.RATE_LIMIT), Situation("a", past=[past(outcome=Outcome.RATE_LIMITED)] * 2, others=["b"], busy=["b"], routed=True), About.POOL, (0.5, 8), (), False),
+    ("429, a long wait, a route", failed(FailureKind.RATE_LIMIT, retry_after=60), Situation("a", others=["b"], routed=True), About.POOL, (0, 0), ("a",), False),
+    ("429, route used up", failed(FailureKind.RATE_LIMIT), Situation("b", past=[past(outcome=Outcome.RATE_LIMITED)] * 3, left=["a"], routed=True), About.POOL, (0.5, 16), (), True),
+    ("429, route used up, one refused", failed(FailureKind.RATE_LIMIT), Situation("b", past=[past(outcome=Outcome.REJECTED), past("c")], left=["a", "c"], routed=True), About.POOL, (0.5, 2), ("a",), True),
+    ("silence, a route", failed(FailureKind.NETWORK, "timeout"), Situation("a", others=["b"], routed=True), About.PROVIDER, (0, 0), ("a",), False),
+    ("silent stream, a route", failed(FailureKind.NETWORK, "stream_silent"), Situation("a", others=["b"], routed=True), About.PROVIDER, (0, 0), ("a",), False),
+    ("silence, the other is busy", failed(FailureKind.NETWORK, "timeout"), Situation("a", others=["b"], busy=["b"], routed=True), About.PROVIDER, (0.2, 1.0), (), False),
+    ("silence, no route", failed(FailureKind.NETWORK, "timeout"), Situation("a"), About.PROVIDER, (0.2, 1.0), (), False),
+    ("slow first token", failed(FailureKind.NETWORK, "first_token_timeout"), Situation("a", others=["b"], routed=True), About.NOTHING, (0, 0), ("a",), False),
+    ("a probe fails", failed(FailureKind.SERVER), Situation("a", others=["b"], routed=True, shut=True, outage=True), About.PROVIDER, (0, 0), ("a",), False),
+    ("a probe fails, the other is busy", failed(FailureKind.SERVER), Situation("a", others=["b"], busy=["b"], routed=True, shut=True), About.PROVIDER, (0.2, 1.0), (), False),
+    ("prefill, a further one", PREFILL, Situation("b", past=[past()] * 2, others=["c"], left=["a"], routed=True), About.NOTHING, (0, 0), ("b",), False),
+    ("prefill, back to who was in trouble", PREFILL, Situation("b", past=[past()] * 2, left=["a"], routed=True), About.NOTHING, (22.5, 45), ("b",), True),
+    ("prefill, the other refused too", PREFILL, Situation("b", past=[past(outcome=Outcome.REJECTED)], left=["a"], routed=True), About.NOTHING, FAIL, (), False),
+    ("prefill, no route", PREFILL, Situation("b"), About.NOTHING, FAIL, (), False),
+    ("404, back to who was in trouble", failed(FailureKind.MODEL), Situation("b", past=[past()] * 2, left=["a"], routed=True), About.MODEL, (22.5, 45), ("b",), True),
     ("400", failed(FailureKind.BAD_REQUEST), Situation("a", others=["b"], routed=True, another_key=True), About.NOTHING, FAIL, (), False),
     ("413", failed(FailureKind.TOO_LARGE), Situation("a", others=["b"], routed=True), About.NOTHING, FAIL, (), False),
     ("filter", failed(FailureKind.CONTENT_FILTER), Situation("a", others=["b"], routed=True), About.NOTHING, FAIL, (), False),

@@ -73,13 +73,14 @@ def test_the_others_of_a_route_are_those_that_have_not_failed_the_job() -> None:
     assert routing.others(settings, "alpha", "alpha", "") == []
 
 
-def test_larger_are_the_others_whose_known_window_is_larger() -> None:
+def test_larger_are_the_others_whose_window_is_larger_or_unknown() -> None:
     settings = config(alpha=1000, beta=1000, gamma=9000)
     assert routing.larger(settings, LANE, "alpha", "") == ["gamma"]
     assert routing.larger(settings, LANE, "gamma", "") == []
     assert routing.larger(settings, LANE, "alpha", ",gamma,") == []
-    assert routing.larger(config(gamma=9000), LANE, "alpha", "") == [], "nobody knows whether it is larger"
-    assert routing.larger(config(alpha=1000), LANE, "alpha", "") == []
+    assert routing.larger(config(gamma=9000), LANE, "alpha", "") == ["beta", "gamma"]
+    assert routing.larger(config(alpha=1000, beta=500), LANE, "alpha", "") == ["gamma"]
+    assert routing.larger(config(alpha=1000, beta=1000, gamma=1), LANE, "alpha", "") == []
 
 
 # Strategies
