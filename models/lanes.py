@@ -49,10 +49,12 @@ class Lanes:
             known = f"routes: {', '.join(self._routes)}" if self._routes else "no routes are configured"
             raise NoLane(f"no route {show(route)}{nearest(route, self._routes)} ({known})")
 
-    def names_provider(self, model: str | None) -> bool:
-        """Whether a model is written as `provider/model`."""
-        before, slash, _ = (model or "").partition("/")
-        return bool(slash) and before in self._providers
+    def name_at(self, provider: str | None, model: str | None) -> str | None:
+        """Returns the model's name at a provider: without the provider's id in front, unless its `models` list it so."""
+        settings = self._providers.get(provider or "")
+        if not model or settings is None or settings.names_model(model):
+            return model
+        return model.removeprefix(f"{settings.id}/") or model
 
     def resolve(
         self,
@@ -67,8 +69,8 @@ class Lanes:
         """The lane (provider's id or route's name) and the model to ask for there ("" on a route: its candidates name it).
 
         `dialect` is that of the line's body. In this order: `provider`, which takes `model` as it is; `route`; the route whose
-        `models` name the model; `provider/model`; the `models` of a provider or key that name the model; the beginning of its name; the only provider, or
-        the only one of the body's own dialect. A body that asks for chat may go to any of them: what can't be translated is told
+        `models` name the model; the `models` of a provider or key that name it; `provider/model`; the beginning of its name; the
+        only provider, or the only one of the body's own dialect. A body that asks for chat may go to any of them: what can't be translated is told
         at the call. Any other `operation` is only for providers of its own dialect. `alone`: a route stands for its first candidate
         and nothing else. Raises NoLane.
         """
@@ -100,11 +102,18 @@ class Lanes:
             return self._route(self._route_of[model], dialect, bound, alone)
         before, slash, after = model.partition("/")
         if slash and before in self._providers:
+            # the names of some vendors' models begin with what is a provider's id here: openai/gpt-4o at an aggregator
+            listing = [one for one in self._providers.values() if one.names_model(model)]
             named = self._providers[before]
-            own_name = named.names_model(model)  # some vendors' model names begin with the vendor's
-            if not after and not own_name:
-                raise NoLane(f"model {show(model)} names a provider and no model")
-            return self._fitting([named], model, dialect, bound), model if own_name else after
+            if not listing:
+                if not after:
+                    raise NoLane(f"model {show(model)} names a provider and no model")
+                return self._fitting([named], model, dialect, bound), after
+            if named not in listing and named.names_model(after):
+                raise NoLane(
+                    f"model {show(model)} is in the models of {_names(listing)}, and {show(after)} in those of "
+                    f'{_names([named])}: add "provider" to the line, or use --provider'
+                )
         return self._fitting(self._candidates(model, dialect), model, dialect, bound), model
 
     def _route(self, name: str, dialect: str, bound: str | None, alone: bool) -> tuple[str, str]:

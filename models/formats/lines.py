@@ -80,8 +80,8 @@ def read_lines(
 ) -> Iterator[Line | BadLine]:
     """Each line of `stream` that isn't blank, in order. A stream without such lines yields nothing.
 
-    `model` is asked for instead of every line's own. `provider` and `route` are for lines that name neither (a model written as
-    `provider/model` names one). After `limit` lines (blank ones not counted) reading stops. `defaults` are filled into simple
+    `model` is asked for instead of every line's own. `provider` and `route` are for lines that name neither, also where the model
+    is written as `provider/model`. After `limit` lines (blank ones not counted) reading stops. `defaults` are filled into simple
     lines. `alone`: a route stands for its first candidate. With `keep_bad` a bad line is a Line too, `refused`, under its own id
     where that can be read and isn't taken.
     """
@@ -101,9 +101,9 @@ def read_lines(
             named = custom_id
             draft = dialect.read(row, line)
             wanted = model or draft.model
-            own_lane = draft.provider is not None or draft.route is not None or lanes.names_provider(wanted)
+            own_lane = draft.provider is not None or draft.route is not None
             lane, asked = lanes.resolve(
-                model=wanted,
+                model=wanted if own_lane else lanes.name_at(provider, wanted),
                 provider=draft.provider if own_lane else provider,
                 route=draft.route if own_lane else route,
                 dialect=dialect.DIALECT,

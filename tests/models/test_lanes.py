@@ -190,3 +190,38 @@ def test_a_model_goes_by_the_route_that_names_it() -> None:
     assert found.resolve(model="gpt-4o", provider="openai") == ("openai", "gpt-4o")
     assert found.resolve(model="gpt-4o", route="other") == ("other", "")
     assert found.resolve(model="openai/gpt-4o") == ("openai", "gpt-4o")
+
+
+OPENROUTER = provider("openrouter", type="openai", models=["openai/gpt-4o", "anthropic/claude-sonnet-4"])
+
+
+def test_a_models_list_comes_before_a_prefix_that_is_also_a_providers_id() -> None:
+    assert lanes(*THREE, OPENROUTER).resolve(model="openai/gpt-4o") == ("openrouter", "openai/gpt-4o")
+    assert lanes(*THREE, OPENROUTER).resolve(model="openai/gpt-4o-mini") == ("openai", "gpt-4o-mini")
+    assert lanes(*THREE, OPENROUTER).resolve(model="openrouter/openai/gpt-4o") == ("openrouter", "openai/gpt-4o")
+
+
+def test_a_keys_models_list_comes_before_the_prefix_too() -> None:
+    by_key = provider("gateway", type="openai", keys=[{"id": "k", "secret": "s", "models": ["claude/opus"]}])
+    assert lanes(*THREE, by_key).resolve(model="claude/opus") == ("gateway", "claude/opus")
+
+
+def test_two_readings_that_are_both_configured_are_refused_and_name_both() -> None:
+    with pytest.raises(
+        NoLane, match="in the models of provider 'openrouter', and 'gpt-4o' in those of provider 'openai'"
+    ):
+        lanes(provider("openai", models=["gpt-4o"]), OPENROUTER).resolve(model="openai/gpt-4o")
+    with pytest.raises(NoLane, match="could go to provider 'openai' or provider 'openrouter'"):
+        lanes(provider("openai", models=["openai/gpt-4o"]), OPENROUTER).resolve(model="openai/gpt-4o")
+
+
+def test_a_models_name_at_a_provider_loses_that_providers_id_only() -> None:
+    some = lanes(*THREE, OPENROUTER)
+    assert some.name_at("openai", "openai/gpt-4o") == "gpt-4o"
+    assert some.name_at("openrouter", "openai/gpt-4o") == "openai/gpt-4o"
+    assert some.name_at("claude", "openai/gpt-4o") == "openai/gpt-4o"
+    assert some.name_at(None, "openai/gpt-4o") == "openai/gpt-4o"
+    assert (
+        lanes(provider("groq", type="openai", models=["groq/compound"])).name_at("groq", "groq/compound")
+        == "groq/compound"
+    )

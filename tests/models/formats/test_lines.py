@@ -132,6 +132,16 @@ def test_lines_of_both_dialects_name_provider_and_route(read: Reader) -> None:
     assert [line.lane for line in read(content) if isinstance(line, Line)] == ["claude", "smart", "openai"]
 
 
+def test_the_provider_of_the_command_line_comes_before_a_prefix_that_is_a_providers_id(read: Reader) -> None:
+    for line in (simple(model="claude/opus"), batch_body(model="claude/opus")):
+        (only,) = read(line, provider="openai")
+        assert isinstance(only, Line)
+        assert (only.lane, only.model) == ("openai", "claude/opus")
+    (only,) = read(simple(model="openai/gpt-4o"), provider="openai")
+    assert isinstance(only, Line)
+    assert (only.lane, only.model) == ("openai", "gpt-4o")
+
+
 def test_limit_counts_lines_that_arent_blank_and_reads_no_further(three_lanes: Lanes) -> None:
     stream = io.BytesIO(SIMPLE + b"\n\n[]\n" + SIMPLE + b"\nnot json")
     found = list(read_lines(stream, three_lanes, limit=2))
