@@ -48,6 +48,7 @@ from models.config_fields import (
     nearest,
     wrong,
 )
+from models.config_signals import SignalConfig
 from models.errors import NotFoundError
 from models.price_list import listed
 from models.pricing import Node, Pricing
@@ -128,7 +129,8 @@ class ProviderConfig(Node):
 
     `plugin` (`class` in the file) is "module:Class", in place of a type that an entry point claims; then `type` is empty.
     `base_url` holds the version and no trailing slash. `fallback_models` names, for a model, those to try when the
-    provider doesn't have it. `default_output_tokens` is the estimate while nothing is learned. `options` is for plugins.
+    provider doesn't have it. `default_output_tokens` is the estimate while nothing is learned. `signals` are its ways of refusing
+    a call, compared before the built-in tables. `options` is for plugins.
     """
 
     id: Id
@@ -154,6 +156,7 @@ class ProviderConfig(Node):
     connect_timeout_seconds: Seconds = CONNECT_TIMEOUT_SECONDS
     stream_silence_seconds: Seconds = STREAM_SILENCE_SECONDS
     default_output_tokens: Count | None = None
+    signals: tuple[SignalConfig, ...] = ()
     options: Options = Field(default_factory=dict, repr=False)
 
     _place: str = PrivateAttr(default="")

@@ -15,7 +15,9 @@ import orjson
 from models.config import ProviderConfig
 from models.guesses import asked_fees, asked_tier, writes_cache
 from models.request import Failure, FailureKind, ModelInfo, Request, Response, Usage
+from models.signals import ErrorFacts, first_match
 from worker.limits.shapes import Charge
+from worker.providers.signals.by_status import BY_STATUS
 
 _MOST_PAGES = 100
 """Of a list of models: a bound for servers that don't come to an end."""
@@ -197,19 +199,9 @@ class ProviderRefused(Exception):
 
 
 def http_failure(reply: Reply, kind: FailureKind | None = None, message: str | None = None) -> Failure:
-    """A failure from nothing but the status: what to think of a reply whose body tells nothing."""
-    by_status = {
-        401: FailureKind.AUTH,
-        402: FailureKind.QUOTA,
-        403: FailureKind.KEY_MODEL,
-        404: FailureKind.MODEL,
-        408: FailureKind.SERVER,
-        409: FailureKind.SERVER,
-        413: FailureKind.TOO_LARGE,
-        429: FailureKind.RATE_LIMIT,
-    }
+    """Returns the failure that a bare status stands for: what is left where the body tells nothing."""
+    signal = first_match(BY_STATUS, ErrorFacts(reply.status, (), (), ""), "")
+    scope = None if signal is None or kind not in (None, signal.meaning) else signal.scope
     if kind is None:
-        kind = by_status.get(reply.status)
-    if kind is None:
-        kind = FailureKind.BAD_REQUEST if 400 <= reply.status < 500 else FailureKind.SERVER
-    return Failure(kind, f"http_{reply.status}", message or f"HTTP {reply.status}", reply.status)
+        kind = FailureKind.SERVER if signal is None else signal.meaning
+    return Failure(kind, f"http_{reply.status}", message or f"HTTP {reply.status}", reply.status, scope=scope)

@@ -12,15 +12,17 @@ from urllib.parse import urlencode
 from models.config import ProviderConfig
 from models.errors import Untranslatable
 from models.request import CHAT, EMBEDDINGS, Failure, Request, Response
+from models.signals import Signal
 from worker.providers.answers import Answer, Stream
 from worker.providers.base import Call, Provider, Reply, Sender
 from worker.providers.bodies import own_body
 from worker.providers.embeddings import outline
 from worker.providers.events import Chunks, is_event_stream, read_events
-from worker.providers.failures import plain_failure, redirected, truncated, unreadable
+from worker.providers.failures import read_failure, redirected, truncated, unreadable
 from worker.providers.growing import joined
 from worker.providers.masks import secret_headers, without_secrets
 from worker.providers.replies import at, count, decode, encode
+from worker.providers.signals import ANY
 from worker.providers.translation import readable
 
 
@@ -28,12 +30,15 @@ class ChatProvider(Provider):
     """A provider whose chat is one POST of JSON, and so is whatever else it can be asked for (`operations`)."""
 
     operations: ClassVar[frozenset[str]] = frozenset({CHAT})
+    signals: ClassVar[tuple[Signal, ...]] = ANY
+    """What the errors of the dialect mean; the rows of the configuration are compared before these."""
 
     def __init__(self, config: ProviderConfig, sender: Sender) -> None:
         super().__init__(config, sender)
         self._headers = {name.lower(): value for name, value in config.headers.items()}
         self._secret_headers = secret_headers(self._headers)
         self._query = urlencode(config.query)
+        self._signals = (*(row.signal for row in config.signals), *self.signals)
 
     @abc.abstractmethod
     def auth(self, api_key: str) -> dict[str, str]:
@@ -55,9 +60,13 @@ class ChatProvider(Provider):
     def error_in(self, body: Any) -> Any:
         """The error that a body holds, whatever the status says; None if it holds none."""
 
-    @abc.abstractmethod
     def judge(self, request: Request, reply: Reply, body: dict[str, Any]) -> Failure:
-        """The failure that an error body stands for. The status may be 200: errors come inside streams too."""
+        """Returns the failure that an error body stands for. The status may be 200: errors come inside streams too."""
+        return self._failure(request, reply, body)
+
+    def _failure(self, request: Request, reply: Reply, body: Any) -> Failure:
+        secrets = self.secrets(request)
+        return read_failure(reply, body, model=request.model, secrets=secrets, signals=self._signals)
 
     @abc.abstractmethod
     def assemble(self, request: Request, chunks: Chunks) -> Stream:
@@ -115,7 +124,8 @@ class ChatProvider(Provider):
         if 300 <= reply.status < 400:
             failure = redirected(reply)
         elif error is not None:
-            failure = self.judge(request, reply, {"error": error})
+            own = isinstance(body, dict) and body.get("error") is error
+            failure = self.judge(request, reply, body if own else {"error": error})
         elif not good:
             failure = self._refusal(request, reply, body)
         elif not whole:
@@ -141,7 +151,7 @@ class ChatProvider(Provider):
     def _refusal(self, request: Request, reply: Reply, body: Any) -> Failure:
         if isinstance(body, dict) and body:
             return self.judge(request, reply, body)
-        return plain_failure(reply, self.secrets(request))
+        return self._failure(request, reply, body or None)
 
     def _nonsense(self, reply: Reply) -> str:
         form = "empty" if not reply.body else f"no {self.dialect or self.name} answer"

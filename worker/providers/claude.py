@@ -5,62 +5,28 @@ It does not send or retry; the choice of the API's version is the configuration'
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime
 from typing import Any, ClassVar
 from urllib.parse import quote
 
 from models.request import Failure, FailureKind, ModelInfo, Request, Usage
 from worker.limits.shapes import Charge
+from worker.providers import signals
 from worker.providers.answers import Answer, Stream
-from worker.providers.base import Call, Reply, http_failure
+from worker.providers.base import Call, Reply
 from worker.providers.chat import ChatProvider
 from worker.providers.events import Chunks
-from worker.providers.failures import (
-    clean,
-    code_name,
-    exhausted_reset,
-    forbidden_kind,
-    message_in,
-    missing_kind,
-    request_id,
-    retry_after,
-    until,
-    until_next_month,
-    until_timestamp,
-)
+from worker.providers.failures import clean, request_id
 from worker.providers.growing import grown, joined
 from worker.providers.replies import at, count, decode, name, objects, storable, table, told_count
 from worker.providers.translation import claude as translation
 from worker.providers.translation import read as read_body
-
-_SPEND_LIMITS = {"enforced_spend_limit_reached", "contract_spend_limit_reached"}
-_BY_TYPE = {
-    "authentication_error": FailureKind.AUTH,
-    "billing_error": FailureKind.QUOTA,
-    "permission_error": FailureKind.KEY_MODEL,
-    "not_found_error": FailureKind.MODEL,
-    "request_too_large": FailureKind.TOO_LARGE,
-    "rate_limit_error": FailureKind.RATE_LIMIT,
-    "invalid_request_error": FailureKind.BAD_REQUEST,
-}
-"""Error types that stand for the status where an error comes inside a 200."""
-_NO_MONEY = re.compile(r"usage limits|credit balance", re.IGNORECASE)
-_TOO_LONG = re.compile(
-    r"prompt is too long|exceeds? (?:the )?(?:model's )?context|context (?:window|limit)", re.IGNORECASE
-)
-_FILTERED = re.compile(r"blocked by content filtering", re.IGNORECASE)
-_REGAIN = re.compile(r"regain access on (\d{4})-(\d{2})-(\d{2})(?: at (\d{2}):(\d{2}))?", re.IGNORECASE | re.ASCII)
-_LIMITS = tuple(
-    (f"anthropic-ratelimit-{what}-remaining", f"anthropic-ratelimit-{what}-reset")
-    for what in ("requests", "tokens", "input-tokens", "output-tokens")
-)
 
 
 class Claude(ChatProvider):
     """messages with an x-api-key."""
 
     dialect: ClassVar[str] = "claude"
+    signals = signals.CLAUDE
 
     def auth(self, api_key: str) -> dict[str, str]:
         return {"x-api-key": api_key, "anthropic-version": self.config.anthropic_version}
@@ -91,42 +57,6 @@ class Claude(ChatProvider):
     def error_in(self, body: Any) -> Any:
         error = at(body, "error")
         return error if error and (at(body, "type") == "error" or not at(body, "content")) else None
-
-    def judge(self, request: Request, reply: Reply, body: dict[str, Any]) -> Failure:
-        error = body.get("error")
-        message = clean(message_in(body), self.secrets(request))
-        detail = at(error, "details", "error_code")
-        kind = self._kind(request, reply, error, message)
-        code = code_name(detail, at(error, "type")) or f"http_{reply.status}"
-        wait = retry_after(reply)
-        if wait is None and kind is FailureKind.RATE_LIMIT:
-            wait = exhausted_reset(reply.headers, lambda text: until_timestamp(reply, text), _LIMITS)
-        resets = None
-        if kind is FailureKind.QUOTA:
-            resets = _regained(reply, message)
-            if resets is None and detail in _SPEND_LIMITS:
-                resets = until_next_month(reply)
-        return Failure(kind, code, message or f"HTTP {reply.status}", reply.status, retry_after=wait, resets_in=resets)
-
-    def _kind(self, request: Request, reply: Reply, error: Any, message: str) -> FailureKind:
-        kind, detail = at(error, "type"), at(error, "details", "error_code")
-        status = reply.status
-        if isinstance(detail, str) and detail in _SPEND_LIMITS:
-            return FailureKind.QUOTA
-        if status == 400 or (status < 300 and kind == "invalid_request_error"):
-            if _NO_MONEY.search(message):
-                return FailureKind.QUOTA
-            if _TOO_LONG.search(message):
-                return FailureKind.CONTEXT_LENGTH
-            return FailureKind.CONTENT_FILTER if _FILTERED.search(message) else FailureKind.BAD_REQUEST
-        if status == 403:
-            on_hold = isinstance(detail, str) and detail.startswith("organization")
-            return FailureKind.AUTH if on_hold else forbidden_kind(message, request.model)
-        if status == 404:
-            return missing_kind(message, request.model)
-        if status < 300:
-            return _BY_TYPE.get(kind, FailureKind.SERVER) if isinstance(kind, str) else FailureKind.SERVER
-        return http_failure(reply).kind
 
     def answer(self, request: Request, body: dict[str, Any], reply: Reply) -> Answer | None:
         content = body.get("content")
@@ -216,18 +146,6 @@ def _tier(usage: dict[str, Any]) -> str:
         return "fast"
     tier = usage.get("service_tier")
     return tier if tier in ("priority", "batch") else ""
-
-
-def _regained(reply: Reply, message: str) -> float | None:
-    """Seconds until the day that a spend limit's message names, if it names one."""
-    match = _REGAIN.search(message)
-    if not match:
-        return None
-    year, month, day, hour, minute = (int(part or 0) for part in match.groups())
-    try:
-        return until(reply, datetime(year, month, day, hour, minute, tzinfo=UTC))
-    except ValueError:
-        return None
 
 
 _GROWING = {"text_delta": "text", "thinking_delta": "thinking", "signature_delta": "signature"}

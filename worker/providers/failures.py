@@ -1,21 +1,18 @@
-"""What all dialects share in reading a failure: cleaned messages and codes, how long to wait, the failures that any server can cause.
-
-It does not know any provider's error codes; each dialect's own file maps them.
-"""
+"""Reads a failure from a reply: cleaned words and codes, what they mean by the dialect's table of signals, and the stated wait."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from collections.abc import Iterable, Sequence
 from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from models.request import Failure, FailureKind
-from worker.providers.base import Reply, http_failure
+from models.signals import ErrorFacts, Signal, first_match
+from worker.providers.base import Reply
+from worker.providers.error_bodies import codes_in, is_page, message_in, page_text, status_of
 from worker.providers.masks import MASK, masked
-from worker.providers.replies import at, http_date, name, reply_time, seconds, storable
+from worker.providers.replies import encode, name, reply_time, storable
+from worker.providers.waits import bounded, date_in_words, stated_wait
 
 MESSAGE_LIMIT = 1000
 _LONGEST_KEY = 1000
@@ -30,7 +27,6 @@ _KEY_LIKE = re.compile(
     """,
     re.VERBOSE,
 )
-_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
 
 
 def clean(text: Any, secrets: Iterable[str] = ()) -> str:
@@ -70,116 +66,66 @@ def redirected(reply: Reply) -> Failure:
     return Failure(FailureKind.BAD_REQUEST, f"http_{reply.status}", message, reply.status)
 
 
-def plain_failure(reply: Reply, secrets: Sequence[str]) -> Failure:
-    """A failure from a status and a body that isn't the dialect's error form, such as a proxy's page."""
-    begin = masked(reply.body[: 4000 + _LONGEST_KEY].decode("utf-8", "replace"), secrets)[:4000]
-    text = clean(re.sub(r"<[^>]{0,500}>", " ", begin), secrets)[:300]
-    kind = FailureKind.BAD_REQUEST if reply.status == 404 else None
-    failure = http_failure(reply, kind, f"HTTP {reply.status}: {text}" if text else None)
-    return replace(failure, retry_after=retry_after(reply))
+def read_failure(
+    reply: Reply, body: Any, *, model: str, secrets: Sequence[str], signals: tuple[Signal, ...]
+) -> Failure:
+    """Returns the failure that a reply stands for, by the first of the `signals` that matches.
 
-
-def message_in(body: Any) -> str | None:
-    """The human reason in an error body of any of the forms that servers use; None if there is none."""
-    for path in (("error", "message"), ("error",), ("message",), ("detail",), ("detail", 0, "msg"), ("title",)):
-        found = at(body, *path)
-        if isinstance(found, str) and found.strip():
-            return found
-    return None
-
-
-def names_model(text: str, model: str) -> bool:
-    """Whether an error text is about this model."""
-    bare = model.removeprefix("models/")
-    return bool(bare) and bare.lower() in text.lower()
-
-
-_ACCOUNT = re.compile(
-    r"\b(api[ _-]?keys?|accounts?|organi[sz]ations?|workspaces?|projects?|billing|country|region|location|credentials?|"
-    r"oauth|suspended|disabled|leaked|consumer|service)\b",
-    re.IGNORECASE,
-)
-
-
-def forbidden_kind(text: str, model: str) -> FailureKind:
-    """What a 403 is about: the key or its account if the text says so and doesn't name the model, else this key with this model."""
-    about_model = names_model(text, model) or re.search(r"\bmodels?\b", text, re.IGNORECASE)
-    return FailureKind.AUTH if not about_model and _ACCOUNT.search(text) else FailureKind.KEY_MODEL
-
-
-def missing_kind(text: str, model: str) -> FailureKind:
-    """What a 404 is about: the model only if the text names it; else a file, a path, something of this one request."""
-    return FailureKind.MODEL if names_model(text, model) else FailureKind.BAD_REQUEST
-
-
-def duration(text: Any) -> float | None:
-    """Seconds of a duration as Go writes it (`6m0s`, `17ms`, `45.5s`) or of a bare number; None for anything else."""
-    if isinstance(text, str) and text and (match := _DURATION.fullmatch(text.strip())) and any(match.groups()):
-        days, hours, minutes, secs, millis = (float(part or 0) for part in match.groups())
-        return days * 86400 + hours * 3600 + minutes * 60 + secs + millis / 1000
-    return seconds(text)
-
-
-def retry_after(reply: Reply) -> float | None:
-    """Seconds to wait as the headers tell: `retry-after-ms`, else `retry-after` in seconds or as a date."""
-    millis = seconds(reply.headers.get("retry-after-ms"))
-    if millis is not None:
-        return millis / 1000
-    told = reply.headers.get("retry-after")
-    wait = seconds(told)
-    if wait is None and (date := http_date(told)) is not None:
-        wait = max(0.0, date - reply_time(reply))
-    return wait
-
-
-def until(reply: Reply, moment: datetime) -> float:
-    """Seconds from the reply to a moment, 0 if it has passed."""
-    return max(0.0, moment.timestamp() - reply_time(reply))
-
-
-def until_timestamp(reply: Reply, text: str | None) -> float | None:
-    """Seconds from the reply to an RFC 3339 time; None if it is none."""
-    if not text:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return until(reply, moment if moment.tzinfo else moment.replace(tzinfo=UTC))
-
-
-def until_pacific_midnight(reply: Reply) -> float:
-    """Seconds to the next midnight in California, where Gemini's day begins."""
-    zone = _pacific()
-    today = datetime.fromtimestamp(reply_time(reply), zone).date()
-    return until(reply, datetime.combine(today + timedelta(days=1), datetime.min.time(), zone))
-
-
-def _pacific() -> tzinfo:
-    try:
-        return ZoneInfo("America/Los_Angeles")
-    except ZoneInfoNotFoundError:  # a machine without a time zone database: in summer an hour late
-        return timezone(timedelta(hours=-8))
-
-
-def until_next_month(reply: Reply) -> float:
-    """Seconds to the first of the next month, UTC, when monthly spend limits begin anew."""
-    now = datetime.fromtimestamp(reply_time(reply), UTC)
-    year, month = (now.year + 1, 1) if now.month == 12 else (now.year, now.month + 1)
-    return until(reply, datetime(year, month, 1, tzinfo=UTC))
-
-
-def exhausted_reset(headers: Mapping[str, str], read_reset: Any, names: Iterable[tuple[str, str]]) -> float | None:
-    """The longest reset among the limits of which nothing remains; None if the headers show none.
-
-    `names` are pairs of header names, (remaining, reset); `read_reset` turns a reset's text into seconds.
+    `body` is the decoded error body, or None where it isn't JSON; the status may be 200, since errors come inside streams too.
     """
-    waits = [
-        wait
-        for remaining, reset in names
-        if seconds(headers.get(remaining)) == 0 and (wait := read_reset(headers.get(reset))) is not None
-    ]
-    return max(waits, default=None)
+    codes, types = codes_in(body)
+    if body is None and is_page(reply):
+        types = (*types, "html_page")
+    message = clean(message_in(body), secrets) or _beginning(reply, body, secrets)
+    error = ErrorFacts(status_of(reply, body, codes), codes, types, message)
+    signal = first_match(signals, error, model)
+    kind = FailureKind.SERVER if signal is None else signal.meaning
+    wait = resets = None
+    if kind in _WAITING:
+        wait = _wait(signal, reply, body, message, kind)
+    if kind is FailureKind.QUOTA:
+        wait, resets = None, wait
+    return Failure(
+        kind=kind,
+        code=_failure_code(codes, error.status if str(error.status) in codes else reply.status, kind),
+        message=message,
+        http_status=reply.status,
+        retry_after=wait,
+        resets_in=resets,
+        scope=None if signal is None else signal.scope,
+    )
+
+
+_WAITING = frozenset({FailureKind.RATE_LIMIT, FailureKind.SERVER, FailureKind.QUOTA})
+
+
+def _wait(signal: Signal | None, reply: Reply, body: Any, message: str, kind: FailureKind) -> float | None:
+    """The wait in seconds: the signal's own, else the one that the reply states. A quota may name a day weeks ahead."""
+    now = reply_time(reply)
+    if signal is not None and signal.wait is not None:
+        wait = signal.wait.from_time(now)
+        return wait if kind is FailureKind.QUOTA else bounded(wait)
+    if kind is FailureKind.QUOTA:
+        east = 0.0 if signal is None else signal.hours_east
+        if (wait_to_date := date_in_words(message, now, east)) is not None:
+            return wait_to_date
+    return stated_wait(reply, body, message, exhausted=kind is FailureKind.RATE_LIMIT)
+
+
+def _failure_code(codes: Iterable[str], status: int, kind: FailureKind) -> str:
+    own = [code for code in codes if not code.startswith("quota") and not re.fullmatch(r"\d{3}|[Ee]rror", code)]
+    if code := code_name(*own):
+        return code
+    return kind.value if kind is FailureKind.CONTENT_FILTER else f"http_{status}"
+
+
+def _beginning(reply: Reply, body: Any, secrets: Sequence[str]) -> str:
+    """The status and the beginning of a body in which no message was found: a page's title and text, or what else it holds."""
+    raw = encode(body) if isinstance(body, dict | list) else reply.body
+    text = masked(raw[: 16000 + _LONGEST_KEY].decode("utf-8", "replace"), secrets)[:16000]
+    shown = clean(page_text(text) if is_page(reply) or "<" in text[:64] else text, secrets)[:300]
+    empty = not shown or shown in ("{}", "[]", "null")
+    return f"HTTP {reply.status}" if empty else f"HTTP {reply.status}: {shown}"
 
 
 def request_id(reply: Reply, *own: Any) -> str | None:

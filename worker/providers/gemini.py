@@ -13,52 +13,20 @@ from urllib.parse import quote
 from models.guesses import asked_tier
 from models.request import CHAT, EMBEDDINGS, Failure, FailureKind, ModelInfo, Request, Usage
 from worker.limits.shapes import Charge
-from worker.providers import gemini_embeddings
+from worker.providers import gemini_embeddings, signals
 from worker.providers.answers import Answer, Stream
-from worker.providers.base import Call, Reply, http_failure
+from worker.providers.base import Call, Reply
 from worker.providers.bodies import own_body
 from worker.providers.chat import ChatProvider
 from worker.providers.events import Chunks
-from worker.providers.failures import (
-    clean,
-    code_name,
-    duration,
-    message_in,
-    missing_kind,
-    names_model,
-    request_id,
-    retry_after,
-    unreadable,
-    until_pacific_midnight,
-)
+from worker.providers.failures import clean, code_name, request_id, unreadable
 from worker.providers.growing import grown, is_text
 from worker.providers.replies import at, count, decode, encode, name, objects, storable, table, told_count
 from worker.providers.translation import gemini as translation
 from worker.providers.translation import read as read_body
 
 _PREFIXES = ("models/", "tunedModels/")
-_BAD_KEY = re.compile(r"api[ _]?key (?:not valid|not found|expired|is invalid)|valid api key", re.IGNORECASE)
-_BAD_KEY_REASONS = {"API_KEY_INVALID", "API_KEY_EXPIRED", "API_KEY_NOT_FOUND"}
-_ACCOUNT = re.compile(
-    r"api[ _]?key|account|project|billing|consumer|credential|leaked|suspended|location", re.IGNORECASE
-)
-_FILE = re.compile(r"\bfiles?\b|fileuri|cached ?content", re.IGNORECASE)
-_MONEY = re.compile(r"billing|credits?|prepay", re.IGNORECASE)
-_NO_CREDIT = re.compile(r"credits? (?:are|is|have been) depleted|prepayment|out of credits?", re.IGNORECASE)
-_TOO_LONG = re.compile(r"token count.{0,40}exceeds|exceeds the maximum number of tokens", re.IGNORECASE)
-_TOO_LARGE = re.compile(r"payload size exceeds|request too large", re.IGNORECASE)
-_LIMIT_ZERO = re.compile(r"\blimit: 0(?!\.?\d)")
-_RETRY_IN = re.compile(r"retry in ([0-9hms.]+s)\b")
 _BILLED_BY_ANSWER = re.compile(r"gemini-[12](\.\d)?-")
-_BY_STATUS = {
-    "INVALID_ARGUMENT": 400,
-    "FAILED_PRECONDITION": 400,
-    "UNAUTHENTICATED": 401,
-    "PERMISSION_DENIED": 403,
-    "NOT_FOUND": 404,
-    "RESOURCE_EXHAUSTED": 429,
-}
-"""What an error's status stands for where it comes inside a 200; the others are the server's own."""
 _FILTERS = {
     "SAFETY",
     "RECITATION",
@@ -79,6 +47,7 @@ class Gemini(ChatProvider):
 
     dialect: ClassVar[str] = "gemini"
     operations: ClassVar[frozenset[str]] = frozenset({CHAT, EMBEDDINGS})
+    signals = signals.GEMINI
 
     def auth(self, api_key: str) -> dict[str, str]:
         return {"x-goog-api-key": api_key}
@@ -117,55 +86,6 @@ class Gemini(ChatProvider):
 
     def error_in(self, body: Any) -> Any:
         return at(body, "error") or None
-
-    def judge(self, request: Request, reply: Reply, body: dict[str, Any]) -> Failure:
-        error = body.get("error")
-        message = clean(message_in(body), self.secrets(request))
-        details = list(objects(at(error, "details")))
-        quotas = [quota for detail in details for quota in objects(detail.get("violations"))]
-        kind = self._kind(request, reply, error, message)
-        code = code_name(*(detail.get("reason") for detail in details), at(error, "status"), at(error, "code"))
-        wait = retry_after(reply)
-        if wait is None:
-            delays = [duration(detail.get("retryDelay")) for detail in details if "retryDelay" in detail]
-            in_text = _RETRY_IN.search(message)
-            wait = next((delay for delay in delays if delay is not None), None)
-            wait = duration(in_text[1]) if wait is None and in_text else wait
-        resets = until_pacific_midnight(reply) if kind is FailureKind.QUOTA and _per_day(quotas) else None
-        return Failure(
-            kind,
-            code or f"http_{reply.status}",
-            message or f"HTTP {reply.status}",
-            reply.status,
-            retry_after=wait,
-            resets_in=resets,
-        )
-
-    def _kind(self, request: Request, reply: Reply, error: Any, message: str) -> FailureKind:
-        status, grpc = reply.status, at(error, "status")
-        details = list(objects(at(error, "details")))
-        reasons = {reason for detail in details if isinstance(reason := detail.get("reason"), str)}
-        if status < 300:
-            told = at(error, "code")
-            status = _BY_STATUS.get(grpc, 500) if isinstance(grpc, str) else told if isinstance(told, int) else 500
-        if status in (400, 401, 403) and (reasons & _BAD_KEY_REASONS or _BAD_KEY.search(message)):
-            return FailureKind.AUTH
-        if status == 400:
-            if grpc == "FAILED_PRECONDITION":
-                return FailureKind.QUOTA if _MONEY.search(message) else FailureKind.AUTH
-            if _TOO_LONG.search(message):
-                return FailureKind.CONTEXT_LENGTH
-            return FailureKind.TOO_LARGE if _TOO_LARGE.search(message) else FailureKind.BAD_REQUEST
-        if status == 403:
-            return _forbidden(message, reasons, request.model)
-        if status == 404:
-            return missing_kind(message, request.model)
-        if status == 429:
-            quotas = [quota for detail in details for quota in objects(detail.get("violations"))]
-            return _exhausted(message, quotas)
-        if status == 499:
-            return FailureKind.SERVER
-        return http_failure(Reply(status, {}, b"")).kind
 
     def answer(self, request: Request, body: dict[str, Any], reply: Reply) -> Answer | None:
         if request.operation == EMBEDDINGS:
@@ -294,25 +214,6 @@ def _modalities(usage: dict[str, Any]) -> tuple[tuple[str, int], ...]:
     found["output_audio"] = told("candidatesTokensDetails", "AUDIO")
     found["output_image"] = told("candidatesTokensDetails", "IMAGE")
     return tuple((kind, tokens) for kind, tokens in sorted(found.items()) if tokens > 0)
-
-
-def _forbidden(message: str, reasons: set[str], model: str) -> FailureKind:
-    if names_model(message, model) or re.search("tuned ?model", message, re.IGNORECASE):
-        return FailureKind.KEY_MODEL
-    if _FILE.search(message) and not reasons:
-        return FailureKind.BAD_REQUEST  # somebody else's file: this request's own fault
-    return FailureKind.AUTH if reasons or _ACCOUNT.search(message) else FailureKind.KEY_MODEL
-
-
-def _exhausted(message: str, quotas: list[dict[str, Any]]) -> FailureKind:
-    """A 429: a plan without this model, an empty purse, a day's quota, else a minute's."""
-    if _LIMIT_ZERO.search(message) or any(quota.get("quotaValue") in ("0", 0) for quota in quotas):
-        return FailureKind.KEY_MODEL
-    return FailureKind.QUOTA if _per_day(quotas) or _NO_CREDIT.search(message) else FailureKind.RATE_LIMIT
-
-
-def _per_day(quotas: list[dict[str, Any]]) -> bool:
-    return any("PerDay" in quota_id for quota in quotas if isinstance(quota_id := quota.get("quotaId"), str))
 
 
 def _empty(finish: str, candidate: dict[str, Any], reply: Reply) -> Failure:

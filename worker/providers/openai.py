@@ -13,27 +13,24 @@ from urllib.parse import quote
 from models.config import KeyConfig, ProviderConfig
 from models.errors import Untranslatable
 from models.guesses import TIERS
-from models.request import CHAT, EMBEDDINGS, SIMPLE, Failure, FailureKind, ModelInfo, Request, Usage
+from models.request import CHAT, EMBEDDINGS, SIMPLE, ModelInfo, Request, Usage
 from worker.limits.shapes import Charge
 from worker.providers import openai_chat as chat
 from worker.providers import openai_completions as completions
 from worker.providers import openai_responses as responses
+from worker.providers import signals
 from worker.providers.answers import Answer, Stream
 from worker.providers.base import Call, Reply, Sender
 from worker.providers.bodies import own_body
 from worker.providers.chat import ChatProvider
 from worker.providers.embeddings import embeddings_answer, token_numbers, vectors_wanted
 from worker.providers.events import Chunks
-from worker.providers.failures import clean, code_name, duration, exhausted_reset, message_in, request_id, retry_after
-from worker.providers.openai_errors import kind_of, status_of
+from worker.providers.failures import request_id
 from worker.providers.replies import at, count, decode, name, objects, table, told_count
 from worker.providers.translation import openai as translation
 from worker.providers.translation import read as read_body
 
 _REASONING_MODEL = re.compile(r"(ft:)?(o\d|gpt-[5-9])")
-_LIMITS = tuple(
-    (f"x-ratelimit-remaining-{what}", f"x-ratelimit-reset-{what}") for what in ("requests", "tokens", "project-tokens")
-)
 _PATHS = {
     CHAT: "/chat/completions",
     "responses": "/responses",
@@ -47,6 +44,7 @@ class OpenAI(ChatProvider):
 
     dialect: ClassVar[str] = "openai"
     operations: ClassVar[frozenset[str]] = frozenset(_PATHS)
+    signals = signals.OPENAI
 
     def __init__(self, config: ProviderConfig, sender: Sender) -> None:
         super().__init__(config, sender)
@@ -127,16 +125,6 @@ class OpenAI(ChatProvider):
     def error_in(self, body: Any) -> Any:
         error = at(body, "error")
         return error if error and not at(body, "choices") else None
-
-    def judge(self, request: Request, reply: Reply, body: dict[str, Any]) -> Failure:
-        error = body.get("error")
-        message = clean(message_in(body), self.secrets(request))
-        kind = kind_of(request.model, reply, error, message)
-        code = code_name(at(error, "code"), at(error, "type")) or f"http_{status_of(reply, error)}"
-        wait = retry_after(reply)
-        if wait is None and kind is FailureKind.RATE_LIMIT:
-            wait = exhausted_reset(reply.headers, duration, _LIMITS)
-        return Failure(kind, code, message or f"HTTP {reply.status}", reply.status, retry_after=wait)
 
     def answer(self, request: Request, body: dict[str, Any], reply: Reply) -> Answer | None:
         answer = self._answer(request, body, reply)

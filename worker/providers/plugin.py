@@ -6,33 +6,22 @@ It knows no vendor. A vendor that isn't one call of HTTP needs a `Provider` of i
 from __future__ import annotations
 
 import abc
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from models.request import CHAT, Failure, FailureKind, ModelInfo, Request, Usage
+from models.request import CHAT, ModelInfo, Request, Usage
 from worker.providers.answers import Answer, Stream
-from worker.providers.base import Call, Reply, http_failure
+from worker.providers.base import Call, Reply
 from worker.providers.chat import ChatProvider
 from worker.providers.events import Chunks
-from worker.providers.failures import (
-    clean,
-    code_name,
-    forbidden_kind,
-    message_in,
-    missing_kind,
-    request_id,
-    retry_after,
-    unreadable,
-)
+from worker.providers.failures import clean, request_id, unreadable
 from worker.providers.neutral import Ask, Choice, Form, Text, Tool, Turn, given, refusal
 from worker.providers.replies import at, decode, name, storable, told_count
 from worker.providers.translation import read as read_body
 
 _MISREAD = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 """What reading a reply raises that isn't as it was expected."""
-_TOO_LONG = re.compile(r"context[ _-](length|window)", re.IGNORECASE)
 
 
 class Wanted:
@@ -102,7 +91,7 @@ class JsonProvider(ChatProvider):
     """A vendor that takes a JSON body by POST and answers with JSON: a subclass brings `path`, `write_body` and `read_answer`.
 
     The key goes out as `Authorization: Bearer`, unless `key_header` or `keyless` of the configuration, or `auth`, say otherwise.
-    Lines in every form arrive as one `Wanted`. Errors are told apart by their HTTP status, and a reply that `read_answer` can't
+    Lines in every form arrive as one `Wanted`. Errors are told apart by the table of signals that holds for any vendor, and a reply that `read_answer` can't
     make sense of is an unreadable one, so neither needs any care in the plugin. `models_path` is where the list of models is.
     """
 
@@ -142,22 +131,6 @@ class JsonProvider(ChatProvider):
 
     def error_in(self, body: Any) -> Any:
         return at(body, "error")
-
-    def judge(self, request: Request, reply: Reply, body: dict[str, Any]) -> Failure:
-        message = clean(message_in(body), self.secrets(request))
-        error = body.get("error")
-        failure = http_failure(reply)
-        kind = failure.kind
-        if reply.status < 300:
-            kind = FailureKind.SERVER
-        elif reply.status == 403:
-            kind = forbidden_kind(message, request.model)
-        elif reply.status == 404:
-            kind = missing_kind(message, request.model)
-        elif reply.status in (400, 422) and _TOO_LONG.search(message):
-            kind = FailureKind.CONTEXT_LENGTH
-        code = code_name(at(error, "code"), at(error, "type")) or failure.code
-        return Failure(kind, code, message or failure.message, reply.status, retry_after=retry_after(reply))
 
     def call_id(self, body: Any, reply: Reply) -> str | None:
         return request_id(reply, at(body, "id"))

@@ -66,7 +66,7 @@ def _violation(quota: str, metric: str, model: str, limit: int) -> dict[str, Any
     violation = {
         "quotaMetric": _METRIC + metric,
         "quotaId": quota,
-        "quotaDimensions": {"location": "global", "model": model},
+        "quotaDimensions": {"location": "global", **({"model": model} if "PerModel" in quota else {})},
         "quotaValue": str(limit),
     }
     return {"@type": f"{RPC}QuotaFailure", "violations": [violation]}
@@ -149,7 +149,7 @@ class Gemini:
         if fault.kind == "quota" or (fault.kind == "usage_limit"):
             status, name = 429, "RESOURCE_EXHAUSTED"
             message = "You exceeded your current quota, please check your plan and billing details."
-            quota = fault.code or "GenerateRequestsPerDayPerProjectPerModel-FreeTier"
+            quota = fault.code or "GenerateRequestsPerDayPerProject-FreeTier"
             details = [_violation(quota, "generate_content_free_tier_requests", model, 20)]
         elif fault.kind == "key_invalid":
             answer = _key_invalid(fault.message or "API key not valid. Please pass a valid API key.")

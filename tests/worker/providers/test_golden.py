@@ -76,6 +76,7 @@ def test_an_error_is_what_its_row_says(dialect: str, operation: str, row: dict[s
     assert failure is not None
     assert {field: getattr(failure, field) for field in FIELDS} == {field: row.get(field) for field in FIELDS}
     assert row.get("message", "") in failure.message
+    assert "scope" not in row or failure.scope == row["scope"]
     assert failure.http_status == response.http_code == row["status"]
     assert response.text is None
 
