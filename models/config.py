@@ -62,6 +62,7 @@ __all__ = [
     "ProviderConfig",
     "RouteConfig",
     "Secret",
+    "SignalConfig",
     "Strategy",
     "WorkerConfig",
 ]

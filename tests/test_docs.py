@@ -39,6 +39,7 @@ COMMANDS = {name: Entry(*entry) for name, entry in truckllm._COMMANDS.items()}
 SECTIONS: dict[str, type[BaseModel]] = {
     "Top level": config.Config,
     "Provider": config.ProviderConfig,
+    "Signal": config.SignalConfig,
     "Key": config.KeyConfig,
     "Model": config.ModelConfig,
     "Pricing": config.Pricing,
@@ -68,7 +69,7 @@ def default_of(model: type[BaseModel], name: str) -> set[str]:
         return {"required"}
     if name == "pricing":
         return {"the key's" if model is config.ModelConfig else "unpriced"}
-    if name in WORDS:
+    if name in WORDS and model is not config.SignalConfig:
         return {WORDS[name]}
     value = field.get_default(call_default_factory=True)
     if value in (None, "", {}, (), []):
@@ -97,7 +98,7 @@ def test_every_node_of_the_configuration_has_a_section() -> None:
         for value in vars(config).values()
         if isinstance(value, type)
         and issubclass(value, BaseModel)
-        and value.__module__ in ("models.config", "models.pricing")
+        and value.__module__ in ("models.config", "models.config_signals", "models.pricing")
     }
     abstract = {node for node in nodes if any(other is not node and issubclass(other, node) for other in nodes)}
     assert nodes - abstract - {BaseModel} == set(SECTIONS.values())

@@ -8,14 +8,14 @@ from __future__ import annotations
 from models.signals import Signal
 from worker.providers.signals.by_status import BY_STATUS
 from worker.providers.signals.claude import CLAUDE as _CLAUDE
-from worker.providers.signals.common import COMMON
 from worker.providers.signals.google import GOOGLE
 from worker.providers.signals.openai import OPENAI as _OPENAI
+from worker.providers.signals.phrases import PHRASES
 from worker.providers.signals.vendors import VENDORS
 
-OPENAI: tuple[Signal, ...] = (*_OPENAI, *GOOGLE, *VENDORS, *COMMON, *BY_STATUS)
+OPENAI: tuple[Signal, ...] = (*_OPENAI, *GOOGLE, *VENDORS, *PHRASES, *BY_STATUS)
 """Google's rows too: its OpenAI endpoint answers with its own errors."""
-CLAUDE: tuple[Signal, ...] = (*_CLAUDE, *VENDORS, *COMMON, *BY_STATUS)
-GEMINI: tuple[Signal, ...] = (*GOOGLE, *VENDORS, *COMMON, *BY_STATUS)
-ANY: tuple[Signal, ...] = (*VENDORS, *COMMON, *BY_STATUS)
+CLAUDE: tuple[Signal, ...] = (*_CLAUDE, *VENDORS, *PHRASES, *BY_STATUS)
+GEMINI: tuple[Signal, ...] = (*GOOGLE, *VENDORS, *PHRASES, *BY_STATUS)
+ANY: tuple[Signal, ...] = (*VENDORS, *PHRASES, *BY_STATUS)
 """The table of plugins: no dialect's own rows."""

@@ -11,7 +11,7 @@ _REQUEST = (400, 403, 404, 406, 412, 413, 416, 422, 500, 503)
 _MONEY = (400, 401, 402, 403, 412, 429)
 _REFUSED = (400, 403, 406, 422, 451)
 
-COMMON: tuple[Signal, ...] = (
+PHRASES: tuple[Signal, ...] = (
     Signal(
         "too-long",
         Kind.CONTEXT_LENGTH,
