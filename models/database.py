@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection, Engine, make_url
 from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
 
 from models import permissions, processes
-from models.errors import SchemaError, StorageError, UsageError
+from models.errors import DatabaseFileLost, SchemaError, StorageError, UsageError
 
 SCHEMA = "0005"
 """The migration that this code needs; a test holds it equal to the newest file in models/migrations/versions."""
@@ -64,37 +64,66 @@ T = TypeVar("T")
 class Database:
     """One database. `read()` and `write()` give a connection in a transaction; the block's end commits, an error rolls back."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str | sa.URL) -> None:
         self.url = make_url(url)
         self.sqlite = self.url.get_backend_name() == "sqlite"
         self.engine = _engine(self.url, self.sqlite)
         self._writer = self.engine.execution_options(truckllm_write=True)
+        self._file = Path(self.url.database or "") if self.sqlite and _names_file(self.url) else None
+        self._opened: tuple[int, int] | None = None
 
     @property
     def shown(self) -> str:
         """The URL without its password."""
         return self.url.difference_update_query(("password", "sslpassword")).render_as_string(hide_password=True)
 
+    def check_file(self) -> None:
+        """Raises DatabaseFileLost where SQLite's file was deleted or replaced since this process opened it: SQLite itself would go on
+        with the old one, and all that it stores there would be lost."""
+        if self._file is None:
+            return
+        try:
+            about = self._file.stat()
+            found = (about.st_dev, about.st_ino)
+        except FileNotFoundError:
+            found = None
+        except OSError:  # no word on what is there
+            return
+        if self._opened is None:
+            self._opened = found
+        elif found != self._opened:
+            change = "deleted" if found is None else "replaced"
+            raise DatabaseFileLost(
+                f"the database {self._file} was {change} while in use, so no new call starts. Put the state folder back; "
+                "or end this process and start again with what is there now"
+            )
+
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        with self.engine.connect() as connection, connection.begin():
-            yield connection
+        with self.engine.connect() as connection:
+            self.check_file()
+            with connection.begin():
+                yield connection
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
         """Like `read`, and all its statements see the same moment."""
         level = {} if self.sqlite else {"isolation_level": "REPEATABLE READ"}
-        with self.engine.connect().execution_options(**level) as connection, connection.begin():
-            yield connection
+        with self.engine.connect().execution_options(**level) as connection:
+            self.check_file()
+            with connection.begin():
+                yield connection
 
     @contextmanager
     def write(self, *, hurried: bool = False) -> Iterator[Connection]:
         """`hurried`: on PostgreSQL neither waits for others' locks for long, nor keeps others waiting when this very process is
         stopped half way: the server ends the transaction. On SQLite the one lock there is is waited for as ever."""
-        with self._writer.connect() as connection, connection.begin():
-            if hurried and not self.sqlite:
-                connection.execute(_HURRY)
-            yield connection
+        with self._writer.connect() as connection:
+            self.check_file()
+            with connection.begin():
+                if hurried and not self.sqlite:
+                    connection.execute(_HURRY)
+                yield connection
 
     def now(self, connection: Connection) -> float:
         """Unix seconds by the database's clock (SQLite runs on this machine's)."""
@@ -113,6 +142,11 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def _names_file(url: sa.URL) -> bool:
+    """Returns False for SQLite in memory and for SQLite's own URIs."""
+    return bool(url.database) and url.database != ":memory:" and not str(url.database).startswith("file:")
 
 
 def _engine(url: sa.URL, sqlite: bool) -> Engine:
@@ -187,6 +221,7 @@ def open_database(url: str | None = None, *, check: bool = True) -> Database:
 
     Raises SchemaError when its schema isn't this code's, StorageError when it can't be reached.
     """
+    file = None
     if url is None:
         home()
         file = stored_file()
@@ -195,9 +230,9 @@ def open_database(url: str | None = None, *, check: bool = True) -> Database:
                 os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
         except OSError as error:
             raise StorageError(f"{file}: {error.strerror or error}; {_WAY_OUT}") from None
-        url = f"sqlite:///{file}"
     try:
-        database = Database(url)
+        # built, not formatted: a path may hold ? and %, which mean something in a URL
+        database = Database(sa.URL.create("sqlite", database=str(file)) if file else url or "")
     except ValueError:  # what isn't a number may be a part of a password
         raise UsageError("database_url: its port is no number; write it like postgresql://host:5432/name") from None
     except sa.exc.ArgumentError as error:
@@ -208,8 +243,8 @@ def open_database(url: str | None = None, *, check: bool = True) -> Database:
         raise UsageError(
             "database_url: holds an @ that ends no user or password; write that of a password as %40, and / as %2F"
         )
-    named = database.url.database if database.sqlite else None
-    if named and named != ":memory:" and not named.startswith("file:"):
+    named = database.url.database if database.sqlite and _names_file(database.url) else None
+    if named:
         with contextlib.suppress(OSError):  # whatever the umask; if it can't be made, SQLite says why
             os.close(os.open(named, os.O_CREAT | os.O_RDWR, 0o600))
     if check:

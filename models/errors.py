@@ -10,7 +10,8 @@ It does not hold failures of single calls: those are values (`models.request.Fai
     │   └── NotFoundError         no such batch, provider, key, route
     ├── BlockedError       (3)    work is left and no key can do it
     ├── StorageError       (4)    disk or database
-    │   └── SchemaError           the database is older or newer than this code
+    │   ├── SchemaError           the database is older or newer than this code
+    │   └── DatabaseFileLost      the SQLite file was deleted or replaced while in use
     └── Untranslatable     (2)    a request that a provider's dialect can't express; names the field
 """
 
@@ -75,6 +76,10 @@ class StorageError(TruckError):
 
 class SchemaError(StorageError):
     """The database's schema doesn't fit this code."""
+
+
+class DatabaseFileLost(StorageError):
+    """The SQLite file was deleted or replaced while this process used it."""
 
 
 class Untranslatable(UsageError):

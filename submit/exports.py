@@ -6,13 +6,16 @@ It does not shape the lines; `models.formats.results` does. `submit.result_files
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import itertools
 import os
+import re
 import secrets
 import shlex
 import stat
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -32,6 +35,8 @@ from submit.result_files import default_paths, holds_all
 STDOUT = "-"
 _BUFFER = 1024 * 1024
 _SENT = 256 * 1024
+ABANDONED_SECONDS = 60.0
+"""An unfinished file that was not written to for so long, and is not locked, belongs to an export that was killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,12 +254,15 @@ def _replacing(target: Path, batch_id: int, others: Iterable[Path] | None) -> It
     if stat.S_ISDIR(kind):
         raise UsageError(f"{target} is a folder: name a file in it with -o")
     beside = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
+    _remove_abandoned(target)
     try:
         if not stat.S_ISREG(kind) or str(target).startswith("/dev/"):  # a pipe or a device has no beside
             with open(target, "wb", buffering=_BUFFER) as stream:
                 yield _New(stream, target)
             return
         with open(beside, "xb", buffering=_BUFFER) as stream:
+            with contextlib.suppress(OSError):  # not every file system has locks
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             new = _New(stream, target)
             yield new
             stream.flush()
@@ -271,6 +279,18 @@ def _replacing(target: Path, batch_id: int, others: Iterable[Path] | None) -> It
     finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Removes what exports to `target` left behind when they were killed: unfinished files that no process holds a lock on, and that
+    were last written over a minute ago (a new one is locked only after it was made)."""
+    unfinished = re.compile(re.escape(target.name) + r"\.[0-9a-f]{8}\.part")
+    with contextlib.suppress(OSError):
+        for path in [one for one in target.parent.iterdir() if unfinished.fullmatch(one.name)]:
+            with contextlib.suppress(OSError), open(path, "rb") as stream:
+                if time.time() - os.fstat(stream.fileno()).st_mtime > ABANDONED_SECONDS:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -111,7 +111,7 @@ class Stack:
             valkey.clear(Path(left))
         self._folder = valkey.new_folder()
         self._valkey = valkey.server(self._folder)
-        self.redis_url = f"unix://{valkey.socket_path(self._folder)}"
+        self.redis_url = valkey.url(self._folder)
         self.owner = True
         self._write_record()
         self._valkey.start()
@@ -127,7 +127,7 @@ class Stack:
             return False
         if record.get("host") != processes.host() or not known or not valkey.answers(valkey.socket_path(folder)):
             return False
-        url = f"unix://{valkey.socket_path(folder)}"
+        url = valkey.url(folder)
         if url != self.redis_url:
             self.redis_url = url
             if self.always:

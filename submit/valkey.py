@@ -16,6 +16,7 @@ import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import quote
 
 from models.errors import StorageError, UsageError
 from models.processes import Child
@@ -77,6 +78,11 @@ def new_folder() -> Path:
 def socket_path(folder: Path) -> Path:
     """Where the server of this folder listens."""
     return folder / valkey_watcher.SOCKET
+
+
+def url(folder: Path) -> str:
+    """Returns the Redis URL of this folder's server; the path is quoted, since it may hold ? and %."""
+    return f"unix://{quote(str(socket_path(folder)))}"
 
 
 def server(folder: Path) -> Child:

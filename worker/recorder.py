@@ -21,7 +21,7 @@ from sqlalchemy.exc import DBAPIError
 
 from models.clocks import awake_clock
 from models.database import CIRCLE_TRIES, Database, met_in_a_circle
-from models.errors import StorageError, TruckError
+from models.errors import DatabaseFileLost, StorageError, TruckError
 from models.finalizing import ended
 from models.states import JobStatus
 from models.store import ends
@@ -359,7 +359,14 @@ def _poorer(ending: Ending, mistake: str) -> Ending | None:
 
 def _lasting(error: Exception) -> bool:
     """Whether an error is about the database rather than about what was asked of it."""
-    about_us = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError, sa.exc.TimeoutError, OSError)
+    about_us = (
+        sa.exc.OperationalError,
+        sa.exc.InterfaceError,
+        sa.exc.InternalError,
+        sa.exc.TimeoutError,
+        OSError,
+        DatabaseFileLost,
+    )
     if isinstance(error, about_us) or type(error) is sa.exc.DatabaseError:  # the last one: a damaged file
         return True
     return isinstance(error, DBAPIError) and (

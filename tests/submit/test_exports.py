@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import stat
@@ -299,3 +300,24 @@ def test_a_batch_that_is_deleted_meanwhile_isnt_taken_for_whole(
     assert remove(sqlite, batch) == 3
     with pytest.raises(NotFoundError):
         list(pieces)
+
+
+def test_what_killed_exports_left_is_removed_but_not_what_is_being_written(sqlite: Database, tmp_path: Path) -> None:
+    batch = finished(sqlite, prompts(1))
+    old, locked, fresh, other = (
+        tmp_path / name
+        for name in (
+            "out.jsonl.00000001.part",
+            "out.jsonl.00000002.part",
+            "out.jsonl.00000003.part",
+            "more.jsonl.00000004.part",
+        )
+    )
+    for path in (old, locked, fresh, other):
+        path.write_text("half")
+    for path in (old, locked, other):
+        os.utime(path, (1, 1))
+    with locked.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        export(sqlite, batch, tmp_path / "out.jsonl")
+    assert sorted(path.name for path in tmp_path.glob("*.part")) == sorted(p.name for p in (locked, fresh, other))

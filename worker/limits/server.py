@@ -31,6 +31,9 @@ RUN_DAYS = 30
 OLDEST = (5, 0)
 """Before it a script that has read the clock may not write."""
 
+_NO_SUCH_DATABASE = ("DB index is out of range", "invalid DB index", "SELECT is not allowed")
+"""Replies to SELECT, the last one by a Redis Cluster; redis-py raises them at the first command."""
+
 _ROOM = Path(__file__).parent
 
 
@@ -100,16 +103,26 @@ async def examine(url: str) -> None:
             raise ConfigError(f"redis_url: {shown} {why}")
         await client.execute_command("EVAL", "return 1", 1, TAG)  # type: ignore[no-untyped-call]
     except (NoPermissionError, ResponseError) as error:
+        _check_database(shown, error)
         if isinstance(error, NoPermissionError) or "unknown command" in str(error).lower():
             raise ConfigError(
                 f"redis_url: {shown} runs no scripts for this user ({error}); limits need EVAL and EVALSHA"
             ) from None
     except (RedisError, OSError, TimeoutError) as error:
+        _check_database(shown, error)
         if isinstance(error, AuthenticationError) or isinstance(error.__cause__, AuthenticationError):
             raise StorageError(f"redis_url: {shown} refuses the user or its password: {error}") from None
         log.warning("redis_url: %s does not answer, nothing starts until it does: %s", shown, error)
     finally:
         await client.aclose()
+
+
+def _check_database(shown: str, error: Exception) -> None:
+    """Raises ConfigError where the server refused the number of the database: redis-py passes that on as one error or another."""
+    if any(words in str(error) for words in _NO_SUCH_DATABASE):
+        raise ConfigError(
+            f"redis_url: {shown} has no such database ({error}); most servers have the numbers 0 to 15"
+        ) from None
 
 
 @cache

@@ -305,6 +305,13 @@ def test_a_server_that_never_will_do_says_at_the_start_why_and_tells_no_password
     assert "canary" not in str(caught.value)
 
 
+@pytest.mark.parametrize("number", ["99", "-1"])
+def test_a_database_that_the_server_does_not_have_ends_the_start_with_the_reason(fussy_valkey, number):
+    url = f"{fussy_valkey().url}?db={number}"
+    with pytest.raises(ConfigError, match="has no such database"):
+        asyncio.run(examine(url))
+
+
 def test_a_server_that_is_away_or_takes_no_writes_just_now_is_waited_for(fussy_valkey):
     asyncio.run(examine(fussy_valkey("--replicaof", "127.0.0.1", "1").url))
     asyncio.run(examine("redis://127.0.0.1:1/0"))
