@@ -54,6 +54,7 @@ from models.price_list import listed
 from models.pricing import Node, Pricing
 
 __all__ = [
+    "ApiConfig",
     "Config",
     "KeyConfig",
     "LimitsConfig",
@@ -302,6 +303,23 @@ class WorkerConfig(Node):
     max_response_bytes: Count = 128 * 1024 * 1024
 
 
+class ApiConfig(Node):
+    """Limits of `truckllm api`: connections, requests, sizes and times. What a caller without a token can take is bounded by each."""
+
+    connections: Count = 500
+    connections_per_peer: Count = 64
+    requests: Count = 64
+    head_seconds: Seconds = 10.0
+    idle_seconds: Seconds = 15.0
+    body_seconds: Seconds = 3600.0
+    stall_seconds: Seconds = 30.0
+    bytes_per_second: Count = 1024
+    grace_seconds: SecondsOrNone = 10.0
+    submissions: Count = 2
+    uploads: Count = 16
+    uploads_mb: Count = 8192
+
+
 class Config(Node):
     """The whole of truckllm.yaml."""
 
@@ -311,6 +329,7 @@ class Config(Node):
     database_url: DatabaseUrl | None = Field(default=None, repr=False)
     price_list: PriceListName | None = None
     worker: WorkerConfig = Field(default_factory=WorkerConfig)
+    api: ApiConfig = Field(default_factory=ApiConfig)
 
     _path: Path | None = PrivateAttr(default=None)
     _keys_found: tuple[str, ...] = PrivateAttr(default=())
@@ -362,8 +381,8 @@ class Config(Node):
     def config_hash(self) -> str:
         """16 hex digits that tell whether two processes work by the same settings.
 
-        Secrets, values of headers and options and the storage URLs (the same store can have two names) don't count. Nor does what is as
+        Secrets, values of headers and options, the storage URLs (the same store can have two names) and the API's limits don't count. Nor does what is as
         by default: code of another version may not know it.
         """
-        tree = self.model_dump(mode="json", exclude={"redis_url", "database_url"}, exclude_defaults=True)
+        tree = self.model_dump(mode="json", exclude={"redis_url", "database_url", "api"}, exclude_defaults=True)
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]

@@ -14,7 +14,16 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from models.config import Config, KeyConfig, ModelConfig, Pricing, ProviderConfig, RouteConfig, WorkerConfig
+from models.config import (
+    ApiConfig,
+    Config,
+    KeyConfig,
+    ModelConfig,
+    Pricing,
+    ProviderConfig,
+    RouteConfig,
+    WorkerConfig,
+)
 from models.config_agreement import SEVERAL, Place, Problem, disagreements, yaml_path
 from models.config_document import Document, Unreadable, read_document
 from models.config_environment import VENDORS, found_keys, smallest
@@ -48,6 +57,7 @@ _BELOW: dict[str, tuple[type[BaseModel], bool]] = {
     "routes": (RouteConfig, True),
     "pricing": (Pricing, False),
     "worker": (WorkerConfig, False),
+    "api": (ApiConfig, False),
 }
 """What a field holds, and whether in a list or mapping of several."""
 
@@ -62,6 +72,7 @@ _OWNERS = {
     "each key": _fields_of(KeyConfig),
     "pricing": _fields_of(Pricing),
     "worker": _fields_of(WorkerConfig),
+    "api": _fields_of(ApiConfig),
     "the top level": _fields_of(Config),
 }
 """Where a field belongs that was found in the wrong place."""

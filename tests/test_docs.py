@@ -45,6 +45,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "Pricing": config.Pricing,
     "Route": config.RouteConfig,
     "Worker": config.WorkerConfig,
+    "API": config.ApiConfig,
 }
 WORDS = {
     "name": "the id",
@@ -53,6 +54,7 @@ WORDS = {
     "default_output_tokens": "learned",
     "pool": "its own",
     "worker": "defaults",
+    "api": "defaults",
     "cached_token_cost": "as input",
     "cache_write_token_cost": "as input",
     "cache_write_1h_token_cost": "as other writes",

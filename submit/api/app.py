@@ -1,4 +1,4 @@
-"""The HTTP application: routes, who may call them, and errors as JSON: {"error": {"message", "lines"?}}.
+"""The HTTP application: routes, who may call them, how many at a time, and errors as JSON: {"error": {"code", "message", "lines"?}}.
 
 It serves no page; `truckllm api` runs it.
 """
@@ -11,9 +11,10 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -21,20 +22,23 @@ from models.errors import ConflictError, InputError, NotFoundError, StorageError
 from submit.api import batches, operations
 from submit.api.access import Access, May
 from submit.api.asked import Api, NoRoomError, TooLargeError
+from submit.api.failures import PROVEN, RefusedError, error_response
 from submit.api.metrics import LedgerCollector
+from submit.api.uploads import Uploads
 
 log = logging.getLogger("truckllm.api")
 
 OPEN = "/healthz"
 """The one path that needs no token."""
 
-_STATUS: tuple[tuple[type[TruckError], int], ...] = (
-    (NotFoundError, 404),
-    (TooLargeError, 413),
-    (NoRoomError, 507),
-    (ConflictError, 409),
-    (StorageError, 503),
-    (TruckError, 400),
+_STATUS: tuple[tuple[type[TruckError], int, str], ...] = (
+    (NotFoundError, 404, "not_found"),
+    (TooLargeError, 413, "too_large"),
+    (NoRoomError, 507, "no_space"),
+    (ConflictError, 409, "conflict"),
+    (StorageError, 503, "storage_unavailable"),
+    (InputError, 400, "invalid_input"),
+    (TruckError, 400, "bad_request"),
 )
 
 
@@ -44,7 +48,7 @@ def application(api: Api, access: Access) -> Starlette:
     key = "/v1/keys/{provider}/{key}"
     app = Starlette(
         routes=[
-            Route(OPEN, operations.health),
+            Route(OPEN, operations.Health(api.database).answer),
             Route("/metrics", operations.metrics),
             Route("/v1/batches", batches.listing),
             Route("/v1/batches", batches.create, methods=["POST"]),
@@ -65,18 +69,19 @@ def application(api: Api, access: Access) -> Starlette:
             Route("/v1/workers", operations.workers),
             Route("/v1/workers/{worker}/drain", operations.drain_worker, methods=["POST"]),
         ],
-        middleware=[Middleware(_Guard, access=access)],
+        middleware=[Middleware(_Guard, access=access), Middleware(_Bounded, most=api.config.api.requests)],
         exception_handlers=_handlers(),
     )
     app.router.redirect_slashes = False  # a redirect would go to whatever Host the caller names
     app.state.api = api
+    app.state.uploads = Uploads(api.config.api, api.largest_upload, api.stopping)
     app.state.registry = CollectorRegistry(auto_describe=False)
     app.state.registry.register(LedgerCollector(api.database, api.config))
     return app
 
 
 class _Guard:
-    """Lets nothing through that the caller's token doesn't allow, unknown paths included."""
+    """Lets nothing through that the caller's token doesn't allow, unknown paths included; reads no body for it."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app = app
@@ -87,45 +92,89 @@ class _Guard:
             await self._app(scope, receive, send)
             return
         if not scope["query_string"].isascii():
-            await _error(400, "the query holds bytes beyond ASCII: write them as %XX")(scope, receive, send)
+            message = "the query holds bytes beyond ASCII: write them as %XX"
+            await error_response(400, message)(scope, receive, send)
             return
         request = Request(scope)
-        may = self._access.of(request.headers.get("authorization"))
+        given = request.headers.getlist("authorization")
+        if len(given) > 1:
+            await error_response(400, "the header authorization is there twice")(scope, receive, send)
+            return
+        may = self._access.of(given[0] if given else None)
+        if may is not May.NOTHING:
+            scope.get("extensions", {}).get(PROVEN, _unheard)()
         needs = May.READ if request.method in ("GET", "HEAD") else May.ALL
         if may >= needs:
             await self._app(scope, receive, send)
         elif may is May.NOTHING:
-            refused = _error(401, "a token is needed: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
+            message = "a token is needed: Authorization: Bearer TOKEN"
+            refused = error_response(401, message, {"WWW-Authenticate": "Bearer"})
             await refused(scope, receive, send)
         else:
-            await _error(403, "this token may only read")(scope, receive, send)
+            await error_response(403, "this token may only read")(scope, receive, send)
+
+
+def _unheard() -> None:
+    """Stands in for a server that doesn't ask which connections have shown a token."""
+
+
+class _Bounded:
+    """Lets so many requests be answered at a time; health checks are always among them."""
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self._app = app
+        self._most = most
+        self._under_way = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] == OPEN:
+            await self._app(scope, receive, send)
+            return
+        if self._under_way >= self._most:
+            message = f"{self._most} requests are being answered: ask again in a moment"
+            await error_response(503, message, {"Retry-After": "1"}, "overloaded")(scope, receive, send)
+            return
+        self._under_way += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._under_way -= 1
 
 
 def _handlers() -> Mapping[Any, Callable[[Request, Exception], Response]]:
     return {
-        404: lambda request, _: _error(404, f"there is nothing at {request.url.path[:200]}"),
-        405: lambda request, _: _error(405, f"{request.method} can't be done to {request.url.path[:200]}"),
+        HTTPException: _unserved,
+        RefusedError: _turned_away,
         TruckError: _refused,
         ClientDisconnect: lambda _request, _error: Response(status_code=499),  # nobody is there to read it
         Exception: _broken,
     }
 
 
+def _unserved(request: Request, error: Exception) -> Response:
+    """What the router finds no endpoint for."""
+    assert isinstance(error, HTTPException)
+    path = request.url.path[:200]
+    messages = {404: f"there is nothing at {path}", 405: f"{request.method[:20]} can't be done to {path}"}
+    return error_response(error.status_code, messages.get(error.status_code, error.detail), error.headers)
+
+
+def _turned_away(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RefusedError)
+    return error_response(error.status, error.message, error.headers(), error.code)
+
+
 def _refused(_: Request, error: Exception) -> Response:
-    status = next(code for kind, code in _STATUS if isinstance(error, kind))
+    status, code = next((status, code) for kind, status, code in _STATUS if isinstance(error, kind))
     more: dict[str, Any] = {}
     if isinstance(error, InputError):
         more = {
             "lines": [{"line": line.number, "reason": line.reason} for line in error.lines],
             "bad_lines": error.count,
         }
-    return JSONResponse({"error": {"message": str(error), **more}}, status_code=status)
+    return error_response(status, str(error), code=code, **more)
 
 
 def _broken(request: Request, error: Exception) -> Response:
     log.error("a request failed: %s %s: %s", request.method, request.url.path, type(error).__name__, exc_info=error)
-    return _error(500, "something is wrong here; the log of `truckllm api` says more")
-
-
-def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    return JSONResponse({"error": {"message": message}}, status_code=status, headers=headers)
+    return error_response(500, "something is wrong here; the log of `truckllm api` says more")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -28,11 +29,12 @@ Query = TypeVar("Query", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """What the endpoints work with. `largest_upload` is in bytes."""
+    """What the endpoints work with. `largest_upload` is in bytes; `stopping` is set when the server is on its way out."""
 
     database: Database
     config: Config
     largest_upload: int
+    stopping: threading.Event = field(default_factory=threading.Event)
 
     @classmethod
     def of(cls, request: Request) -> Api:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, Json
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
@@ -19,7 +19,7 @@ from models.store import outcomes
 from models.store.reruns import Which
 from submit import exports, rerunning, shapes, steering
 from submit.api.asked import Api, batch_number, query, stored
-from submit.api.uploads import upload_of
+from submit.api.uploads import Uploads
 from submit.batch_options import LARGEST_PRIORITY, BatchOptions, Given
 from submit.producer import submit_with
 from submit.progress import snapshot
@@ -114,17 +114,21 @@ async def create(request: Request) -> Response:
     api = Api.of(request)
     asked = query(request, Submission, body=True)
     options = {**asked.model_dump(include=set(Given.__annotations__)), "schema": asked.answer}
-    async with upload_of(request, api.largest_upload) as upload:
-        done = await run_in_threadpool(
-            submit_with,
-            BatchOptions.of(**cast(Given, options)),
-            Kept(upload),
-            config=api.config,
-            database=api.database,
-            name=asked.name,
-            priority=asked.priority,
-            new=asked.new,
-            cap=parse_cap(asked.max_cost, asked.currency),
+    cap = parse_cap(asked.max_cost, asked.currency)
+    uploads: Uploads = request.app.state.uploads
+    async with uploads.receive(request) as upload:
+        done = await uploads.read(
+            functools.partial(
+                submit_with,
+                BatchOptions.of(**cast(Given, options)),
+                Kept(upload),
+                config=api.config,
+                database=api.database,
+                name=asked.name,
+                priority=asked.priority,
+                new=asked.new,
+                cap=cap,
+            )
         )
     answer = {"batch_id": done.batch_id, "total": done.total, "found": done.found, "warnings": list(done.warnings)}
     where = {"Location": f"/v1/batches/{done.batch_id}"}

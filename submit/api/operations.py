@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable
 from typing import Annotated, Any
 
+import anyio
+import anyio.to_thread
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from models.database import schema_version
-from models.errors import NotFoundError
+from models.database import Database, schema_version
+from models.errors import NotFoundError, StorageError
 from models.money import decimal_amount
 from models.states import Outcome
 from models.store import keys as key_store
@@ -25,6 +28,8 @@ from submit.metadata_costs import PREFIX, spent_by
 from submit.obstacles import state_of
 
 BY_HAND = "disabled over HTTP"
+HEALTH_SECONDS = 1.0
+"""So long an answer about the database's health holds."""
 
 
 class Span(BaseModel):
@@ -44,12 +49,35 @@ class Costs(BaseModel):
     batch: Annotated[int, Field(ge=1, lt=2**63)] | None = None
 
 
-def health(request: Request) -> Response:
-    """GET /healthz: whether the database answers. Needs no token, and tells nothing else."""
-    api = Api.of(request)
-    with stored(api.database):
-        schema_version(api.database)
-    return JSONResponse({"status": "ok"})
+class Health:
+    """GET /healthz: whether the database answers. Needs no token, and shows nothing else.
+
+    However many ask, the database is asked once at a time and at most once a second, on a thread of its own.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._threads = anyio.CapacityLimiter(1)
+        self._lock = anyio.Lock()
+        self._until = 0.0
+        self._failure: StorageError | None = None
+
+    async def answer(self, _: Request) -> Response:
+        async with self._lock:
+            if time.monotonic() >= self._until:
+                self._failure = await anyio.to_thread.run_sync(self._ask, limiter=self._threads)
+                self._until = time.monotonic() + HEALTH_SECONDS
+        if self._failure is not None:
+            raise self._failure
+        return JSONResponse({"status": "ok"})
+
+    def _ask(self) -> StorageError | None:
+        try:
+            with stored(self._database):
+                schema_version(self._database)
+        except StorageError as error:
+            return error
+        return None
 
 
 def metrics(request: Request) -> Response:

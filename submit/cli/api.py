@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import socket
 from pathlib import Path
 from typing import Annotated
 
 import typer
-import uvicorn
 
 from models.config_addresses import is_loopback
 from models.config_file import load_config
@@ -17,14 +15,11 @@ from models.errors import UsageError
 from submit.api.access import READ_TOKEN_VARIABLE, TOKEN_VARIABLE, found_access
 from submit.api.app import application
 from submit.api.asked import Api
+from submit.api.server import ApiServer
 from submit.cli.options import ConfigOption, stored
 from submit.cli.output import note, say
 
 DEFAULT_PORT = 8430
-LONGEST_HEAD = 64 * 1024
-"""Bytes of a request's line and headers together."""
-MOST_CONNECTIONS = 500
-"""Beyond them callers get a 503: strangers that only hold connections open must not take all files of the process."""
 _MEGABYTE = 1024 * 1024
 
 
@@ -62,7 +57,8 @@ def api(
     settings = load_config(config, secrets=False)
     access = found_access()
     with stored(settings, make=True) as database, _listening(host, port) as listener:
-        app = application(Api(database, settings, largest_upload * _MEGABYTE), access)
+        state = Api(database, settings, largest_upload * _MEGABYTE)
+        app = application(state, access)
         scheme = "https" if certificate else "http"
         bound = listener.getsockname()
         shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
@@ -70,22 +66,9 @@ def api(
             f"token: {access.made_in or f'that of ${TOKEN_VARIABLE}'}; ${READ_TOKEN_VARIABLE}: {'set' if access.read_token else 'not set'}"
         )
         say(f"serving {scheme}://{shown}:{bound[1]}")
-        serving = uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            http="h11",  # the faster parser takes headers without end
-            h11_max_incomplete_event_size=LONGEST_HEAD,
-            limit_concurrency=MOST_CONNECTIONS,
-            ssl_certfile=certificate,
-            ssl_keyfile=private_key,
-            timeout_graceful_shutdown=10,
-        )
-        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _told)  # uvicorn ends by itself, then raises the signal again
-        uvicorn.Server(serving).run([listener])
+        ApiServer(app, settings.api, state.stopping, certificate, private_key).run([listener])
 
 
 def _told(_number: int, _frame: object) -> None:
