@@ -30,6 +30,8 @@ log = logging.getLogger("truckllm.api")
 
 OPEN = "/healthz"
 """The one path that needs no token."""
+_WITH_BODY = {("POST", "/v1/batches")}
+"""The requests whose body is read. One of any other is refused, because what was asked there would be passed over."""
 
 _STATUS: tuple[tuple[type[TruckError], int, str], ...] = (
     (NotFoundError, 404, "not_found"),
@@ -105,13 +107,21 @@ class _Guard:
             scope.get("extensions", {}).get(PROVEN, _unheard)()
         needs = May.READ if request.method in ("GET", "HEAD") else May.ALL
         if may >= needs:
-            await self._app(scope, receive, send)
+            if _has_body(request) and (request.method, scope["path"]) not in _WITH_BODY:
+                message = "a body is not read here: parameters go into the query, like ?priority=5. Nothing was changed"
+                await error_response(400, message)(scope, receive, send)
+            else:
+                await self._app(scope, receive, send)
         elif may is May.NOTHING:
             message = "a token is needed: Authorization: Bearer TOKEN"
-            refused = error_response(401, message, {"WWW-Authenticate": "Bearer"})
+            refused = error_response(401, message, {"WWW-Authenticate": "Bearer", "Connection": "close"})
             await refused(scope, receive, send)
         else:
             await error_response(403, "this token may only read")(scope, receive, send)
+
+
+def _has_body(request: Request) -> bool:
+    return "transfer-encoding" in request.headers or request.headers.get("content-length", "0").strip("0") != ""
 
 
 def _unheard() -> None:

@@ -49,10 +49,6 @@ def stored(database: Database) -> AbstractContextManager[None]:
     return told_errors(database)
 
 
-def _has_body(request: Request) -> bool:
-    return "transfer-encoding" in request.headers or request.headers.get("content-length", "0").strip("0") != ""
-
-
 def batch_number(request: Request) -> int:
     """The batch in the path. Raises NotFoundError for what is no number."""
     text = request.path_params["batch"]
@@ -61,11 +57,8 @@ def batch_number(request: Request) -> int:
     return int(text)
 
 
-def query(request: Request, kind: type[Query], *, body: bool = False) -> Query:
-    """The query parameters. Raises UsageError that names each one that is wrong, unknown or given twice; also for a body, unless the
-    endpoint reads one: what was asked there would be passed over."""
-    if not body and request.method != "GET" and _has_body(request):
-        raise UsageError("a body is not read here: parameters go into the query, like ?priority=5. Nothing was changed")
+def query(request: Request, kind: type[Query]) -> Query:
+    """The query parameters. Raises UsageError that names each one that is wrong, unknown or given twice."""
     given: dict[str, str | list[str]] = {}
     several = {info.alias or name for name, info in kind.model_fields.items() if info.annotation == list[str]}
     for name, value in request.query_params.multi_items():

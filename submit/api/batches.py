@@ -112,7 +112,7 @@ class Again(BaseModel):
 async def create(request: Request) -> Response:
     """POST /v1/batches: the input is the body, whatever `truckllm submit FILE` takes."""
     api = Api.of(request)
-    asked = query(request, Submission, body=True)
+    asked = query(request, Submission)
     options = {**asked.model_dump(include=set(Given.__annotations__)), "schema": asked.answer}
     cap = parse_cap(asked.max_cost, asked.currency)
     uploads: Uploads = request.app.state.uploads

@@ -30,6 +30,7 @@ CODES = {
     500: "internal_error",
     501: "not_implemented",
     503: "unavailable",
+    505: "http_version_not_supported",
     507: "no_space",
 }
 """The code of each status, where the cause has none of its own."""

@@ -7,7 +7,10 @@ interface is in this module and in `submit.api.server`, and `tests/submit/api` f
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import socket
+import struct
 from typing import Any, cast
 
 import h11
@@ -27,6 +30,8 @@ LINGER_SECONDS = 2.0
 LINGER_BYTES = 1024 * 1024
 """What a caller still sends behind its last answer is thrown away for so long; closing at once would reset the connection, and the
 answer could be lost."""
+
+_NO_LINGER = struct.pack("ii", 1, 0)
 
 
 class SlowBodyError(RefusedError):
@@ -110,8 +115,7 @@ class LimitedProtocol(H11Protocol):
         waiting = self._wire.get_write_buffer_size()
         sent = cast(_Transport, self.transport).written - waiting
         if waiting and self._outgoing.is_too_slow(sent, seconds):
-            log.info("a caller reads too slowly: its connection is closed")
-            self._abort()
+            self._abort(reset=True)
         elif not waiting:
             self._outgoing.restart(sent)
         if self.ending:
@@ -177,7 +181,7 @@ class LimitedProtocol(H11Protocol):
                 log.error("a request failed: %s", type(error).__name__, exc_info=error)
                 await _give_up(cycle, scope, closing_send, RefusedError(500, "something is wrong here; see the log"))
         if not cycle.response_complete and not self.ending:
-            self._abort()  # a part of an answer must not pass for the whole
+            self._abort(reset=True)  # a part of an answer must not pass for the whole
 
     def _prove(self) -> None:
         self._slot.proven = True
@@ -199,7 +203,7 @@ class LimitedProtocol(H11Protocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
             if self.cycle.response_started:
-                self._abort()
+                self._abort(reset=True)
                 return
         self.transport.write(raw_response(error))
         self.end_gently()
@@ -222,10 +226,15 @@ class LimitedProtocol(H11Protocol):
         if self._wire.can_write_eof():
             self._wire.write_eof()
 
-    def _abort(self) -> None:
+    def _abort(self, *, reset: bool = False) -> None:
+        """Closes at once. With `reset` the system also drops what it still holds for a caller who doesn't read."""
         self.ending = True
-        if self._wire is not None:
-            self._wire.abort()
+        if self._wire is None:
+            return
+        if reset and (connected := self._wire.get_extra_info("socket")) is not None:
+            with contextlib.suppress(OSError):
+                connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        self._wire.abort()
 
 
 class _Transport:

@@ -46,6 +46,8 @@ class StrictConnection(h11.Connection):
 
 def check_head(raw: bytes, request: h11.Request) -> None:
     """Raises RemoteProtocolError for a head that h11 takes and we don't. `raw` is the head as it came."""
+    if request.http_version not in (b"1.0", b"1.1"):
+        raise _refused("only HTTP/1.1 and HTTP/1.0 are spoken here", 505)
     if len(request.target) > LONGEST_TARGET:
         raise _too_long()
     if len(raw) > LONGEST_HEAD:
