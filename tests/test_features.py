@@ -119,6 +119,7 @@ GUIDE: dict[str, tuple[str, ...]] = {
 BEYOND = (
     "Provider features",
     "Plugins",
+    "The HTTP API",
     "Lines and translation",
     "Routes and money",
     "Rerun and steering",
