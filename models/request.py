@@ -28,7 +28,7 @@ class Usage:
     served the call, where that isn't the usual one (`flex`, `priority`); `fees` are the uses of tools that are billed by the
     use, such as `("web_search_requests", 2)`. `modalities` are tokens that may cost other than those of text, in parts that don't
     overlap: of fresh input (`input_audio`, `input_image`, `input_video`), cached input (`cached_audio`), output (`output_audio`,
-    `output_image`).
+    `output_image`). `reported_cost` is what the provider itself says that the call cost: nano-units and currency.
     """
 
     input_tokens: int = 0
@@ -40,6 +40,7 @@ class Usage:
     tier: str = ""
     fees: tuple[tuple[str, int], ...] = ()
     modalities: tuple[tuple[str, int], ...] = ()
+    reported_cost: tuple[int, str] | None = None
 
     @property
     def total_tokens(self) -> int:
@@ -134,7 +135,8 @@ class Response:
 
     `raw_response` is the reply's body (a stream's chunks assembled into the body that the call would have had without
     streaming). `failure` is None exactly when the answer is whole and usable. `usage` is None when the reply told none.
-    `text` is the answer's text, None if it has none (tool calls). `latency_ms` is from send to the last byte.
+    `text` is the answer's text, None if it has none (tool calls). `latency_ms` is from send to the last byte. `empty` is set for a
+    whole answer that holds nothing, neither text nor anything else, and that no bound has cut.
     """
 
     raw_response: bytes = field(repr=False)
@@ -146,6 +148,7 @@ class Response:
     served_model: str | None = None
     request_id: str | None = None
     latency_ms: int = 0
+    empty: bool = False
 
     @property
     def err(self) -> Failure | None:

@@ -355,7 +355,10 @@ def _joined(parts: list[dict[str, Any]]) -> str | None:
 
 
 def _arguments(told: object) -> dict[str, Any]:
-    """A call's arguments; what isn't the JSON object that it should be is kept under a name that says so."""
+    """A call's arguments, an empty object where there are none; what isn't the JSON object that it should be is kept under a name that
+    says so."""
+    if told is None or (isinstance(told, str) and not told.strip()):
+        return {}
     try:
         value = msgspec.json.decode(told) if isinstance(told, str) else told
     except msgspec.MsgspecError:

@@ -122,7 +122,7 @@ def test_openrouter_broke_off(play: Play) -> None:
     batch = next(line for line in results.values() if "custom_id" in line)
     assert batch["response"]["body"]["choices"][0]["message"]["content"] == "whole"
     first = replay.attempts("4")[0]
-    assert (first["outcome"], first["input_tokens"], first["output_tokens"]) == ("unknown", 1000, 100)
+    assert (first["outcome"], first["input_tokens"], first["output_tokens"]) == ("failed", 1000, 100)
 
 
 def test_reasoning_without_answer(play: Play) -> None:

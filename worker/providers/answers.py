@@ -13,13 +13,15 @@ from models.request import Failure, Usage
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a body says. `failure` is set when the answer isn't usable; its usage is kept, for it is billed all the same."""
+    """What a body says. `failure` is set when the answer isn't usable; its usage is kept, for it is billed all the same. `empty` is set
+    for a whole answer that holds nothing at all."""
 
     usage: Usage | None = None
     text: str | None = None
     finish_reason: str | None = None
     served_model: str | None = None
     failure: Failure | None = None
+    empty: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ It knows no dialect; the subclasses fill in translation, authentication, errors,
 from __future__ import annotations
 
 import abc
+from dataclasses import replace
 from typing import Any, ClassVar
 from urllib.parse import urlencode
 
@@ -21,7 +22,7 @@ from worker.providers.events import Chunks, is_event_stream, read_events
 from worker.providers.failures import read_failure, redirected, truncated, unreadable
 from worker.providers.growing import joined
 from worker.providers.masks import secret_headers, without_secrets
-from worker.providers.replies import at, count, decode, encode
+from worker.providers.replies import BOM, at, count, decode, encode
 from worker.providers.signals import ANY
 from worker.providers.translation import readable
 
@@ -103,6 +104,8 @@ class ChatProvider(Provider):
         return count(at(config, "maxOutputTokens") or at(config, "max_output_tokens")) or None
 
     def read(self, request: Request, reply: Reply) -> Response:
+        if reply.body.startswith(BOM):  # it would stand before the JSON in results, too
+            reply = replace(reply, body=reply.body.removeprefix(BOM))
         good = 200 <= reply.status < 300
         whole = True
         raw = reply.body
@@ -145,6 +148,7 @@ class ChatProvider(Provider):
             served_model=answer.served_model,
             request_id=self.call_id(body, reply),
             latency_ms=reply.latency_ms,
+            empty=answer.empty and failure is None,
         )
         return without_secrets(response, self.secrets(request))
 

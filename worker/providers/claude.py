@@ -5,6 +5,8 @@ It does not send or retry; the choice of the API's version is the configuration'
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import Any, ClassVar
 from urllib.parse import quote
 
@@ -16,10 +18,12 @@ from worker.providers.base import Call, Reply
 from worker.providers.chat import ChatProvider
 from worker.providers.events import Chunks
 from worker.providers.failures import clean, request_id
+from worker.providers.finish import Content, Judged, judged
 from worker.providers.growing import grown, joined
 from worker.providers.replies import at, count, decode, name, objects, storable, table, told_count
 from worker.providers.translation import claude as translation
 from worker.providers.translation import read as read_body
+from worker.providers.usage import billed_beside, largest, merged_fees, reported_cost
 
 
 class Claude(ChatProvider):
@@ -55,25 +59,32 @@ class Claude(ChatProvider):
         return request_id(reply, reply.headers.get("request-id"), at(body, "request_id"), at(body, "id"))
 
     def error_in(self, body: Any) -> Any:
-        error = at(body, "error")
-        return error if error and (at(body, "type") == "error" or not at(body, "content")) else None
+        return at(body, "error") or None
 
     def answer(self, request: Request, body: dict[str, Any], reply: Reply) -> Answer | None:
         content = body.get("content")
         if not isinstance(content, list):
             return None
-        texts = [block["text"] for block in objects(content) if isinstance(block.get("text"), str)]
+        blocks = list(objects(content))
+        texts = [block["text"] for block in blocks if isinstance(block.get("text"), str)]
         finish = name(body.get("stop_reason"))
-        failure = None
         if finish == "refusal":
             reason = clean(at(body, "stop_details", "explanation")) or "the model refused to answer"
-            failure = Failure(FailureKind.CONTENT_FILTER, "refusal", reason, reply.status)
+            verdict = Judged(Failure(FailureKind.CONTENT_FILTER, "refusal", reason, reply.status))
+        else:
+            thoughts = any(block.get("type") in _THOUGHTS for block in blocks)
+            others = any(not _HOSTED.search(str(block.get("type"))) for block in blocks)
+            verdict = judged(finish, Content("".join(texts), others, thoughts), reply)
+        usage = read_usage(body.get("usage"))
+        if usage is not None:
+            usage = replace(usage, reported_cost=reported_cost(body.get("usage"), reply.headers))
         return Answer(
-            usage=read_usage(body.get("usage")),
+            usage=usage,
             text=storable("".join(texts)) if texts or not content else None,
             finish_reason=finish,
             served_model=name(body.get("model")),
-            failure=failure,
+            failure=verdict.failure,
+            empty=verdict.empty,
         )
 
     def assemble(self, request: Request, chunks: Chunks) -> Stream:
@@ -82,7 +93,8 @@ class Claude(ChatProvider):
         whole = False
         for name_told, data in chunks:
             kind = at(data, "type")
-            if kind == "error" or name_told == "error":
+            if kind == "error" or name_told == "error" or at(data, "error"):
+                _estimate_output(body, blocks)
                 return Stream(_with_blocks(body, blocks), at(data, "error") or {"type": "stream_error"}, False)
             if kind == "message_start":
                 body = dict(table(data.get("message")))
@@ -93,10 +105,9 @@ class Claude(ChatProvider):
                 _extend(blocks.setdefault(count(data.get("index")), {}), table(data.get("delta")))
             elif kind == "message_delta":
                 body.update(table(data.get("delta")))
-                told = {key: value for key, value in table(data.get("usage")).items() if value is not None}
-                body["usage"] = {**table(body.get("usage")), **told}
+                body["usage"] = largest(body.get("usage"), data.get("usage"))
             elif kind == "message_stop":
-                # one that has lost the event with the reason has lost its usage too
+                # one that has lost the event with the reason has lost its usage too; so has one without its first event
                 whole = isinstance(body.get("stop_reason"), str) and not chunks.broken
                 break
         if not whole:
@@ -122,12 +133,25 @@ class Claude(ChatProvider):
 
 
 def read_usage(usage: Any) -> Usage | None:
-    """On the wire `input_tokens` leaves out what was written to or read from the cache; ours is all of it. None if a count is missing."""
+    """On the wire `input_tokens` leaves out what was written to or read from the cache; ours is all of it. None if a count is missing.
+
+    `iterations` lists the model's runs within one call. What compacting the conversation took is in none of the other counts;
+    runs of other models (an advisor) have prices of their own (Anthropic docs: compaction, advisor tool).
+    """
     fresh, made = told_count(at(usage, "input_tokens")), told_count(at(usage, "output_tokens"))
     if fresh is None or made is None:
         return None
-    searches = count(at(usage, "server_tool_use", "web_search_requests"))
     written, cached = count(usage.get("cache_creation_input_tokens")), count(usage.get("cache_read_input_tokens"))
+    beside: dict[str, int] = {}
+    for run in objects(usage.get("iterations")):
+        kind = name(run.get("type")) or "message"
+        if kind == "compaction":
+            fresh += count(run.get("input_tokens"))
+            made += count(run.get("output_tokens"))
+            written += count(run.get("cache_creation_input_tokens"))
+            cached += count(run.get("cache_read_input_tokens"))
+        elif kind != "message" and (used := count(run.get("input_tokens")) + count(run.get("output_tokens"))):
+            beside[f"{kind}_tokens"] = beside.get(f"{kind}_tokens", 0) + used
     return Usage(
         input_tokens=fresh + written + cached,
         output_tokens=made,
@@ -136,7 +160,7 @@ def read_usage(usage: Any) -> Usage | None:
         reasoning_tokens=count(at(usage, "output_tokens_details", "thinking_tokens")),
         cache_write_1h_tokens=min(written, count(at(usage, "cache_creation", "ephemeral_1h_input_tokens"))),
         tier=_tier(usage),
-        fees=(("web_search_requests", searches),) if searches else (),
+        fees=merged_fees(billed_beside(usage, fresh + written + cached + made), beside.items()),
     )
 
 
@@ -148,6 +172,9 @@ def _tier(usage: dict[str, Any]) -> str:
     return tier if tier in ("priority", "batch") else ""
 
 
+_THOUGHTS = ("thinking", "redacted_thinking")
+_HOSTED = re.compile(r"^(text|(redacted_)?thinking|server_tool_use|mcp_tool_use|compaction)$|_tool_result$")
+"""Blocks that are no answer by themselves: text counts by its words, and what Anthropic's own tools do comes before the answer."""
 _GROWING = {"text_delta": "text", "thinking_delta": "thinking", "signature_delta": "signature"}
 
 
@@ -174,6 +201,8 @@ def _with_blocks(body: dict[str, Any], blocks: dict[int, dict[str, Any]]) -> dic
         return {}
     for block in blocks.values():
         partial = joined(block.pop("partial_json", None))
+        if block.get("type") in ("tool_use", "server_tool_use") and not block.get("input"):
+            block["input"] = {}
         if partial:
             told = decode(partial.encode("utf-8", "surrogatepass")) if isinstance(partial, str) else None
             block["input"] = partial if told is None else told

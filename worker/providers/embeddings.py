@@ -14,6 +14,7 @@ from worker.providers.answers import Answer
 from worker.providers.base import Reply
 from worker.providers.failures import unreadable
 from worker.providers.replies import decode, name
+from worker.providers.usage import billed_beside, first_count
 
 VECTORS = "vectors"
 """Where the outline of a reply tells how many vectors it holds."""
@@ -52,6 +53,13 @@ def embeddings_answer(body: dict[str, Any], wanted: int, usage: Usage | None, re
     if came != wanted:
         failure = unreadable(reply, f"{wanted} embeddings were asked for, and {came} whole ones came")
     return Answer(usage, served_model=name(body.get("model")), failure=failure)
+
+
+def embeddings_usage(usage: Any) -> Usage | None:
+    """The usage of embeddings, which have no output: all tokens are input. Many servers tell the total alone (Voyage, Jina)."""
+    told = [first_count(usage, field) for field in ("prompt_tokens", "input_tokens", "total_tokens")]
+    known = [number for number in told if number is not None]
+    return Usage(max(known), fees=billed_beside(usage, max(known))) if known else None
 
 
 def token_numbers(value: Any) -> int:

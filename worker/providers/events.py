@@ -5,6 +5,7 @@ It does not know what an event means; each dialect does.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -57,13 +58,16 @@ def read_events(body: bytes) -> Iterator[Event]:
 class Chunks:
     """What a stream's events hold, as JSON, with their names and in order: (name, value), up to a `[DONE]`.
 
-    `done` says that one came, `broken` that the data of an event was no JSON: then a piece of the answer is missing.
+    `done` is set by a `[DONE]`. `broken` is set where the data of an event is no JSON and may have been a piece of the answer;
+    `skipped` where it can't have been one. Read both after the last event.
     """
 
     def __init__(self, events: Iterable[Event]) -> None:
         self._events = events
+        self._unread: list[Event] = []
+        self._fields: set[str] = set(_COMMON_FIELDS)
+        self._samples = _SAMPLES
         self.done = False
-        self.broken = False
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         for event in self._events:
@@ -72,8 +76,80 @@ class Chunks:
                 self.done = True
                 return
             value = decode(text.encode())
-            self.broken |= value is None and text not in ("", "null")
+            if value is None and text not in ("", "null"):
+                self._unread.append(event)
+            elif self._samples:
+                self._samples -= 1
+                _note_fields(value, self._fields)
             yield event.name, value
+
+    @property
+    def broken(self) -> bool:
+        return any(self._may_matter(event) for event in self._unread)
+
+    @property
+    def skipped(self) -> bool:
+        return bool(self._unread) and not self.broken
+
+    def _may_matter(self, event: Event) -> bool:
+        """Whether an event that can't be read may be what is left of one of this stream's own.
+
+        It is none if it can be neither the beginning nor the end of a JSON object like the others: it names none of their fields,
+        doesn't begin like one of them, and closes no bracket that it hasn't opened.
+        """
+        text = event.data.strip().removeprefix("\ufeff")
+        if event.name in _EMPTY_EVENTS:
+            return False
+        named = _FIELD.findall(text)
+        if text.count('":') > len(named) or not self._fields.isdisjoint(named):
+            return True
+        if (begun := _BEGINNING.fullmatch(text)) and any(field.startswith(begun[1] or "") for field in self._fields):
+            return True
+        return text.endswith(("}", "]")) and any(text.count(left) != text.count(right) for left, right in ("{}", "[]"))
+
+
+_EMPTY_EVENTS = {"ping", "keep-alive", "keepalive", "heartbeat"}
+_FIELD = re.compile(r'"(\w+)"\s*:')
+_BEGINNING = re.compile(r'[\[{\s]+(?:"(\w*)"?\s*)?')
+"""JSON cut before its first field is whole."""
+_COMMON_FIELDS = frozenset(
+    [
+        "id",
+        "object",
+        "created",
+        "model",
+        "choices",
+        "index",
+        "delta",
+        "content",
+        "text",
+        "role",
+        "finish_reason",
+        "tool_calls",
+        "function",
+        "arguments",
+        "type",
+        "candidates",
+        "parts",
+        "output",
+        "response",
+        "usage",
+    ]
+)
+_SAMPLES = 20
+"""The events of a stream are alike: so many show the fields that they have."""
+_DEPTH = 8
+
+
+def _note_fields(value: Any, fields: set[str], depth: int = _DEPTH) -> None:
+    """Adds the names of all fields in decoded JSON."""
+    if depth and isinstance(value, dict):
+        fields.update(value)
+        for inner in value.values():
+            _note_fields(inner, fields, depth - 1)
+    elif depth and isinstance(value, list):
+        for inner in value:
+            _note_fields(inner, fields, depth - 1)
 
 
 def is_idle(chunk: bytes) -> bool:

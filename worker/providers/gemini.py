@@ -20,10 +20,12 @@ from worker.providers.bodies import own_body
 from worker.providers.chat import ChatProvider
 from worker.providers.events import Chunks
 from worker.providers.failures import clean, code_name, request_id, unreadable
+from worker.providers.finish import NO_CONTENT, Content, Finish, Judged, finish_of, judged, of_all
 from worker.providers.growing import grown, is_text
 from worker.providers.replies import at, count, decode, encode, name, objects, storable, table, told_count
 from worker.providers.translation import gemini as translation
 from worker.providers.translation import read as read_body
+from worker.providers.usage import first_count, largest, merged_fees
 
 _PREFIXES = ("models/", "tunedModels/")
 _BILLED_BY_ANSWER = re.compile(r"gemini-[12](\.\d)?-")
@@ -92,7 +94,8 @@ class Gemini(ChatProvider):
             return gemini_embeddings.answer(request, body, reply)
         usage = read_usage(body.get("usageMetadata"))
         if usage is not None:
-            usage = replace(usage, tier=asked_tier(request.input), fees=_fees(request, body))
+            fees = merged_fees(usage.fees, _fees(request, body))
+            usage = replace(usage, tier=asked_tier(request.input), fees=fees)
         served = name(body.get("modelVersion"))
         candidate = at(body, "candidates", 0)
         blocked = at(body, "promptFeedback", "blockReason")
@@ -110,16 +113,11 @@ class Gemini(ChatProvider):
                     failure=unreadable(reply, "the reply tells its usage but holds no candidate"),
                 )
             )
-        parts = list(objects(at(candidate, "content", "parts")))
-        seen = [part for part in parts if part.get("thought") is not True]
+        verdict = of_all([_judged(one, reply) for one in objects(body.get("candidates"))])
+        seen = [part for part in objects(at(candidate, "content", "parts")) if part.get("thought") is not True]
         texts = [part["text"] for part in seen if isinstance(part.get("text"), str)]
-        others = any("text" not in part for part in seen)
-        finish = name(candidate.get("finishReason"))
-        failure = (
-            None if others or "".join(texts) or finish is None or finish in _WHOLE else _empty(finish, candidate, reply)
-        )
-        text = storable("".join(texts)) if texts or not others else None
-        return Answer(usage, text, finish, served, failure)
+        text = storable("".join(texts)) if texts or all("text" in part for part in seen) else None
+        return Answer(usage, text, name(candidate.get("finishReason")), served, verdict.failure, verdict.empty)
 
     def assemble(self, request: Request, chunks: Chunks) -> Stream:
         body: dict[str, Any] = {}
@@ -127,16 +125,20 @@ class Gemini(ChatProvider):
         for _, chunk in chunks:
             if not isinstance(chunk, dict):
                 continue
+            usage = chunk.get("usageMetadata") or body.get("usageMetadata")
+            if isinstance(usage, dict):
+                body["usageMetadata"] = largest(body.get("usageMetadata"), usage)
             if error := self.error_in(chunk):
                 return Stream(_with_candidates(body, candidates), error, False)
-            body.update((key, value) for key, value in chunk.items() if key != "candidates")
+            body.update((key, value) for key, value in chunk.items() if key not in ("candidates", "usageMetadata"))
             for part in objects(chunk.get("candidates")):
                 _add(candidates.setdefault(count(part.get("index")), {}), part)
         if candidates:
             whole = all(candidate.get("finishReason") for candidate in candidates.values())
         else:
             whole = bool(at(body, "promptFeedback", "blockReason"))
-        return Stream(_with_candidates(body, candidates), None, whole and not chunks.broken)
+        proven = not chunks.skipped or isinstance(body.get("usageMetadata"), dict)
+        return Stream(_with_candidates(body, candidates), None, whole and proven and not chunks.broken)
 
     def build_list_models(self, api_key: str) -> Call:
         return self.list_models_call("/models?pageSize=1000", api_key)
@@ -178,24 +180,50 @@ def read_usage(usage: Any) -> Usage | None:
     """Thoughts are billed as output but stand beside candidatesTokenCount; cached tokens are part of promptTokenCount.
 
     A count of zero is left out on the wire. So what a missing candidatesTokenCount means is told by the total: without
-    that too, the usage is unknown (None).
+    that too, the usage is unknown (None). What the total holds beyond all counts is output that isn't shown. Counts that this API
+    doesn't have yet are uses to be priced by `fees`.
     """
-    prompt, made = told_count(at(usage, "promptTokenCount")), told_count(at(usage, "candidatesTokenCount"))
+    prompt, made = (
+        told_count(at(usage, "promptTokenCount")),
+        first_count(usage, "candidatesTokenCount", "responseTokenCount"),
+    )
     total = told_count(at(usage, "totalTokenCount"))
     if prompt is None or (made is None and total is None):
         return None
     given = prompt + count(usage.get("toolUsePromptTokenCount"))
     thoughts = count(usage.get("thoughtsTokenCount"))
+    beside = {
+        _snake(field): number
+        for field, value in usage.items()
+        if field.endswith("TokenCount") and field not in _COUNTS and (number := count(value))
+    }
     output = (made or 0) + thoughts
-    if made is None and total is not None:
-        output = max(thoughts, total - given)
+    if total is not None and total - given - output not in beside.values():
+        output = max(output, total - given)
     return Usage(
         input_tokens=given,
         output_tokens=output,
         cached_tokens=count(usage.get("cachedContentTokenCount")),
         reasoning_tokens=thoughts,
+        fees=tuple(sorted(beside.items())),
         modalities=_modalities(usage),
     )
+
+
+_COUNTS = {
+    "promptTokenCount",
+    "candidatesTokenCount",
+    "responseTokenCount",
+    "totalTokenCount",
+    "thoughtsTokenCount",
+    "toolUsePromptTokenCount",
+    "cachedContentTokenCount",
+}
+
+
+def _snake(field: str) -> str:
+    """`searchTokenCount` as fees are named: `search_tokens`."""
+    return re.sub("(?<!^)([A-Z])", r"_\1", field.removesuffix("TokenCount")).lower()[:57] + "_tokens"
 
 
 def _modalities(usage: dict[str, Any]) -> tuple[tuple[str, int], ...]:
@@ -216,14 +244,28 @@ def _modalities(usage: dict[str, Any]) -> tuple[tuple[str, int], ...]:
     return tuple((kind, tokens) for kind, tokens in sorted(found.items()) if tokens > 0)
 
 
-def _empty(finish: str, candidate: dict[str, Any], reply: Reply) -> Failure:
-    """An answer without content that ended neither by itself nor by its bound."""
+def _judged(candidate: dict[str, Any], reply: Reply) -> Judged:
+    """What to think of one candidate. Reasons that only this API has decide where it holds nothing, or broke off."""
+    parts = list(objects(at(candidate, "content", "parts")))
+    seen = [part for part in parts if part.get("thought") is not True]
+    text = "".join(part["text"] for part in seen if isinstance(part.get("text"), str))
+    content = Content(text, any("text" not in part for part in seen), reasoning=len(seen) < len(parts))
+    finish = name(candidate.get("finishReason"))
+    if finish is None or finish in _WHOLE:
+        return judged(None if finish == "FINISH_REASON_UNSPECIFIED" else finish, content, reply)
+    if content.nothing or finish_of(finish) is Finish.BROKEN:
+        return Judged(_refused(finish, candidate, reply))
+    return Judged()
+
+
+def _refused(finish: str, candidate: dict[str, Any], reply: Reply) -> Failure:
+    """An answer that ended neither by itself nor by its bound."""
     if finish in _FILTERS:
         kind = FailureKind.CONTENT_FILTER
     else:
         kind = FailureKind.BAD_REQUEST if finish in _OF_THE_REQUEST else FailureKind.SERVER
-    reason = clean(candidate.get("finishMessage")) or f"the answer is empty and ended with {finish}"
-    return Failure(kind, code_name(finish) or "no_content", reason, reply.status)
+    reason = clean(candidate.get("finishMessage")) or f"the answer isn't whole and ended with {finish}"
+    return Failure(kind, code_name(finish) or NO_CONTENT, reason, reply.status)
 
 
 def _with_candidates(body: dict[str, Any], candidates: dict[int, dict[str, Any]]) -> dict[str, Any]:

@@ -23,12 +23,13 @@ from worker.providers.answers import Answer, Stream
 from worker.providers.base import Call, Reply, Sender
 from worker.providers.bodies import own_body
 from worker.providers.chat import ChatProvider
-from worker.providers.embeddings import embeddings_answer, token_numbers, vectors_wanted
+from worker.providers.embeddings import embeddings_answer, embeddings_usage, token_numbers, vectors_wanted
 from worker.providers.events import Chunks
 from worker.providers.failures import request_id
-from worker.providers.replies import at, count, decode, name, objects, table, told_count
+from worker.providers.replies import at, count, decode, name, objects, table
 from worker.providers.translation import openai as translation
 from worker.providers.translation import read as read_body
+from worker.providers.usage import StreamUsage, reported_cost, usage_of
 
 _REASONING_MODEL = re.compile(r"(ft:)?(o\d|gpt-[5-9])")
 _PATHS = {
@@ -123,48 +124,58 @@ class OpenAI(ChatProvider):
         return request_id(reply, reply.headers.get("x-request-id"), at(body, "id"))
 
     def error_in(self, body: Any) -> Any:
-        error = at(body, "error")
-        return error if error and not at(body, "choices") else None
+        """The error of a body, beside its choices or in one of them too: an answer with an error isn't whole."""
+        error = error_of(body)
+        return error or next((found for choice in objects(at(body, "choices")) if (found := error_of(choice))), None)
 
     def answer(self, request: Request, body: dict[str, Any], reply: Reply) -> Answer | None:
         answer = self._answer(request, body, reply)
-        tier = body.get("service_tier")
-        if answer is None or answer.usage is None or not isinstance(tier, str) or tier not in TIERS:
+        if answer is None or answer.usage is None:
             return answer
-        return replace(answer, usage=replace(answer.usage, tier=tier))
+        usage = replace(answer.usage, reported_cost=reported_cost(usage_of(body), reply.headers))
+        if isinstance(tier := body.get("service_tier"), str) and tier in TIERS:
+            usage = replace(usage, tier=tier)
+        return replace(answer, usage=usage)
 
     def _answer(self, request: Request, body: dict[str, Any], reply: Reply) -> Answer | None:
         match request.operation:
             case "responses":
                 return responses.answer(body, reply)
             case "completions":
-                return completions.answer(body, chat.read_usage(body.get("usage")), reply)
+                return completions.answer(body, chat.read_usage(usage_of(body)), reply)
             case "embeddings":
-                given = told_count(at(body, "usage", "prompt_tokens"))
-                usage = None if given is None else Usage(given)
+                usage = embeddings_usage(usage_of(body))
                 return embeddings_answer(body, vectors_wanted(request.input, within="input"), usage, reply)
-        return chat.answer(body, reply)
+        return chat.answer(body, chat.read_usage(usage_of(body)), reply)
 
     def assemble(self, request: Request, chunks: Chunks) -> Stream:
+        """The body that the chunks stand for. After an error the rest is read too, for the usage that it may hold."""
         if request.operation == "responses":
             return responses.assemble(chunks)
         legacy = request.operation == "completions"
         form = "text_completion" if legacy else "chat.completion"
         body: dict[str, Any] = {}
         choices: dict[int, dict[str, Any]] = {}
+        usage = StreamUsage()
+        error: Any = None
         for _, chunk in chunks:
             if not isinstance(chunk, dict):
                 continue
-            if error := self.error_in(chunk):
-                return Stream(_with_choices(body, choices, form), error, False)
+            error = error or self.error_in(chunk)
             for key, value in chunk.items():
-                if key != "choices" and (value is not None or key not in body):
+                if key not in ("choices", "usage", "error") and (value is not None or key not in body):
                     body[key] = value
-            for part in objects(chunk.get("choices")):
+            parts = list(objects(chunk.get("choices")))
+            for part in parts:
                 completions.add(choices, part) if legacy else chat.add(choices, part)
+            usage.add(usage_of(chunk), with_text=any(part.get("text") or part.get("delta") for part in parts))
+        if body or choices:
+            body["usage"] = usage.whole()
         whole = bool(choices) and all(choice.get("finish_reason") for choice in choices.values())
         all_there = chunks.done or len(choices) >= count(request.input.get("n"))
-        return Stream(_with_choices(body, choices, form), None, whole and all_there and not chunks.broken)
+        proven = not chunks.skipped or chunks.done or body.get("usage") is not None
+        whole = whole and all_there and proven and not chunks.broken and error is None
+        return Stream(_with_choices(body, choices, form), error, whole)
 
     def build_list_models(self, api_key: str) -> Call:
         return self.list_models_call("/models", api_key)
@@ -186,12 +197,15 @@ def _account(config: ProviderConfig, key: KeyConfig | None = None) -> dict[str, 
     return {name: value for name, value in told.items() if value}
 
 
+def error_of(value: Any) -> Any:
+    """The error in a body or a choice; None for one that says nothing, as some servers send beside every answer."""
+    error = at(value, "error")
+    if isinstance(error, dict):
+        return error if any(error.values()) else None
+    return error or None
+
+
 def _with_choices(body: dict[str, Any], choices: dict[int, dict[str, Any]], form: str) -> dict[str, Any]:
     if not body and not choices:
         return {}
-    ordered = [choices[index] for index in sorted(choices)]
-    for choice in ordered:
-        calls = at(choice, "message", "tool_calls")
-        if isinstance(calls, dict):
-            choice["message"]["tool_calls"] = [calls[index] for index in sorted(calls)]
-    return {**body, "object": form, "choices": ordered}
+    return {**body, "object": form, "choices": [chat.finished(choices[index]) for index in sorted(choices)]}

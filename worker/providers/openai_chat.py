@@ -13,61 +13,116 @@ from models.request import Failure, FailureKind, Usage
 from worker.providers.answers import Answer
 from worker.providers.base import Reply
 from worker.providers.failures import clean, unreadable
-from worker.providers.growing import grown, is_text
-from worker.providers.replies import at, count, name, objects, storable, table, told_count
+from worker.providers.finish import Content, Judged, judged, of_all, with_thoughts_apart
+from worker.providers.growing import Growing, grown, is_text, joined
+from worker.providers.replies import at, count, decode, name, objects, storable, table, told_count
+from worker.providers.usage import billed_beside, first_count, merged_fees
 
 _SEARCHING = re.compile(r"-search-(preview|api)")
 """Chat models that search for every answer."""
 
 
-def answer(body: dict[str, Any], reply: Reply) -> Answer | None:
-    """What a body means: its first choice. None if it has none and tells no usage."""
+def answer(body: dict[str, Any], usage: Usage | None, reply: Reply) -> Answer | None:
+    """What a body means: the text of its first choice, if all of its choices are whole. None if it has none and no usage."""
     choice = at(body, "choices", 0)
-    message = at(choice, "message")
-    usage = read_usage(body.get("usage"))
     if usage is not None and _SEARCHING.search(name(body.get("model")) or ""):
-        usage = replace(usage, fees=(("web_search_requests", 1),))
-    if not isinstance(message, dict):
+        usage = replace(usage, fees=merged_fees(usage.fees, (("web_search_requests", 1),)))
+    if not isinstance(at(choice, "message"), dict):
         return (
             None
             if usage is None
             else Answer(usage=usage, failure=unreadable(reply, "the reply tells its usage but holds no choice"))
         )
-    content = message.get("content")
-    text = storable(content) if isinstance(content, str) else _joined(content)
+    verdict = of_all([_judged(one, reply) for one in objects(body.get("choices"))])
     finish = name(choice.get("finish_reason"))
-    failure = None
-    if not text and not message.get("tool_calls") and not message.get("function_call"):
-        refusal = clean(message.get("refusal"))
-        if refusal:
-            failure = Failure(FailureKind.CONTENT_FILTER, "refusal", refusal, reply.status)
-        elif finish == "content_filter":
-            reason = "the provider's content filter removed the whole answer"
-            failure = Failure(FailureKind.CONTENT_FILTER, "content_filter", reason, reply.status)
-    return Answer(usage, text, finish, name(body.get("model")), failure)
+    return Answer(usage, _text(choice["message"]), finish, name(body.get("model")), verdict.failure, verdict.empty)
+
+
+def _text(message: dict[str, Any]) -> str | None:
+    content = message.get("content")
+    return storable(content) if isinstance(content, str) else _joined(content)
+
+
+def _judged(choice: dict[str, Any], reply: Reply) -> Judged:
+    """What to think of one choice. Reasoning comes beside the content under several names, or as parts of it (Mistral)."""
+    message = table(choice.get("message"))
+    parts = list(objects(message.get("content")))
+    others = any(message.get(field) for field in ("tool_calls", "function_call", "audio", "images", "files"))
+    others |= any(part.get("type") not in (*_TEXTS, *_THOUGHTS) for part in parts)
+    thoughts = any(message.get(field) for field in _REASONING)
+    thoughts |= any(part.get("type") in _THOUGHTS for part in parts)
+    content = with_thoughts_apart(Content(_text(message), others, thoughts))
+    refusal = clean(message.get("refusal"))
+    if content.nothing and refusal:
+        return Judged(Failure(FailureKind.CONTENT_FILTER, "refusal", refusal, reply.status))
+    return judged(name(choice.get("finish_reason")), content, reply)
+
+
+_TEXTS = ("text", "output_text", "refusal", None)
+_THOUGHTS = ("thinking", "reasoning", "redacted_thinking")
+_REASONING = ("reasoning_content", "reasoning", "reasoning_details", "thinking", "thinking_blocks")
+"""Where compatible servers put reasoning: DeepSeek, Moonshot, vLLM; OpenRouter, Groq; LiteLLM."""
 
 
 def read_usage(usage: Any) -> Usage | None:
-    """Cached and written tokens are part of prompt_tokens, reasoning is part of completion_tokens. None if a count is missing.
+    """Cached and written tokens are part of prompt_tokens, reasoning is part of completion_tokens. None if a count is missing and
+    the total doesn't give it.
 
-    One family of compatible servers counts reasoning apart from completion_tokens; its total_tokens tells.
+    Where total_tokens is larger than both together, or a part larger than its whole, the part stands beside it and is added:
+    xAI's reasoning, Perplexity's, cached input of some gateways. What nothing explains is output that isn't shown, such as the
+    thoughts that Gemini's endpoint for this dialect leaves out of completion_tokens.
     """
-    given, made = told_count(at(usage, "prompt_tokens")), told_count(at(usage, "completion_tokens"))
+    given, made = (
+        first_count(usage, "prompt_tokens", "input_tokens"),
+        first_count(usage, "completion_tokens", "output_tokens"),
+    )
+    total = told_count(at(usage, "total_tokens"))
+    if total is not None and given is not None and made is None and total >= given:
+        made = total - given
+    elif total is not None and made is not None and given is None and total >= made:
+        given = total - made
     if given is None or made is None:
         return None
-    reasoning = count(at(usage, "completion_tokens_details", "reasoning_tokens"))
-    if reasoning and count(usage.get("total_tokens")) == given + made + reasoning:
+    details, made_details = _details(usage, "prompt", "input"), _details(usage, "completion", "output")
+    reasoning = count(made_details.get("reasoning_tokens")) or count(usage.get("reasoning_tokens"))
+    cached = max(
+        count(details.get("cached_tokens")),
+        *(count(usage.get(field)) for field in ("cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens")),
+    )
+    written = max(
+        count(details.get("cache_write_tokens")),
+        count(details.get("cache_creation_input_tokens")),
+        count(usage.get("cache_creation_input_tokens")),
+    )
+    beside = billed_beside(usage, given + made)
+    rest = (total or 0) - given - made
+    if reasoning and (
+        rest in (reasoning, reasoning + cached + written) or reasoning > made or "citation_tokens" in dict(beside)
+    ):
         made += reasoning
+        rest -= reasoning
+    if cached + written and (rest == cached + written or (total is None and cached + written > given)):
+        given += cached + written
+    elif (
+        rest > 0
+        and rest not in (tokens := [number for field, number in beside if field.endswith("_tokens")])
+        and rest != sum(tokens)
+    ):
+        made += rest
+        reasoning += rest
     return Usage(
         input_tokens=given,
         output_tokens=made,
-        cached_tokens=count(
-            at(usage, "prompt_tokens_details", "cached_tokens") or usage.get("prompt_cache_hit_tokens")
-        ),
-        cache_write_tokens=count(at(usage, "prompt_tokens_details", "cache_write_tokens")),
+        cached_tokens=cached,
+        cache_write_tokens=written,
         reasoning_tokens=reasoning,
+        fees=beside,
         modalities=_modalities(usage),
     )
+
+
+def _details(usage: dict[str, Any], *names: str) -> dict[str, Any]:
+    return next((found for one in names if (found := table(usage.get(f"{one}_tokens_details")))), {})
 
 
 def _modalities(usage: dict[str, Any]) -> tuple[tuple[str, int], ...]:
@@ -105,11 +160,101 @@ def add(choices: dict[int, dict[str, Any]], part: dict[str, Any]) -> None:
     message = choice["message"]
     for key, value in table(part.get("delta")).items():
         if key == "tool_calls":
-            calls = message.setdefault("tool_calls", {})
-            for call in objects(value):
-                _grow(calls.setdefault(count(call.get("index")), {}), call)
+            add_tool_calls(message.setdefault("tool_calls", []), list(objects(value)))
         elif key != "role":
             _grow(message, {key: value})
+
+
+def add_tool_calls(calls: list[dict[str, Any]], pieces: list[dict[str, Any]]) -> None:
+    """Adds one chunk's pieces of tool calls to the calls so far, in the order in which the calls began.
+
+    The index alone doesn't tell calls apart: Gemini's endpoint for this dialect gives 0 to all of them, other servers leave it out,
+    repeat the id and the name in every piece, or give every piece a new id. A new id with a name begins a call, and so does a name
+    after a call whose arguments are complete.
+    """
+    for piece in pieces:
+        call = _continued(calls, piece, together=len(pieces) > 1)
+        if call is None:
+            call = {_PLACE: piece.get("index")}
+            calls.append(call)
+        function = table(piece.get("function"))
+        old = joined(at(call, "function", "name"))
+        if old and isinstance(new := function.get("name"), str) and (new == old or _repeats(call, piece, old)):
+            call["function"]["name"] = new
+            piece = {**piece, "function": {key: value for key, value in function.items() if key != "name"}}
+        if call.get("id"):
+            piece = {key: value for key, value in piece.items() if key != "id"}
+        _grow(call, piece)
+
+
+_PLACE = "index"
+"""Where a call that isn't finished keeps the index that its pieces have."""
+
+
+def _repeats(call: dict[str, Any], piece: dict[str, Any], old: str) -> bool:
+    """Whether a piece repeats the name so far together with the id, as servers do that send each piece whole."""
+    return (
+        bool(call.get("id"))
+        and piece.get("id") == call.get("id")
+        and str(at(piece, "function", "name")).startswith(old)
+    )
+
+
+def _continued(calls: list[dict[str, Any]], piece: dict[str, Any], *, together: bool) -> dict[str, Any] | None:
+    """The call that a piece goes on with; None if it begins one. `together`: it isn't the only piece of its chunk."""
+    index, own_id, name_told = piece.get("index"), piece.get("id"), at(piece, "function", "name")
+    alike = [call for call in calls if index is None or call[_PLACE] == index]
+    if own_id:
+        same = [call for call in alike if call.get("id") == own_id]
+        if same:
+            return same[-1]
+        last = alike[-1] if alike else None
+        if last is None or (name_told and (last.get("id") or _has_arguments(last))):
+            return None
+        return last if not together or index is not None else None
+    if not alike:
+        return None
+    last = alike[-1]
+    if not name_told:
+        return last
+    if index is None and together:
+        return None
+    if not _has_arguments(last):
+        return last
+    return None if _complete(last) or joined(at(last, "function", "name")) != name_told else last
+
+
+def _has_arguments(call: dict[str, Any]) -> bool:
+    arguments = at(call, "function", "arguments")
+    return any(arguments.pieces) if isinstance(arguments, Growing) else bool(arguments)
+
+
+def _complete(call: dict[str, Any]) -> bool:
+    """Whether the arguments so far are a whole JSON object."""
+    arguments = at(call, "function", "arguments")
+    if isinstance(arguments, Growing):
+        if not arguments.pieces[-1].rstrip().endswith("}"):
+            return False
+        arguments = joined(arguments)
+    return isinstance(arguments, dict) or (
+        isinstance(arguments, str) and isinstance(decode(storable(arguments).encode()), dict)
+    )
+
+
+def finished(choice: dict[str, Any]) -> dict[str, Any]:
+    """A choice whose last piece has come. Calls without arguments get those that they would have unstreamed: `{}`."""
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        return choice
+    for call in objects(message.get("tool_calls")):
+        call.pop(_PLACE, None)
+        function = call.get("function")
+        if isinstance(function, dict) and not _has_arguments(call):
+            function["arguments"] = "{}"
+    legacy = message.get("function_call")
+    if isinstance(legacy, dict) and not joined(legacy.get("arguments")):
+        legacy["arguments"] = "{}"
+    return choice
 
 
 def _grow(whole: dict[str, Any], part: dict[str, Any]) -> None:

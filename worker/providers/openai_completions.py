@@ -8,30 +8,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from models.request import Failure, FailureKind, Usage
+from models.request import Usage
 from worker.providers.answers import Answer
 from worker.providers.base import Reply
 from worker.providers.failures import unreadable
+from worker.providers.finish import Content, Judged, judged, of_all
 from worker.providers.growing import grown
-from worker.providers.replies import at, count, name, storable, table
+from worker.providers.replies import at, count, name, objects, storable, table
 
 DEFAULT_MAX_TOKENS = 16
 """How long a completion gets where the body names no bound: the endpoint's own default."""
 
 
 def answer(body: dict[str, Any], usage: Usage | None, reply: Reply) -> Answer | None:
-    """What a body means: the text of its first choice. None if it has none and tells no usage."""
+    """What a body means: the text of its first choice, if all of its choices are whole. None if it has none and no usage."""
     choice = at(body, "choices", 0)
     text = at(choice, "text")
     if not isinstance(text, str):
         nothing = unreadable(reply, "the reply tells its usage but holds no choice")
         return None if usage is None else Answer(usage=usage, failure=nothing)
+    verdict = of_all([_judged(one, reply) for one in objects(body.get("choices"))])
     finish = name(choice.get("finish_reason"))
-    failure = None
-    if finish == "content_filter" and not text:
-        reason = "the provider's content filter removed the whole answer"
-        failure = Failure(FailureKind.CONTENT_FILTER, "content_filter", reason, reply.status)
-    return Answer(usage, storable(text), finish, name(body.get("model")), failure)
+    return Answer(usage, storable(text), finish, name(body.get("model")), verdict.failure, verdict.empty)
+
+
+def _judged(choice: dict[str, Any], reply: Reply) -> Judged:
+    text = choice.get("text")
+    content = Content(text if isinstance(text, str) else None, reasoning=bool(choice.get("reasoning")))
+    return judged(name(choice.get("finish_reason")), content, reply)
 
 
 def add(choices: dict[int, dict[str, Any]], part: dict[str, Any]) -> None:

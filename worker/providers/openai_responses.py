@@ -10,12 +10,15 @@ from dataclasses import replace
 from typing import Any
 
 from models.request import Failure, FailureKind, Usage
+from worker.providers import openai_chat as chat
 from worker.providers.answers import Answer, Stream
 from worker.providers.base import Reply
 from worker.providers.events import Chunks
 from worker.providers.failures import clean, code_name
+from worker.providers.finish import Content, Judged, judged
 from worker.providers.growing import grown
 from worker.providers.replies import at, count, name, objects, storable, table, told_count
+from worker.providers.usage import merged_fees
 
 _FINAL = {"response.completed", "response.failed", "response.incomplete", "response.cancelled"}
 _OUT_OF_TOKENS = "max_output_tokens"
@@ -25,17 +28,13 @@ _CALLS = ("_call", "mcp_approval_request")
 
 
 def read_usage(usage: Any) -> Usage | None:
-    """Cached and written tokens are part of input_tokens, reasoning is part of output_tokens. None if a count is missing."""
-    given, made = told_count(at(usage, "input_tokens")), told_count(at(usage, "output_tokens"))
-    if given is None or made is None:
+    """Cached and written tokens are part of input_tokens, reasoning is part of output_tokens. None if a count is missing.
+
+    Counts that stand beside these are read as in chat: compatible servers have the same habits here.
+    """
+    if not isinstance(usage, dict) or told_count(usage.get("input_tokens")) is None:
         return None
-    return Usage(
-        input_tokens=given,
-        output_tokens=made,
-        cached_tokens=count(at(usage, "input_tokens_details", "cached_tokens")),
-        cache_write_tokens=count(at(usage, "input_tokens_details", "cache_write_tokens")),
-        reasoning_tokens=count(at(usage, "output_tokens_details", "reasoning_tokens")),
-    )
+    return None if told_count(usage.get("output_tokens")) is None else chat.read_usage(usage)
 
 
 def answer(body: dict[str, Any], reply: Reply) -> Answer | None:
@@ -54,17 +53,32 @@ def answer(body: dict[str, Any], reply: Reply) -> Answer | None:
     text = storable("".join(texts)) if texts or not calls else None
     usage = read_usage(body.get("usage"))
     if usage is not None:
-        usage = replace(usage, fees=_fees(output))
+        usage = replace(usage, fees=merged_fees(usage.fees, _fees(output)))
     failure = _failure(status, reason, reply)
-    if failure is None and not text and not calls:
-        failure = _nothing_said(parts, reason, reply)
+    verdict = Judged(failure) if failure else _judged(output, parts, text, reason or status, reply)
     return Answer(
         usage=usage,
         text=text,
         finish_reason=reason or status,
         served_model=name(body.get("model")),
-        failure=failure,
+        failure=verdict.failure,
+        empty=verdict.empty,
     )
+
+
+def _judged(output: Any, parts: list[dict[str, Any]], text: str | None, reason: str | None, reply: Reply) -> Judged:
+    """What to think of a response whose status is one of an answer. A hosted search alone is none; a message without text is one
+    that is empty, while reasoning without a message ended too early."""
+    kinds = [str(item.get("type", "")) for item in objects(output)]
+    others = any(kind.endswith(_CALLS) and kind not in _SEARCHES for kind in kinds)
+    content = Content(text, others, reasoning="reasoning" in kinds and "message" not in kinds)
+    refusal = clean("".join(part["refusal"] for part in parts if isinstance(part.get("refusal"), str)))
+    if content.nothing and refusal:
+        return Judged(Failure(FailureKind.CONTENT_FILTER, "refusal", refusal, reply.status))
+    return judged(reason, content, reply)
+
+
+_SEARCHES = ("web_search_call", "file_search_call")
 
 
 def _fees(output: Any) -> tuple[tuple[str, int], ...]:
@@ -95,16 +109,6 @@ def _failure(status: str | None, reason: str | None, reply: Reply) -> Failure | 
     return Failure(FailureKind.SERVER, code_name(status) or "no_content", message, reply.status)
 
 
-def _nothing_said(parts: list[dict[str, Any]], reason: str | None, reply: Reply) -> Failure | None:
-    refusal = clean("".join(part["refusal"] for part in parts if isinstance(part.get("refusal"), str)))
-    if refusal:
-        return Failure(FailureKind.CONTENT_FILTER, "refusal", refusal, reply.status)
-    if reason == _FILTERED:
-        message = "the provider's content filter removed the whole answer"
-        return Failure(FailureKind.CONTENT_FILTER, _FILTERED, message, reply.status)
-    return None
-
-
 def assemble(chunks: Chunks) -> Stream:
     """The response that a stream's last event holds; without that event, what had come of it, not whole.
 
@@ -122,7 +126,8 @@ def assemble(chunks: Chunks) -> Stream:
             error = at(data, "error") or {"code": data.get("code"), "message": data.get("message")}
             return Stream(_so_far(body, items), error, False)
         if isinstance(response := data.get("response"), dict):
-            body = response
+            told = body.get("usage")
+            body = response if response.get("usage") or not told else {**response, "usage": told}
         if kind in _FINAL:
             return Stream(body, body.get("error") or None, bool(body))
         _add(items, kind, data)

@@ -16,6 +16,7 @@ from worker.providers.base import Call, Reply
 from worker.providers.chat import ChatProvider
 from worker.providers.events import Chunks
 from worker.providers.failures import clean, request_id, unreadable
+from worker.providers.finish import Finish, finish_of
 from worker.providers.neutral import Ask, Choice, Form, Text, Tool, Turn, given, refusal
 from worker.providers.replies import at, decode, name, storable, told_count
 from worker.providers.translation import read as read_body
@@ -166,6 +167,9 @@ def _sound(answer: Answer) -> Answer:
         finish_reason=name(answer.finish_reason),
         served_model=name(answer.served_model),
         failure=answer.failure,
+        empty=answer.failure is None
+        and (answer.empty or (answer.text is not None and not answer.text.strip()))
+        and finish_of(answer.finish_reason) is not Finish.LENGTH,
     )
 
 

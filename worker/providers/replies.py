@@ -22,8 +22,12 @@ _LARGEST_COUNT = 10**8
 _YEAR_2100 = 4102444800
 
 
+BOM = b"\xef\xbb\xbf"
+
+
 def decode(body: bytes) -> Any:
-    """The body as JSON, or None when it isn't JSON."""
+    """The body as JSON, or None when it isn't JSON. A byte order mark before it means nothing."""
+    body = body.removeprefix(BOM)
     try:
         return orjson.loads(body)
     except ValueError:
