@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import hashlib
 import itertools
+import json
 import os
 import re
 import secrets
@@ -84,7 +85,8 @@ def export(
         if out is None:
             unfinished = batch["finished_at"] is None
             suffix = ".csv" if form is Form.CSV else ".jsonl"
-            names = default_paths(batch_id, batch["input_name"], partial=unfinished, suffix=suffix)
+            limit = json.loads(batch["defaults"]).get("limit")
+            names = default_paths(batch_id, batch["input_name"], partial=unfinished, suffix=suffix, limit=limit)
         else:
             names = iter((Path(out),))
         first = next(names)

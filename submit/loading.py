@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
@@ -33,8 +35,8 @@ CHUNK_BYTES = 8 * 1024 * 1024
 """One write holds SQLite's only writer: so many rows take 0.1 to 0.2 s."""
 
 _WAIT_SECONDS = 0.25
-_TOLD = 300
-"""Most characters of a batch's options that are told: a schema may be long."""
+_LONGEST_VALUE = 300
+"""Most characters of an option's value in a message: a schema may be long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,15 +247,23 @@ def _machine() -> str:
 
 
 def _conflict(order: Order, old: RowMapping) -> ConflictError:
-    there, here = (told(options) for options in (old["defaults"], order.options.stored()))
+    there, here = differences(old["defaults"], order.options.stored())
     return ConflictError(
         f"batch {old['id']} ({old['status']}) works on the same input with other options ({there}; now {here}). Go on with it by "
         f"giving the same options, stop it with `truckllm cancel {old['id']}`, or pay for both with --new"
     )
 
 
-def told(options: str) -> str:
-    """A batch's options, as stored, for people."""
-    if options == "{}":
-        return "no options"
-    return options if len(options) <= _TOLD else options[:_TOLD] + "…"
+def differences(old: str, new: str) -> tuple[str, str]:
+    """Returns those options of two batches, as stored, that differ: the old ones and the new ones, for people."""
+    there, here = json.loads(old), json.loads(new)
+    names = [name for name in sorted({*there, *here}) if there.get(name) != here.get(name)]
+    return _shown(names, there), _shown(names, here)
+
+
+def _shown(names: Sequence[str], options: Mapping[str, Any]) -> str:
+    def shown(value: Any) -> str:
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        return text if len(text) <= _LONGEST_VALUE else text[:_LONGEST_VALUE] + "…"
+
+    return ", ".join(f"{name}: {shown(options[name])}" if name in options else f"no {name}" for name in names)

@@ -27,7 +27,7 @@ from models.store import batches, outcomes
 from models.wording import counted
 from submit import bell, lookalikes
 from submit.batch_options import BatchOptions, Given, checked_priority
-from submit.loading import Found, Load, Order, begin, fill, told
+from submit.loading import Found, Load, Order, begin, differences, fill
 from submit.obstacles import resume_command
 from submit.price_sources import price_notes
 from submit.shutdowns import shutdowns
@@ -327,9 +327,10 @@ def _paid_before(database: Database, order: Order, batch_id: int) -> list[str]:
             nanos[part["currency"]] += int(part["cost_nanos"])
     cost = " + ".join(format_money(value, currency) for currency, value in sorted(nanos.items())) or "unpriced"
     old = row["id"]
-    other = (
-        "" if row["options_hash"] == order.options_hash else f" with other options than now ({told(row['defaults'])})"
-    )
+    other = ""
+    if row["options_hash"] != order.options_hash:
+        there, here = differences(row["defaults"], order.options.stored())
+        other = f" with other options ({there}; now {here})"
     is_cancelled = row["status"] == BatchStatus.CANCELLED
     rest, what = (" --status cancelled", "was cancelled") if is_cancelled else ("", "failed")
     return [

@@ -6,6 +6,7 @@ It reads the ledger through `models.store.ledger`, adds nothing up across curren
 from __future__ import annotations
 
 import csv
+import datetime
 import io
 import json
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from typing import Any
 
 from models.errors import UsageError
 from models.money import decimal_amount, format_money
-from models.store.ledger import DIMENSIONS, Spent
+from models.store.ledger import DIMENSIONS, Period, Spent
 from models.wording import counted
 from submit.metadata_costs import PREFIX
 
@@ -24,11 +25,13 @@ _SUMMED = tuple(name for name in Spent.__dataclass_fields__ if name not in ("gro
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Rows of the ledger by the dimensions `by`; `totals` has one row a currency ("" for calls without a known cost)."""
+    """Rows of the ledger by the dimensions `by`; `totals` has one row a currency ("" for calls without a known cost). `remarks` are
+    sentences on what was asked for."""
 
     by: tuple[str, ...]
     rows: tuple[Spent, ...]
     totals: tuple[Spent, ...]
+    remarks: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -59,7 +62,7 @@ class Report:
             found.append(f"{money} of the cost was billed for {counted(number, 'call')} that gave no usable answer")
         if number := sum(row.open_calls for row in self.totals):
             found.append(f"{counted(number, 'call')} {'is' if number == 1 else 'are'} under way")
-        return tuple(found)
+        return (*found, *self.remarks)
 
 
 def dimensions(text: str) -> tuple[str, ...]:
@@ -74,7 +77,27 @@ def dimensions(text: str) -> tuple[str, ...]:
     return names
 
 
-def report(by: Sequence[str], spent: Sequence[Spent]) -> Report:
+def period_between(since: str | None, until: str | None) -> Period:
+    """Returns the period from `since` on and before `until`, dates or ISO times, UTC where they name no zone. Raises UsageError."""
+    period = Period(_moment("since", since), _moment("until", until))
+    if period.since is not None and period.until is not None and period.until <= period.since:
+        raise UsageError(f"until {until} is not after since {since}: `until` itself is not part of the period")
+    return period
+
+
+def _moment(name: str, text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.datetime.fromisoformat(text.strip())
+        return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()
+    except (ValueError, OverflowError):
+        raise UsageError(
+            f"{name} {text[:40]!r} is no time: write a date such as 2026-01-31, or a time such as 2026-01-31T12:00Z"
+        ) from None
+
+
+def report(by: Sequence[str], spent: Sequence[Spent], remarks: Sequence[str] = ()) -> Report:
     """Puts the ledger's sums together: a group's calls without a known cost join its currency if it has just one."""
     rows: list[Spent] = []
     for group in dict.fromkeys(row.group for row in spent):
@@ -83,7 +106,8 @@ def report(by: Sequence[str], spent: Sequence[Spent]) -> Report:
     for row in spent:
         whole = replace(row, group=())
         by_currency[row.currency] = _added(by_currency[row.currency], whole) if row.currency in by_currency else whole
-    return Report(tuple(by), tuple(rows), tuple(_joined([by_currency[key] for key in sorted(by_currency)])))
+    totals = tuple(_joined([by_currency[key] for key in sorted(by_currency)]))
+    return Report(tuple(by), tuple(rows), totals, tuple(remarks))
 
 
 def as_json(found: Report) -> str:

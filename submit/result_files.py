@@ -17,11 +17,13 @@ _INPUTS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 _UNANSWERED = ("failed", "cancelled", "queued", "running")
 
 
-def default_paths(batch_id: int, input_name: str, *, partial: bool = False, suffix: str = ".jsonl") -> Iterator[Path]:
-    """Where results may go when nobody says, best first, without end; in the input's folder, here if that folder isn't here.
+def default_paths(
+    batch_id: int, input_name: str, *, partial: bool = False, suffix: str = ".jsonl", limit: int | None = None
+) -> Iterator[Path]:
+    """Returns where results may go when nobody says, best first, without end; in the input's folder, here if that folder isn't here.
 
     prompts.jsonl → prompts.results.jsonl, prompts.batch-7.results.jsonl, prompts.batch-7-2.results.jsonl, …; so far ("partial"):
-    prompts.partial.jsonl, …
+    prompts.partial.jsonl, …; of a pilot of the first 20 lines (`limit`): prompts.first20.results.jsonl, …
     """
     kind = "partial" if partial else "results"
     folder = Path()
@@ -31,6 +33,7 @@ def default_paths(batch_id: int, input_name: str, *, partial: bool = False, suff
         source = Path(input_name)
         name = source.name.removesuffix(".gz").removesuffix(".zst")
         stem = Path(name).stem if Path(name).suffix in _INPUTS else name
+        stem += f".first{limit}" if limit is not None else ""
         own = f"{stem}.batch-{batch_id}"
         folder = source.parent if source.parent.is_dir() else folder
         yield folder / f"{stem}.{kind}{suffix}"

@@ -64,10 +64,35 @@ class Spent:
 _NUMBERS = tuple(name for name in Spent.__dataclass_fields__ if name not in ("group", "currency"))
 
 
+@dataclass(frozen=True, slots=True)
+class Period:
+    """Calls that left at or after `since` and before `until`, in unix seconds; None: no bound."""
+
+    since: float | None = None
+    until: float | None = None
+
+    def conditions(self) -> list[sa.ColumnElement[bool]]:
+        bounds = []
+        if self.since is not None:
+            bounds.append(attempts.c.started_at >= self.since)
+        if self.until is not None:
+            bounds.append(attempts.c.started_at < self.until)
+        return bounds
+
+
+ALWAYS = Period()
+
+
 def spent(
-    connection: Connection, by: Sequence[str], *, batch_id: int | None = None, job_ids: Sequence[int] | None = None
+    connection: Connection,
+    by: Sequence[str],
+    *,
+    batch_id: int | None = None,
+    job_ids: Sequence[int] | None = None,
+    period: Period = ALWAYS,
 ) -> list[Spent]:
-    """Sums by these dimensions (of DIMENSIONS, or JOB) and currency, in their order. Of one batch, of these jobs, or of everything."""
+    """Sums by these dimensions (of DIMENSIONS, or JOB) and currency, in their order. Of one batch, of these jobs, of a period, or of
+    everything."""
     known = attempts.c.outcome != Outcome.UNKNOWN
     unknown = attempts.c.outcome == Outcome.UNKNOWN
     failed = sa.and_(known, attempts.c.outcome != Outcome.SUCCEEDED)
@@ -107,7 +132,7 @@ def spent(
         inner = inner.where(attempts.c.batch_id == batch_id)
     if job_ids is not None:
         inner = inner.where(attempts.c.job_id.in_(job_ids))
-    rows = inner.subquery()
+    rows = inner.where(*period.conditions()).subquery()
     groups = [rows.c[f"by_{name}"] for name in by]
     query = (
         sa.select(*groups, rows.c.currency, *(sa.func.coalesce(sa.func.sum(rows.c[name]), 0) for name in _NUMBERS))
@@ -122,10 +147,16 @@ def spent(
     return found
 
 
-def jobs_with_calls(connection: Connection, after: int, *, batch_id: int | None = None, most: int = 1000) -> list[int]:
-    """The next numbers of jobs that calls were made for, after `after`; empty at the end. Deleted jobs are among them."""
+def jobs_with_calls(
+    connection: Connection, after: int, *, batch_id: int | None = None, period: Period = ALWAYS, most: int = 1000
+) -> list[int]:
+    """Returns the next numbers of jobs that calls were made for, after `after`; empty at the end. Deleted jobs are among them."""
     query = (
-        sa.select(attempts.c.job_id).where(attempts.c.job_id > after).distinct().order_by(attempts.c.job_id).limit(most)
+        sa.select(attempts.c.job_id)
+        .where(attempts.c.job_id > after, *period.conditions())
+        .distinct()
+        .order_by(attempts.c.job_id)
+        .limit(most)
     )
     if batch_id is not None:
         query = query.where(attempts.c.batch_id == batch_id)

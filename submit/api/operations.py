@@ -47,6 +47,8 @@ class Costs(BaseModel):
 
     by: str = ",".join(reports.DEFAULT_BY)
     batch: Annotated[int, Field(ge=1, lt=2**63)] | None = None
+    since: str | None = None
+    until: str | None = None
 
 
 class Health:
@@ -195,10 +197,12 @@ def costs(request: Request) -> Response:
     """GET /v1/costs: the report of `truckllm costs --json`."""
     api, asked = Api.of(request), query(request, Costs)
     names = reports.dimensions(asked.by)
+    period = reports.period_between(asked.since, asked.until)
+    notes: list[str] = []
     with stored(api.database):
         if any(name.startswith(PREFIX) for name in names):
-            spent = spent_by(api.database, names, batch_id=asked.batch)
+            spent, notes = spent_by(api.database, names, batch_id=asked.batch, period=period)
         else:
             with api.database.read() as connection:
-                spent = ledger.spent(connection, names, batch_id=asked.batch)
-    return JSONResponse(json.loads(reports.as_json(reports.report(names, spent))))
+                spent = ledger.spent(connection, names, batch_id=asked.batch, period=period)
+    return JSONResponse(json.loads(reports.as_json(reports.report(names, spent, notes))))

@@ -14,7 +14,7 @@ from models.store import batches, ledger
 from submit.cli.options import ConfigOption, JsonOption, found_config, known, stored
 from submit.cli.output import note, print_table, say
 from submit.metadata_costs import PREFIX, spent_by
-from submit.reports import DEFAULT_BY, as_csv, as_json, as_table, as_text, dimensions, report
+from submit.reports import DEFAULT_BY, as_csv, as_json, as_table, as_text, dimensions, period_between, report
 
 
 class Format(StrEnum):
@@ -34,6 +34,14 @@ def costs(
             metavar="BY",
         ),
     ] = ",".join(DEFAULT_BY),
+    since: Annotated[
+        str | None,
+        typer.Option(help="Only calls from then on: a date (UTC) or a time such as 2026-01-31T12:00Z.", metavar="TIME"),
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(help="Only calls before then, a date's own day not included.", metavar="TIME"),
+    ] = None,
     form: Annotated[Format, typer.Option("--format", help="How to write it.")] = Format.TABLE,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="A file; else stdout.", metavar="OUT")] = None,
     config: ConfigOption = None,
@@ -41,6 +49,7 @@ def costs(
 ) -> None:
     """Report tokens and money, by what you like; every call that left is counted.
 
+    A period holds the calls that left in it: --since is part of it, --until isn't, and both are UTC.
     Money for failed calls that were billed, calls that are maybe billed (no whole reply came), calls without a price and calls whose
     usage wasn't told are shown apart. Currencies are never added up. JSON: {by, rows, totals, notes}; the rows hold the dimensions, currency, cost (decimal text),
     failed_but_billed_cost, calls, succeeded, input_tokens, output_tokens, cached_tokens, cache_write_tokens, reasoning_tokens,
@@ -48,16 +57,18 @@ def costs(
     untold_calls.
     """
     names = dimensions(by)
+    period = period_between(since, until)
+    notes: list[str] = []
     with stored(found_config(config)) as database:
         if any(name.startswith(PREFIX) for name in names):
-            spent = spent_by(database, names, batch_id=batch)
+            spent, notes = spent_by(database, names, batch_id=batch, period=period)
         else:
             with database.read() as connection:
-                spent = ledger.spent(connection, names, batch_id=batch)
+                spent = ledger.spent(connection, names, batch_id=batch, period=period)
         if batch is not None and not spent:  # the ledger outlives a batch
             with database.read() as connection:
                 batches.get(connection, batch)
-        found = report(names, spent)
+        found = report(names, spent, notes)
     if json or form is Format.JSON:
         text = as_json(found)
     elif form is Format.CSV:

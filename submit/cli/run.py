@@ -108,7 +108,9 @@ def do(job: Job, config: Config) -> int:
     """Does the job; the exit code. Raises TruckError. Only for the main thread, because it starts processes."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     if job.out != STDOUT:
-        check_target(Path(job.out) if job.out else next(default_paths(0, job.source)), job.source)
+        check_target(
+            Path(job.out) if job.out else next(default_paths(0, job.source, limit=job.options.limit)), job.source
+        )
     with interruptible():
         if config.redis_url is not None:
             return Run(job, config, console, None).to_the_end()

@@ -134,7 +134,7 @@ def test_a_csv_has_calls_of_tools_and_what_stood_beside_a_body_in_columns(
 def test_costs_go_by_what_stood_beside_a_body_and_else_by_the_bodys_own_metadata(
     database: Database, batch: int
 ) -> None:
-    rows = spent_by(database, ["metadata.team"], batch_id=batch)
+    rows, _ = spent_by(database, ["metadata.team"], batch_id=batch)
     assert {row.group[0]: row.succeeded for row in rows} == {"red": 2, "blue": 1, "body": 1, "": 4}
 
 

@@ -40,7 +40,7 @@ def test_each_value_has_its_own_sums_and_all_together_are_the_ledgers(
 ) -> None:
     monkeypatch.setattr(metadata_costs, "_PAGE", page)
     batch = answered(database)
-    rows = spent_by(database, ["metadata.customer", "provider"], batch_id=batch)
+    rows, _ = spent_by(database, ["metadata.customer", "provider"], batch_id=batch)
     assert {row.group: (row.calls, row.cost_nanos) for row in rows} == {
         ("", "openai"): (1, 300),
         ("3", "openai"): (1, 600),
@@ -56,17 +56,27 @@ def test_each_value_has_its_own_sums_and_all_together_are_the_ledgers(
 
 def test_order_and_depth_are_as_asked_for(database: Database) -> None:
     answered(database)
-    groups = {row.group for row in spent_by(database, ["provider", "metadata.deep.er"])}
+    groups = {row.group for row in spent_by(database, ["provider", "metadata.deep.er"])[0]}
     assert groups == {("openai", "y"), ("openai", "")}
 
 
 def test_what_was_deleted_is_counted_as_such_and_other_batches_beside_it(database: Database) -> None:
     first, second = answered(database), answered(database)
     remove(database, first)
-    rows = {row.group: row.calls for row in spent_by(database, ["metadata.customer"])}
+    rows = {row.group: row.calls for row in spent_by(database, ["metadata.customer"])[0]}
     assert rows[(metadata_costs.DELETED,)] == 6
     assert rows[("acme",)] == 2
-    assert spent_by(database, ["metadata.customer"], batch_id=second + 99) == []
+    assert spent_by(database, ["metadata.customer"], batch_id=second + 99) == ([], [])
+
+
+def test_a_field_that_no_line_has_is_reported_with_those_that_they_have(database: Database) -> None:
+    answered(database)
+    rows, notes = spent_by(database, ["metadata.customr", "metadata.deep.er"])
+    assert {row.group[0] for row in rows} == {""}
+    assert len(notes) == 1
+    assert notes[0].startswith("no line has metadata.customr; the lines have ")
+    assert "customer" in notes[0]
+    assert spent_by(database, ["metadata.deep.nothing"])[1][0].startswith("no line has metadata.deep.nothing")
 
 
 def test_a_dimension_needs_a_name() -> None:

@@ -91,6 +91,14 @@ def test_results_so_far_have_a_name_of_their_own() -> None:
     assert next(default_paths(7, "-", partial=True)) == Path("batch-7.partial.jsonl")
 
 
+def test_a_pilots_results_have_a_name_of_their_own() -> None:
+    names = default_paths(7, "in/prompts.jsonl.gz", limit=20)
+    assert [str(next(names)) for _ in range(2)] == [
+        "prompts.first20.results.jsonl",
+        "prompts.first20.batch-7.results.jsonl",
+    ]
+
+
 def test_another_batchs_results_stay_and_the_new_ones_go_beside(sqlite: Database) -> None:
     first = submitted(sqlite, prompt(1))
     answered(sqlite, "first")

@@ -81,7 +81,7 @@ def test_a_finished_file_with_other_options_is_paid_again_and_that_is_said(
     run = command("submit", prompts)
     assert run.stdout == "2\n"
     assert (
-        'batch 1 did this input already with other options than now ({"limit": 3}) (3 succeeded, 0 failed, 0.0045 USD)'
+        "batch 1 did this input already with other options (limit: 3; now no limit) (3 succeeded, 0 failed, 0.0045 USD)"
         in run.stderr
     )
     finish(stored)
