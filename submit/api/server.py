@@ -85,8 +85,8 @@ class ApiServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's. A thread can't be cancelled: what still runs in one at the end doesn't hold up the process."""
-        self.stopping.set()
         await super().shutdown(sockets)
+        self.stopping.set()
         leave = threading.Timer(_LAST_SECONDS, _leave)
         leave.daemon = True
         leave.start()

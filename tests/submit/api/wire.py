@@ -93,7 +93,7 @@ class Api:
         return int(psutil.Process(self.process.pid).memory_info().rss)
 
 
-def read_all(connection: socket.socket, seconds: float = 30) -> bytes:
+def read_all(connection: socket.socket, seconds: float = 120) -> bytes:
     """All that comes until the other side closes or resets."""
     connection.settimeout(seconds)
     found = b""
