@@ -33,6 +33,8 @@ OPEN = "/healthz"
 _WITH_BODY = {("POST", "/v1/batches")}
 """The requests whose body is read. One of any other is refused, because what was asked there would be passed over."""
 
+RETRY_STORAGE_SECONDS = "5"
+"""For Retry-After while the database is away."""
 _STATUS: tuple[tuple[type[TruckError], int, str], ...] = (
     (NotFoundError, 404, "not_found"),
     (TooLargeError, 413, "too_large"),
@@ -182,7 +184,8 @@ def _refused(_: Request, error: Exception) -> Response:
             "lines": [{"line": line.number, "reason": line.reason} for line in error.lines],
             "bad_lines": error.count,
         }
-    return error_response(status, str(error), code=code, **more)
+    headers = {"Retry-After": RETRY_STORAGE_SECONDS} if status == 503 else None
+    return error_response(status, str(error), headers, code, **more)
 
 
 def _broken(request: Request, error: Exception) -> Response:

@@ -1,6 +1,6 @@
-"""The HTTP API in this process as a fuzzer calls it: bytes become a request, straight into the application.
+"""The HTTP API in this process as a fuzzer calls it: bytes become a request, straight into the application, or go through the parser.
 
-It opens no socket; how uvicorn reads the wire is uvicorn's business.
+It opens no socket.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import tempfile
 from typing import Any
 from unittest import mock
 
+import h11
 from starlette.applications import Starlette
 
 from models.config_file import load_config_text
@@ -20,6 +21,8 @@ from models.database import open_database
 from submit.api.access import Access
 from submit.api.app import application
 from submit.api.asked import Api
+from submit.api.failures import CODES
+from submit.api.strict import LONGEST_TARGET, MOST_HEADERS, StrictConnection
 
 TOKEN = "all-canary-3f81b07c"
 _CONFIG = "providers: [{id: openai, keys: [{id: oa-1, secret: sk-canary-5b1c}]}]"
@@ -73,3 +76,44 @@ def _application() -> tuple[Starlette, str]:
     atexit.register(folder.cleanup)
     database = open_database(f"sqlite:///{folder.name}/api.db")
     return application(Api(database, load_config_text(_CONFIG), 1_000_000), Access(TOKEN, None)), folder.name
+
+
+def parsed(data: bytes, pieces: int) -> list[tuple[Any, ...]]:
+    """The requests in `data` as the server's parser reads them from so many pieces at least, each as (method, target, body); the last one
+    is ("refused", code) where it ends with an error. Fails for a request whose length two programs could read differently."""
+    connection = StrictConnection()
+    found: list[tuple[Any, ...]] = []
+    request: h11.Request | None = None
+    body = b""
+    size = len(data) // pieces + 1
+    for start in range(0, len(data), size):
+        connection.receive_data(data[start : start + size])
+        while True:
+            try:
+                event = connection.next_event()
+            except h11.RemoteProtocolError as error:
+                return [*found, ("refused", CODES[error.error_status_hint])]
+            if isinstance(event, h11.Request):
+                request, body = event, b""
+                _is_unambiguous(event)
+            elif isinstance(event, h11.Data):
+                body += event.data
+            elif isinstance(event, h11.EndOfMessage):
+                assert request is not None
+                found.append((request.method, request.target, bytes(body)))
+                if connection.their_state is not h11.DONE:
+                    return found  # an upgrade is asked for, or the last request of a connection
+                connection.send(h11.Response(status_code=204, headers=[]))
+                connection.send(h11.EndOfMessage())
+                connection.start_next_cycle()
+            else:
+                break
+    return found
+
+
+def _is_unambiguous(request: h11.Request) -> None:
+    names = [name for name, _ in request.headers]
+    assert names.count(b"content-length") + names.count(b"transfer-encoding") <= 1
+    assert names.count(b"authorization") <= 1
+    assert len(names) <= MOST_HEADERS
+    assert len(request.target) <= LONGEST_TARGET

@@ -56,6 +56,13 @@ redis_url: redis://localhost:6379/0
     '{"providers": [{"id": "openai", "keys": [{"id": "a", "secret": "canary.0123456789"}]}], "database_url": "sqlite:///a"}',
     "a: &a [*a, *a]\nproviders: [{<<: {id: x}, keys: !!str y}]\n",
 )
+_ON_THE_WIRE = (
+    b"GET /v1/batches?limit=3 HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer x\r\n\r\nGET /healthz HTTP/1.0\r\n\r\n",
+    b"POST /v1/batches HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhelloGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n0\r\nX: y\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\nConnection: Upgrade, close\r\nExpect: 100-continue\r\nX: a\r\n b\r\n\r\n",
+)
 _REQUESTS = (
     b"GET /v1/batches?limit=3\n",
     b"GET /v1/batches/1\n",
@@ -102,6 +109,8 @@ def seeds(target: str) -> list[bytes]:
         case "kept-models":
             model = {"id": "m", "retires_at": "2027-01-01T00:00:00Z"}
             return [orjson.dumps({"openai": {"base_url": "https://a", "listed_at": 1.5, "models": [model]}})]
+        case "http-wire":
+            return list(_ON_THE_WIRE)
         case "http-api":
             return list(_REQUESTS)
         case "ticket":

@@ -28,7 +28,7 @@ from models.formats.simple import simple_input
 from models.lanes import Lanes
 from models.request import EMBEDDINGS, Request, Response
 from submit.source import Source
-from tests.fuzz.http_api import asked
+from tests.fuzz.http_api import asked, parsed
 from tests.fuzz.tickets import taken
 from worker.providers.base import Provider, Reply
 from worker.providers.claude import Claude
@@ -206,8 +206,16 @@ def http_api(data: bytes) -> None:
     status, body = asked(data)
     assert status < 500, f"the API failed: {status}"
     if status >= 400:
-        message = json.loads(body)["error"]["message"]
-        assert message
+        error = json.loads(body)["error"]
+        assert error["code"]
+        assert error["message"]
+
+
+def http_wire(data: bytes) -> None:
+    """Bytes on a connection of the API: the same requests however they are cut, and none that could be read in two ways."""
+    whole = parsed(data, 1)
+    assert parsed(data, 7) == whole
+    assert parsed(data, len(data) + 1) == whole
 
 
 def ticket(data: bytes) -> None:
@@ -232,6 +240,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "config": config,
     "kept-models": kept_models,
     "http-api": http_api,
+    "http-wire": http_wire,
     "ticket": ticket,
     **{f"reply-{name}": (lambda data, name=name: reply(name, data)) for name in READERS},  # type: ignore[misc]
 }
