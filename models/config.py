@@ -100,10 +100,11 @@ class LimitsConfig(Node):
 
 
 class ModelConfig(LimitsConfig):
-    """What differs for one model: its own limits (beside the key's), its price, its context window in tokens."""
+    """What differs for one model: its own limits (beside the key's), its price, its context window and its longest output in tokens."""
 
     pricing: Pricing | None = None
     context_window: Count | None = None
+    max_output_tokens: Count | None = None
 
 
 Models = Annotated[dict[Text, ModelConfig], BeforeValidator(models_by_name)]
@@ -253,6 +254,11 @@ class ProviderConfig(Node):
         """The limits a minute that hold for this model on this key, beside the key's own: the key's word goes first."""
         of_provider, of_key = self.models.get(model), key.models.get(model)
         return {**(of_provider.limits() if of_provider else {}), **(of_key.limits() if of_key else {})}
+
+    def max_output_tokens(self, key: KeyConfig, model: str) -> int | None:
+        """Returns the most that this model can write in one call on this key, if it is configured."""
+        settings = [models[model] for models in (key.models, self.models) if model in models]
+        return next((one.max_output_tokens for one in settings if one.max_output_tokens), None)
 
     def pricing(self, key: KeyConfig, model: str) -> Pricing | None:
         """The price of this model on this key: the key's for the model, else the provider's, else the key's for all.

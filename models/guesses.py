@@ -37,8 +37,13 @@ def characters(value: Any) -> tuple[int, int]:
 
 
 def input_tokens(source: Any) -> int:
-    """What a request's input is taken for while nothing is learned."""
-    text, media = characters(source)
+    """Returns the estimated tokens of a request's input while nothing is learned."""
+    return tokens_of(characters(source))
+
+
+def tokens_of(size: tuple[int, int]) -> int:
+    """Returns the estimated tokens of an input of this size: characters of text, inline media."""
+    text, media = size
     return round(text / COLD_CHARACTERS_PER_TOKEN) + TOKENS_A_MESSAGE + media * MEDIA_TOKENS
 
 

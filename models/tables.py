@@ -354,6 +354,9 @@ budgets = Table(
     Column("currency", String(8), nullable=False, comment="Of the cap; calls priced in another aren't sent"),
     Column("spent_nanos", Big, nullable=False, server_default="0", comment="What ended calls cost, or may have cost"),
     Column("reserved_nanos", Big, nullable=False, server_default="0", comment="What calls under way may cost"),
+    Column(
+        "assumed_nanos", Big, comment="Of spent_nanos: reservations of calls whose cost nobody knows; NULL: none yet"
+    ),
     comment="Caps on what batches may cost",
 )
 
@@ -363,8 +366,39 @@ budget_reservations = Table(
     Column("attempt_id", Big, primary_key=True, autoincrement=False, comment="A call that was announced"),
     Column("batch_id", Big, ForeignKey("budgets.batch_id", ondelete="CASCADE"), nullable=False, comment="Its batch"),
     Column("nanos", Big, nullable=False, comment="What it may cost"),
+    Column("base_nanos", Big, comment="Its estimate before anything was learned; NULL: nothing to learn"),
     Index("ix_budget_reservations_batch", "batch_id"),
     comment="What is reserved of budgets; a call whose end nobody knows stays here",
+)
+
+budget_estimates = Table(
+    "budget_estimates",
+    metadata,
+    Column(
+        "batch_id",
+        Big,
+        ForeignKey("budgets.batch_id", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+        comment="The capped batch",
+    ),
+    Column("provider", String(100), primary_key=True, comment="Provider id"),
+    Column("model", String(300), primary_key=True, comment="The model that was asked for"),
+    Column(
+        "kept",
+        Big,
+        nullable=False,
+        server_default="0",
+        comment="Answers in a row that cost no more than was estimated",
+    ),
+    Column(
+        "excess_nanos",
+        Big,
+        nullable=False,
+        server_default="0",
+        comment="Added to each estimate: by so much an answer was dearer, and a quarter more",
+    ),
+    comment="What answers have shown of the estimates of capped batches",
 )
 
 schema_floor = Table(

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import sqlalchemy as sa
 import zstandard
+from sqlalchemy.engine import Connection
 
 from models.database import Database
 from models.finalizing import ended, finalize, reconcile
@@ -19,13 +20,13 @@ from models.request import Usage
 from models.states import BatchStatus, JobStatus, Outcome
 from models.store import attempts as attempt_store
 from models.store import batches as batch_store
-from models.store import claims
+from models.store import budgets, claims
 from models.store import workers as worker_store
 from models.store.attempts import Announcement
 from models.store.batches import NewJob
 from models.store.claims import Claimed
 from models.store.endings import Answer, AttemptEnd, Ending
-from models.tables import attempts, batches, jobs
+from models.tables import attempts, batches, budget_estimates, jobs
 
 NOW = 1_800_000_000.0
 USAGE = Usage(input_tokens=11, output_tokens=7, cached_tokens=3, cache_write_tokens=2, reasoning_tokens=1)
@@ -120,6 +121,15 @@ def announce(database: Database, *jobs_: Claimed, now: float = NOW, provider: st
     with database.write() as connection:
         assert attempt_store.announce(connection, calls, now) == {call.attempt_id for call in calls}
     return calls
+
+
+def prove(connection: Connection, batch_id: int, *, provider: str = "openai", model: str = "gpt-4o") -> None:
+    """Makes a capped batch's estimates for a model count as proven, as many answers do."""
+    connection.execute(
+        budget_estimates.insert().values(
+            batch_id=batch_id, provider=provider, model=model, kept=budgets.OPEN_AFTER, excess_nanos=0
+        )
+    )
 
 
 def ending(

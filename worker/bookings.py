@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 
+from models.guesses import COLD_OUTPUT_TOKENS, tokens_of
 from models.prices import Cost, price
 from models.request import Request, Usage
 from worker.estimates import Estimates
@@ -52,18 +53,34 @@ class Bookings:
         self._estimates.learn(request.model, size, usage.input_tokens, usage.output_tokens)
 
     def may_cost(self, request: Request, size: tuple[int, int], key: LimitedKey) -> Cost | None:
-        """What the call may cost on this key, at the tier that the request asks for: output as far as the request lets it go, where it
-        says; None without a price."""
+        """Returns the estimated cost of a call on this key: at the tier that the request asks for, with output up to the request's own bound,
+        else to what the model is known to be able to write, else to the configured guess. None without a price.
+
+        It uses nothing that this process has learned, so that all workers of a batch estimate alike; `models.store.budgets` adds
+        what answers have shown.
+        """
+        return self._cost(request, size, key, largest=False)
+
+    def most_cost(self, request: Request, size: tuple[int, int], key: LimitedKey) -> Cost | None:
+        """Returns the same for a server that ignores the request's bound. None if the model's longest output isn't configured."""
+        return self._cost(request, size, key, largest=True)
+
+    def _cost(self, request: Request, size: tuple[int, int], key: LimitedKey, *, largest: bool) -> Cost | None:
+        config = self._provider.config
         try:
-            most = self._provider.max_output_tokens(request)
-            going_in = self._estimates.input_tokens(request.model, size)
-            coming_out = self._estimates.output_tokens(request.model, None) if most is None else most
-            usage = self._provider.may_use(request, min(going_in, MOST_TOKENS), min(coming_out, MOST_TOKENS))
-            return price(usage, self._provider.config.pricing(self._ring.key(key.name), request.model))
+            most = config.max_output_tokens(self._ring.key(key.name), request.model)
+            bound = self._provider.max_output_tokens(request)
+            if largest and most is None:
+                return None
+            guess = config.default_output_tokens or COLD_OUTPUT_TOKENS
+            known = [tokens for tokens in (most, None if largest else bound) if tokens is not None]
+            coming_out = min(known, default=guess)
+            usage = self._provider.may_use(request, min(tokens_of(size), MOST_TOKENS), min(coming_out, MOST_TOKENS))
+            return price(usage, config.pricing(self._ring.key(key.name), request.model))
         except MemoryError:  # says nothing of prices; a batch with a cap would be paused for the want of one
             raise
         except Exception:
-            log.exception("provider %s failed to tell how much a call may cost", self._provider.name)
+            log.exception("provider %s failed to estimate what a call may cost", self._provider.name)
             return None
 
 

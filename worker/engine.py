@@ -38,6 +38,7 @@ from worker.failover import (
     Verdict,
     before_that,
     decide,
+    is_unbilled,
     outcome_of,
     provider_failed,
 )
@@ -162,6 +163,16 @@ class Engine:
         """The providers of the job's route that it may not go to again."""
         gone = routing.excluded(job.excluded)
         return list(dict.fromkeys(name for name, _ in routing.candidates(self.config, job.lane) if name in gone))
+
+    def elsewhere(self, prepared: Prepared, currency: str) -> str | None:
+        """Returns the `excluded` with which a job goes to a candidate of its route that has a price in this currency; None if there is
+        none. Where all of those have failed it already, they are tried again."""
+        job = prepared.job
+        priced = [] if job.no_fallback else routing.priced(self.config, job.lane, self.name, prepared.request, currency)
+        if not priced:
+            return None
+        gone = set(routing.excluded(job.excluded))
+        return routing.excluding("" if gone.issuperset(priced) else job.excluded, (self.name,))
 
     def unready(self, job: Claimed, error: Exception) -> Ending:
         """The ending of a job that made our code raise before its call. It fails for good: the next worker would raise as well. Raises
@@ -298,6 +309,7 @@ class Engine:
             latency_ms=latency,
             finished_at=self._recorder.now(),
             price=cost.price if cost else None,
+            unbilled=not left or is_unbilled(failure, response.http_code),
         )
         if left and (failure is None or failure.kind is not FailureKind.RATE_LIMIT):
             self._cooling.answered(grant.key.pool, started)

@@ -247,3 +247,18 @@ def outcome_of(failure: Failure | None) -> Outcome:
     if failure is None:
         return Outcome.SUCCEEDED
     return OUTCOMES.get(failure.kind, Outcome.REJECTED)
+
+
+BEFORE_ANY_WORK = frozenset({FailureKind.RATE_LIMIT, FailureKind.QUOTA, FailureKind.AUTH})
+"""A call refused for these has cost nothing, whatever status carries the refusal."""
+GAVE_UP_WAITING = frozenset({408, 499, 504, 524})
+"""Statuses of a gateway, or of the provider, that didn't wait for the model to finish: the model may have, and is billed then."""
+
+
+def is_unbilled(failure: Failure | None, http_status: int) -> bool:
+    """Returns whether a failed call is known not to be billed: vendors bill no request that they refuse or fail with an error status
+    (Gemini docs: billing; OpenAI and Anthropic bill by the usage of answers). An error inside a reply of status 200 may come after
+    paid work."""
+    if failure is None:
+        return False
+    return failure.kind in BEFORE_ANY_WORK or (http_status >= 400 and http_status not in GAVE_UP_WAITING)

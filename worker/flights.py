@@ -149,9 +149,10 @@ class Flights:
         if not flights:
             return
         calls = [self._announcement(flight) for flight in flights]
+        passed_on: dict[int, str] = {}
         try:
             announced = await self._recorder.call(
-                lambda connection: attempt_store.announce(connection, calls, self._recorder.now())
+                lambda connection: attempt_store.announce(connection, calls, self._recorder.now(), passed_on)
             )
         except StorageError:
             announced = set()
@@ -167,6 +168,9 @@ class Flights:
             await self._take_back(refused)
             for flight in refused:
                 self._land(flight)
+        for flight in refused:
+            if flight.attempt_id in passed_on:
+                self._passed_on(flight.prepared.job.lane, passed_on[flight.attempt_id])
 
     def _announcement(self, flight: Flight) -> Announcement:
         prepared, key = flight.prepared, flight.grant.key
@@ -180,6 +184,8 @@ class Flights:
             requested_model=prepared.request.model,
             booked_tokens=flight.grant.charge.tokens,
             may_cost=lambda: self._engine.bookings.may_cost(prepared.request, prepared.size, key),
+            most_cost=lambda: self._engine.bookings.most_cost(prepared.request, prepared.size, key),
+            elsewhere=lambda currency: self._engine.elsewhere(prepared, currency),
         )
 
     def _launch(self, flight: Flight) -> None:

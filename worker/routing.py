@@ -9,6 +9,9 @@ from __future__ import annotations
 from decimal import Decimal
 
 from models.config import Config, RouteConfig
+from models.guesses import asked_fees, asked_tier
+from models.prices import price
+from models.request import Request, Usage
 from worker.standings import View
 
 ROUND = 16
@@ -50,6 +53,18 @@ def others(config: Config, lane: str, provider: str, field: str) -> list[str]:
     """The route's other providers that a job may still go to."""
     gone = {provider, *excluded(field)}
     return list(dict.fromkeys(name for name, _ in candidates(config, lane) if name not in gone))
+
+
+def priced(config: Config, lane: str, provider: str, request: Request, currency: str) -> list[str]:
+    """Returns the route's other providers that have a price in this currency for a request, its service tier and tools included."""
+    usage = Usage(1, 1, tier=asked_tier(request.input), fees=asked_fees(request.input))
+    found = []
+    for name, model in candidates(config, lane):
+        settings = config.provider(name)
+        costs = [price(usage, settings.pricing(key, model or request.model)) for key in settings.keys]
+        if name != provider and any(cost is not None and cost.currency == currency for cost in costs):
+            found.append(name)
+    return list(dict.fromkeys(found))
 
 
 def larger(config: Config, lane: str, provider: str, field: str) -> list[str]:

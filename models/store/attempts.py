@@ -18,13 +18,13 @@ from models.store.jobs import give_back
 from models.tables import attempts, batches, jobs
 
 UNAFFORDABLE_SECONDS = 1.0
-"""How long a job waits that its batch's cap has no room for, until calls under way have shown what they really cost."""
+"""How long a job waits that its batch's cap has no room for, until calls under way have shown what they cost."""
 
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """A call about to leave. `booked_tokens` is what the limiter booked for it. `may_cost` tells what it may cost (None: no price);
-    only calls of batches with a cap are asked."""
+    """A call about to leave. `booked_tokens` is what the limiter booked for it. `may_cost`, `most_cost` and `elsewhere` are as
+    `budgets.Reservable` describes them; they are asked only for batches with a cap."""
 
     attempt_id: int
     job_id: int
@@ -35,6 +35,8 @@ class Announcement:
     requested_model: str
     booked_tokens: int
     may_cost: Callable[[], Cost | None] = lambda: None
+    most_cost: Callable[[], Cost | None] = lambda: None
+    elsewhere: Callable[[str], str | None] = lambda currency: None
 
 
 _LOCK = (  # built once: that takes longer than SQLite does to run it
@@ -51,19 +53,28 @@ _LOCK = (  # built once: that takes longer than SQLite does to run it
 _ANNOUNCE = attempts.insert()
 
 
-def announce(connection: Connection, calls: Sequence[Announcement], now: float) -> set[int]:
-    """Writes calls down as `unknown`. The ids of those attempts that may be sent once this is committed.
+def announce(
+    connection: Connection, calls: Sequence[Announcement], now: float, passed_on: dict[int, str] | None = None
+) -> set[int]:
+    """Writes calls down as `unknown`. Returns the ids of those attempts that may be sent once this is committed.
 
     A call is left out when its job isn't held any more in that epoch, its batch was paused or cancelled meanwhile, or can't afford it
-    now: such a job goes back for a second.
+    now: such a job goes back for a second. Into `passed_on` goes, by attempt, the new `excluded` of jobs that other candidates of
+    their route are to take, because only those have a price for the batch's cap.
     """
     locked = connection.execute(_LOCK, {"ids": [call.job_id for call in calls]})
     held = {row.id: row.epoch for row in locked}
     valid = [call for call in calls if held.get(call.job_id) == call.epoch]
     refused = budgets.reserve(connection, valid)
     if refused:
-        unaffordable = {call.job_id: call.epoch for call in valid if call.attempt_id in refused}
-        give_back(connection, unaffordable, not_before=now + UNAFFORDABLE_SECONDS)
+        back: dict[str | None, dict[int, int]] = {}
+        for call in valid:
+            if call.attempt_id in refused:
+                back.setdefault(refused[call.attempt_id], {})[call.job_id] = call.epoch
+        for excluded, held_jobs in back.items():
+            give_back(connection, held_jobs, not_before=now + UNAFFORDABLE_SECONDS, excluded=excluded)
+        if passed_on is not None:
+            passed_on.update({attempt: excluded for attempt, excluded in refused.items() if excluded is not None})
         valid = [call for call in valid if call.attempt_id not in refused]
     if valid:
         connection.execute(

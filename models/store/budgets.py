@@ -1,13 +1,19 @@
 """Budgets: a batch's cap on what it may cost, held by all workers together.
 
-Before a call leaves, what it may cost is reserved in the transaction that announces it; when it ends, the reservation gives way to
-what it did cost. A call whose end nobody knows keeps its reservation: it may have been billed. Batches without a cap have no row.
+Before a call leaves, what it may cost is reserved in the transaction that announces it; when it ends, its cost replaces the reservation.
+A call that may have been billed and whose cost is unknown keeps its reservation as spent. Batches without a cap have no row.
+
+Estimates can be wrong, so `budget_estimates` holds what answers have shown, for each provider and model of a batch. An answer that costs
+more than its estimate raises the estimates of all later calls, and the reservations of those under way. Until answers have kept to
+an estimate, only a few calls may be under way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import sqlalchemy as sa
@@ -16,14 +22,40 @@ from sqlalchemy.engine import Connection, RowMapping
 from models.money import format_money
 from models.prices import Cost
 from models.states import RUNNABLE, UNFINISHED, BatchStatus, JobStatus, Outcome
-from models.tables import attempts, batch_counts, batch_spend, batches, budget_reservations, budgets, jobs
+from models.tables import (
+    attempts,
+    batch_counts,
+    batch_spend,
+    batches,
+    budget_estimates,
+    budget_reservations,
+    budgets,
+    jobs,
+)
 
 OF_ITS_CAP = "of its cap"
 """In the reason of a pause: the cap has to be raised before the batch can go on."""
 
 
+FIRST_CALLS = 4
+"""How many calls of a batch may be under way to models that have not answered yet. Each answer that keeps to its estimate admits two
+more calls of its provider and model: the one that replaces it, and another."""
+PROVEN_AFTER = 5
+"""Answers in a row that have to keep to a model's estimates before those count as proven."""
+OPEN_AFTER = 1000
+"""After so many such answers in a row, calls under way are no longer counted."""
+
+Group = tuple[str, str]
+"""Provider and model: what shares estimates within a batch."""
+
+
 class Reservable(Protocol):
-    """A call about to leave, and what it may cost: None if nobody can say."""
+    """A call about to leave.
+
+    `may_cost` returns its estimate by its own bound (None: it has no price), `most_cost` what it costs if the model writes as much as it is
+    known to be able to (None: that isn't known). `elsewhere` takes a currency and returns the providers that the job
+    has to exclude to reach a candidate of its route with a price in it (None: there is none).
+    """
 
     @property
     def attempt_id(self) -> int: ...
@@ -32,17 +64,53 @@ class Reservable(Protocol):
     @property
     def batch_id(self) -> int: ...
     @property
+    def provider(self) -> str: ...
+    @property
+    def requested_model(self) -> str: ...
+    @property
     def may_cost(self) -> Callable[[], Cost | None]: ...
+    @property
+    def most_cost(self) -> Callable[[], Cost | None]: ...
+    @property
+    def elsewhere(self) -> Callable[[str], str | None]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """How a call ended for its budget: `cost_nanos` None when it is unknown or unpriced, then the reservation counts as spent."""
+    """How a call ended for its budget.
+
+    `cost_nanos` is None where no price could be computed. `lost`: no whole reply came; `unbilled`: the provider is known not to bill
+    it; `incomplete`: the cost lacks something that was billed; `answered`: the job has its answer.
+    """
 
     attempt_id: int
     cost_nanos: int | None
     currency: str | None
-    known: bool
+    lost: bool = False
+    unbilled: bool = False
+    incomplete: bool = False
+    answered: bool = True
+
+    def cost_in(self, currency: str) -> int | None:
+        """Its cost if that is known in this currency."""
+        return self.cost_nanos if self.currency == currency else None
+
+    def shows(self, currency: str) -> bool:
+        """Returns whether its end shows how good its estimate was. An answer without a known cost does: it counts as its reservation, and so
+        will the next."""
+        return not self.lost and (self.answered or self.cost_in(currency) is not None)
+
+    def counted(self, reserved: int, currency: str) -> tuple[int, int]:
+        """Returns what to count as spent of a budget in this currency, and the part of it that is assumed."""
+        known = self.cost_in(currency)
+        if self.lost:
+            spent = max(known or 0, reserved)
+            return spent, spent
+        if known is None:
+            # one that left before the cap came has nothing reserved
+            return (0, 0) if self.unbilled else (reserved, reserved)
+        spent = max(known, reserved) if self.incomplete else known
+        return spent, spent - known
 
 
 def cap(connection: Connection, batch_id: int, most_nanos: int, currency: str) -> None:
@@ -107,42 +175,27 @@ _RESERVED = sa.select(budget_reservations).where(
 )
 
 
-def reserve(connection: Connection, calls: Sequence[Reservable]) -> set[int]:
-    """Reserves what these calls may cost. The attempt ids of those that their batch can't afford now.
+def reserve(connection: Connection, calls: Sequence[Reservable]) -> dict[int, str | None]:
+    """Reserves what these calls may cost. Returns the attempt ids of those that may not leave now, each with None if its job has to
+    wait, or with the job's new `excluded` if another candidate of its route is to take it.
 
     A batch that can't afford its next call while none of its calls is under way is paused, with the reason.
     """
     capped = _held(connection, {call.batch_id for call in calls})
-    refused: set[int] = set()
+    refused: dict[int, str | None] = {}
     for batch_id, budget in capped.items():
-        free = budget["most_nanos"] - budget["spent_nanos"] - budget["reserved_nanos"]
-        taken: list[tuple[int, int]] = []
-        reason: str | None = None
+        room = _Room(connection, budget)
         for call in calls:
-            if call.batch_id != batch_id:
-                continue
-            cost = call.may_cost()
-            if cost is None or cost.currency != budget["currency"]:
-                reason = f"a call has no price in {budget['currency']}, so its cost can't be capped"
-            elif cost.nanos > free:
-                left = format_money(max(free, 0), budget["currency"])
-                reason = reason or f"the next call may cost more than the {left} that are left {OF_ITS_CAP}"
-            else:
-                free -= cost.nanos
-                taken.append((call.attempt_id, cost.nanos))
-                continue
-            refused.add(call.attempt_id)
-        if taken:
-            connection.execute(
-                budget_reservations.insert(),
-                [{"attempt_id": attempt, "batch_id": batch_id, "nanos": nanos} for attempt, nanos in taken],
-            )
+            if call.batch_id == batch_id and not room.takes(call):
+                refused[call.attempt_id] = room.elsewhere.get(call.attempt_id)
+        if room.taken:
+            connection.execute(budget_reservations.insert(), room.taken)
             connection.execute(
                 budgets.update()
                 .where(budgets.c.batch_id == batch_id)
-                .values(reserved_nanos=budgets.c.reserved_nanos + sum(nanos for _, nanos in taken))
+                .values(reserved_nanos=budgets.c.reserved_nanos + sum(row["nanos"] for row in room.taken))
             )
-        elif reason and not _under_way(connection, batch_id):
+        elif room.reason and not room.under_way.total():
             most = format_money(budget["most_nanos"], budget["currency"])
             # batches are locked before budgets: whoever holds this one may wait for us, and the next call pauses it
             free_now = (
@@ -153,50 +206,186 @@ def reserve(connection: Connection, calls: Sequence[Reservable]) -> set[int]:
             connection.execute(
                 batches.update()
                 .where(batches.c.id.in_(free_now.scalar_subquery()), batches.c.status.in_(RUNNABLE))
-                .values(status=BatchStatus.PAUSED, paused_reason=f"{reason} (cap: {most})")
+                .values(status=BatchStatus.PAUSED, paused_reason=f"{room.reason} (cap: {most})")
             )
     return refused
 
 
-def _under_way(connection: Connection, batch_id: int) -> bool:
-    """Whether a call of the batch has been announced and not ended, by a worker that still holds its job."""
+class _Room:
+    """What a budget has left for calls that ask one after the other, within one transaction."""
+
+    def __init__(self, connection: Connection, budget: RowMapping) -> None:
+        self.taken: list[dict[str, int]] = []
+        self.reason: str | None = None
+        self.elsewhere: dict[int, str] = {}
+        self._connection = connection
+        self._budget = budget
+        self._free = budget["most_nanos"] - budget["spent_nanos"] - budget["reserved_nanos"]
+        self._estimates = _estimates(connection, budget["batch_id"])
+
+    @cached_property
+    def under_way(self) -> Counter[Group]:
+        """The batch's calls under way, by provider and model, those taken here included."""
+        return Counter(
+            {group: len(rows) for group, rows in _under_way(self._connection, self._budget["batch_id"]).items()}
+        )
+
+    def takes(self, call: Reservable) -> bool:
+        """Reserves what a call may cost if it may leave now; False if not."""
+        currency = self._budget["currency"]
+        cost = call.may_cost()
+        if cost is None or cost.currency != currency:
+            if (excluded := call.elsewhere(currency)) is not None:
+                self.elsewhere[call.attempt_id] = excluded
+            else:
+                self.reason = f"a call has no price in {currency}, so its cost can't be capped"
+            return False
+        group = call.provider, call.requested_model
+        kept, excess = self._estimates.get(group, (0, 0))
+        if kept < OPEN_AFTER and not _may_leave(group, self.under_way, self._estimates):
+            return False
+        needed = cost.nanos + excess
+        if kept < PROVEN_AFTER and (most := call.most_cost()) is not None and most.currency == currency:
+            largest = max(needed, most.nanos)
+            # where that is too much, a single call may try whether the server keeps to the request's bound
+            needed = largest if largest <= self._free or self.under_way[group] else needed
+        if needed > self._free:
+            left = format_money(max(self._free, 0), currency)
+            self.reason = self.reason or f"the next call may cost more than the {left} that are left {OF_ITS_CAP}"
+            return False
+        self._free -= needed
+        if kept < OPEN_AFTER:
+            self.under_way[group] += 1
+        row = {"attempt_id": call.attempt_id, "batch_id": self._budget["batch_id"]}
+        self.taken.append({**row, "nanos": needed, "base_nanos": cost.nanos})
+        return True
+
+
+def _may_leave(group: Group, under_way: Mapping[Group, int], estimates: Mapping[Group, tuple[int, int]]) -> bool:
+    """Returns whether one more call of a group may be under way, as far as its estimates are proven."""
+    mine = under_way.get(group, 0)
+    kept = estimates.get(group, (0, 0))[0]
+    if kept > 0:
+        return mine < FIRST_CALLS + kept
+    unproven = sum(number for one, number in under_way.items() if estimates.get(one, (0, 0))[0] == 0)
+    return mine == 0 or unproven < FIRST_CALLS
+
+
+def waits_for_answers(connection: Connection, batch_id: int) -> bool:
+    """Returns whether calls of the batch wait until the first answers have proven its estimates."""
+    if get(connection, batch_id) is None:
+        return False
+    under_way = {group: len(rows) for group, rows in _under_way(connection, batch_id).items()}
+    estimates = _estimates(connection, batch_id)
+    return any(
+        estimates.get(group, (0, 0))[0] < PROVEN_AFTER and not _may_leave(group, under_way, estimates)
+        for group in under_way
+    )
+
+
+def _estimates(connection: Connection, batch_id: int) -> dict[Group, tuple[int, int]]:
+    """What answers have shown, by provider and model: how many in a row kept to the estimate, and what to add to it."""
+    rows = connection.execute(sa.select(budget_estimates).where(budget_estimates.c.batch_id == batch_id))
+    return {(row.provider, row.model): (row.kept, row.excess_nanos) for row in rows}
+
+
+def _under_way(connection: Connection, batch_id: int) -> dict[Group, list[RowMapping]]:
+    """The reservations of calls that have been announced and not ended, by workers that still hold their jobs; by provider and model."""
     query = (
-        sa.select(budget_reservations.c.attempt_id)
+        sa.select(
+            budget_reservations.c.attempt_id,
+            budget_reservations.c.nanos,
+            budget_reservations.c.base_nanos,
+            attempts.c.provider,
+            attempts.c.requested_model,
+        )
         .join(attempts, attempts.c.id == budget_reservations.c.attempt_id)
         .join(jobs, sa.and_(jobs.c.id == attempts.c.job_id, jobs.c.epoch == attempts.c.epoch))
         .where(budget_reservations.c.batch_id == batch_id, jobs.c.status == JobStatus.RUNNING)
-        .limit(1)
     )
-    return connection.execute(query).first() is not None
+    found: dict[Group, list[RowMapping]] = {}
+    for row in connection.execute(query).mappings():
+        found.setdefault((row["provider"], row["requested_model"]), []).append(row)
+    return found
 
 
 def settle(connection: Connection, ended: Sequence[Settled]) -> None:
-    """Puts what calls did cost in the place of what was reserved for them."""
-    found = _reserved(connection, [one.attempt_id for one in ended])
-    by_id = {one.attempt_id: one for one in ended}
-    batch_ids = sorted({row["batch_id"] for row in found})
+    """Replaces what was reserved for calls by what they cost, and learns from it."""
+    ids = [one.attempt_id for one in ended]
+    batch_ids = {row["batch_id"] for row in _reserved(connection, ids)}
     if not batch_ids:
         return
-    currency_of = {batch_id: row["currency"] for batch_id, row in _held(connection, batch_ids).items()}
-    for batch_id in batch_ids:
-        mine = [row for row in found if row["batch_id"] == batch_id]
-        cost = 0
-        for row in mine:
-            end = by_id[row["attempt_id"]]
-            if not end.known:
-                cost += row["nanos"]
-            elif end.currency == currency_of[batch_id]:  # one that left before the cap may be priced in another
-                cost += end.cost_nanos or 0
-        _take(connection, batch_id, sum(row["nanos"] for row in mine), cost)
-    _forget(connection, found)
+    budget_of = _held(connection, batch_ids)
+    found = _reserved(connection, ids)  # again: until they were locked, another worker may have raised them
+    by_id = {one.attempt_id: one for one in ended}
+    for batch_id in sorted(batch_ids):
+        mine = [(row, by_id[row["attempt_id"]]) for row in found if row["batch_id"] == batch_id]
+        currency = budget_of[batch_id]["currency"]
+        counted = [end.counted(row["nanos"], currency) for row, end in mine]
+        reserved = sum(row["nanos"] for row, _ in mine)
+        _take(connection, batch_id, reserved, sum(spent for spent, _ in counted), sum(part for _, part in counted))
+        _forget(connection, [row for row, _ in mine])
+        _learn(connection, batch_id, [(row, end.cost_in(currency)) for row, end in mine if end.shows(currency)])
+
+
+def _learn(connection: Connection, batch_id: int, ended: Sequence[tuple[RowMapping, int | None]]) -> None:
+    """Compares what answers cost (None: unknown) with their estimates. One that was dearer raises the estimates by a quarter more than it needed: so an
+    ever dearer server is followed in few steps."""
+    answers = [(row, cost) for row, cost in ended if row["base_nanos"] is not None]
+    if not answers:
+        return
+    query = sa.select(attempts.c.id, attempts.c.provider, attempts.c.requested_model).where(
+        attempts.c.id.in_([row["attempt_id"] for row, _ in answers])
+    )
+    group_of = {row.id: (row.provider, row.requested_model) for row in connection.execute(query)}
+    before = _estimates(connection, batch_id)
+    after = dict(before)
+    for row, cost in answers:
+        group = group_of[row["attempt_id"]]
+        kept, excess = after.get(group, (0, 0))
+        dearer = 0 if cost is None else cost - row["base_nanos"]
+        after[group] = (0, dearer + dearer // 4 + 1) if dearer > excess else (kept + 1, excess)
+    for group, (kept, excess) in after.items():
+        if after[group] == before.get(group):
+            continue
+        values = {"kept": kept, "excess_nanos": excess}
+        if group in before:
+            this = budget_estimates.c.batch_id == batch_id, *_of(group)
+            connection.execute(budget_estimates.update().where(*this).values(values))
+        else:
+            key = {"batch_id": batch_id, "provider": group[0], "model": group[1]}
+            connection.execute(budget_estimates.insert().values({**key, **values}))
+        if excess > before.get(group, (0, 0))[1]:
+            _raise(connection, batch_id, group, excess)
+
+
+def _of(group: Group) -> tuple[sa.ColumnElement[bool], ...]:
+    return budget_estimates.c.provider == group[0], budget_estimates.c.model == group[1]
+
+
+def _raise(connection: Connection, batch_id: int, group: Group, excess: int) -> None:
+    """Raises the reservations of a group's calls under way to what their estimates are now."""
+    more = {
+        row["attempt_id"]: row["base_nanos"] + excess - row["nanos"]
+        for row in _under_way(connection, batch_id).get(group, ())
+        if row["base_nanos"] is not None and row["base_nanos"] + excess > row["nanos"]
+    }
+    for attempt_id, nanos in more.items():
+        connection.execute(
+            budget_reservations.update()
+            .where(budget_reservations.c.attempt_id == attempt_id)
+            .values(nanos=budget_reservations.c.nanos + nanos)
+        )
+    _take(connection, batch_id, -sum(more.values()), 0, 0)
 
 
 def release(connection: Connection, attempt_ids: Sequence[int]) -> None:
     """Gives back what was reserved for calls that never left."""
-    found = _reserved(connection, attempt_ids)
-    _held(connection, {row["batch_id"] for row in found})
-    for batch_id in sorted({row["batch_id"] for row in found}):
-        _take(connection, batch_id, sum(row["nanos"] for row in found if row["batch_id"] == batch_id), 0)
+    batch_ids = {row["batch_id"] for row in _reserved(connection, attempt_ids)}
+    _held(connection, batch_ids)
+    found = _reserved(connection, attempt_ids) if batch_ids else []
+    for batch_id in sorted(batch_ids):
+        _take(connection, batch_id, sum(row["nanos"] for row in found if row["batch_id"] == batch_id), 0, 0)
     _forget(connection, found)
 
 
@@ -219,11 +408,16 @@ def _reserved(connection: Connection, attempt_ids: Sequence[int]) -> list[RowMap
     return list(connection.execute(_RESERVED, {"ids": list(attempt_ids)}).mappings())
 
 
-def _take(connection: Connection, batch_id: int, reserved: int, cost: int) -> None:
+def _take(connection: Connection, batch_id: int, reserved: int, spent: int, assumed: int) -> None:
+    """Frees what was reserved and adds what was spent, of which `assumed` is no known cost."""
     connection.execute(
         budgets.update()
         .where(budgets.c.batch_id == batch_id)
-        .values(reserved_nanos=budgets.c.reserved_nanos - reserved, spent_nanos=budgets.c.spent_nanos + cost)
+        .values(
+            reserved_nanos=budgets.c.reserved_nanos - reserved,
+            spent_nanos=budgets.c.spent_nanos + spent,
+            assumed_nanos=sa.func.coalesce(budgets.c.assumed_nanos, 0) + assumed,
+        )
     )
 
 

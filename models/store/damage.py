@@ -15,6 +15,7 @@ from models.tables import (
     batch_counts,
     batch_spend,
     batches,
+    budget_estimates,
     budget_reservations,
     budgets,
     job_inputs,
@@ -44,7 +45,7 @@ def damaged(connection: Connection, batch_id: int) -> list[Damaged]:
     mine: dict[sa.Table, sa.ColumnElement[bool]] = {
         batches: batches.c.id == batch_id,
         **{table: table.c.batch_id == batch_id for table in (batch_counts, batch_spend, jobs, attempts)},
-        **{table: table.c.batch_id == batch_id for table in (budgets, budget_reservations)},
+        **{table: table.c.batch_id == batch_id for table in (budgets, budget_reservations, budget_estimates)},
         **{table: table.c.job_id.in_(of_batch) for table in (job_inputs, results)},
     }
     found = []

@@ -45,6 +45,8 @@ class AttemptEnd:
     finished_at: float = 0.0
     price: str | None = None
     """By what the cost was counted, for people."""
+    unbilled: bool = False
+    """Whether the provider is known not to bill it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,14 @@ def record(connection: Connection, endings: Sequence[Ending], shard: int, now: f
     budgets.settle(
         connection,
         [
-            budgets.Settled(end.attempt_id, end.cost_nanos, end.currency, end.outcome != Outcome.UNKNOWN)
+            budgets.Settled(
+                end.attempt_id,
+                end.cost_nanos,
+                end.currency,
+                lost=end.outcome == Outcome.UNKNOWN,
+                unbilled=end.unbilled,
+                answered=end.outcome == Outcome.SUCCEEDED,
+            )
             for _, end in closing
         ],
     )

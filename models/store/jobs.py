@@ -20,9 +20,16 @@ from models.tables import attempts, batch_counts, batches, jobs, workers
 LONGEST_SNOOZE = 600.0
 
 
-def give_back(connection: Connection, held: Mapping[int, int], *, not_before: float | None = None) -> None:
-    """Returns jobs (id → epoch) that were claimed and not sent. Those that aren't held in that epoch are left alone. Their batches are
-    noted in `ends`: one of them may have been cancelled meanwhile."""
+def give_back(
+    connection: Connection,
+    held: Mapping[int, int],
+    *,
+    not_before: float | None = None,
+    excluded: str | None = None,
+) -> None:
+    """Returns jobs (id → epoch) that were claimed and not sent, with the providers that they may not go to (`excluded`; None: as
+    before). Those that aren't held in that epoch are left alone. Their batches are noted in `ends`: one of them may have been
+    cancelled meanwhile."""
     if not held:
         return
     rows = connection.execute(
@@ -33,7 +40,7 @@ def give_back(connection: Connection, held: Mapping[int, int], *, not_before: fl
     ).all()
     ids = [row.id for row in rows if held[row.id] == row.epoch]
     if ids:
-        _requeue(connection, ids, {"not_before": not_before})
+        _requeue(connection, ids, {"not_before": not_before, **({} if excluded is None else {"excluded": excluded})})
 
 
 def orphans(connection: Connection, worker_id: int) -> dict[int, int]:

@@ -308,13 +308,14 @@ class Reconciliation:
         return [Difference("orphan_call", sentence, missing)]
 
     def _in_the_budget(self, connection: Connection) -> list[Difference]:
-        """A cap's `spent` is what ended calls cost; those whose end nobody knows count with what was reserved for them."""
+        """A cap's `spent` is what ended calls cost; those whose cost nobody knows count with what was reserved for them."""
         query = sa.select(budgets).where(budgets.c.batch_id == self.batch_id)
         budget = connection.execute(query).mappings().one_or_none()
         if budget is None:
             return []
         found = []
         known = sum(sums["cost_nanos"] for (_, money), sums in self._spent.items() if money == budget["currency"])
+        known += int(budget["assumed_nanos"] or 0)
         ended_unknown = sa.select(sa.func.count()).where(
             attempts.c.batch_id == self.batch_id,
             attempts.c.outcome == sa.literal_column("'unknown'"),
@@ -324,7 +325,11 @@ class Reconciliation:
         spent = int(budget["spent_nanos"])
         if spent < known or (spent > known and not maybe):
             found.append(
-                Difference("budget_spent", f"its cap counts {spent:,} nano-units as spent, the ledger {known:,}", 1)
+                Difference(
+                    "budget_spent",
+                    f"its cap counts {spent:,} nano-units as spent, the ledger (with what is assumed of unpriced calls) {known:,}",
+                    1,
+                )
             )
         reserved = connection.execute(
             sa.select(_sum(budget_reservations.c.nanos)).where(budget_reservations.c.batch_id == self.batch_id)

@@ -71,8 +71,10 @@ def recount(connection: Connection, batch_id: int) -> None:
 
 
 def _recount_budget(connection: Connection, batch_id: int) -> None:
-    """A cap's `spent` is at least what the ledger knows; calls whose end nobody knows may have cost more."""
-    known = sa.func.coalesce(sa.func.sum(batch_spend.c.cost_nanos), 0)
+    """A cap's `spent` is what the ledger shows, and what is assumed of calls whose cost nobody knows; those that ended under older code may
+    have cost more."""
+    assumed = sa.func.coalesce(sa.func.max(budgets.c.assumed_nanos), 0)
+    known = sa.func.coalesce(sa.func.sum(batch_spend.c.cost_nanos), 0) + assumed
     budget = sa.select(budgets.c.spent_nanos, known).join(
         batch_spend,
         sa.and_(batch_spend.c.batch_id == budgets.c.batch_id, batch_spend.c.currency == budgets.c.currency),

@@ -114,6 +114,22 @@ def test_experience_does_not_grow_with_the_number_of_model_names_and_the_used_on
     for number in range(MOST_MODELS + 50):
         estimates.learn(f"model-{number}", chat("word " * 10), 20, 3)
         estimates.learn("mine", chat("word " * 10), 20, 3)
-    assert len(estimates._output) == len(estimates._ratio) == MOST_MODELS
+    assert len(estimates._output) == len(estimates._input) == MOST_MODELS
     assert estimates.output_tokens("mine", 1000) == 3
     assert estimates.output_tokens("model-1", 1000) == 1000
+
+
+def test_a_hidden_prompt_is_found_by_the_first_answer_and_a_long_prompt_does_not_pay_for_it_twice() -> None:
+    estimates = Estimates()
+    estimates.learn("m", (9, 0), 1000, 5)
+    assert 990 <= estimates.input_tokens("m", (9, 0)) <= 1010
+    assert estimates.input_tokens("m", (35_000, 0)) < 12_000
+
+
+def test_overhead_and_ratio_are_told_apart_by_inputs_of_different_lengths() -> None:
+    estimates = Estimates()
+    for number in range(60):
+        length = 200 + 900 * (number % 5)
+        estimates.learn("m", (length, 0), 500 + length // 2, 5)
+    assert abs(estimates.input_tokens("m", (10_000, 0)) - 5500) < 100
+    assert abs(estimates.input_tokens("m", (100, 0)) - 550) < 50

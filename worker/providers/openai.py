@@ -114,7 +114,10 @@ class OpenAI(ChatProvider):
         """As for all, and more than one answer where the request asks for `n`. Newer models write to their cache unasked."""
         usage = super().may_use(request, input_tokens, output_tokens)
         copies = max(1, count(request.input.get("n"))) if request.operation == CHAT else 1
-        return replace(usage, output_tokens=output_tokens * copies, cache_write_tokens=input_tokens)
+        given = max(input_tokens, token_numbers(request.input.get("input")), token_numbers(request.input.get("prompt")))
+        if request.operation == EMBEDDINGS:
+            return replace(usage, input_tokens=given, output_tokens=0)
+        return replace(usage, input_tokens=given, output_tokens=output_tokens * copies, cache_write_tokens=given)
 
     def settled(self, booked: Charge, usage: Usage) -> Charge:
         """Nothing is refunded and nothing added: what was charged at the start stays charged."""

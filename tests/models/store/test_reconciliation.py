@@ -25,7 +25,7 @@ from models.store.budgets import cap
 from models.store.endings import UNSTORABLE, record
 from models.store.reconciliation import NAMED
 from models.tables import attempts, batch_counts, batch_spend, batches, budgets, job_inputs, jobs, results
-from tests.making import NOW, announce, announcement, claim, ending, make_batch, without_call
+from tests.making import NOW, announce, announcement, claim, ending, make_batch, prove, without_call
 
 
 def books(database: Database, batch: int, named: int = NAMED) -> Books:
@@ -43,6 +43,7 @@ def worked(database: Database) -> int:
     batch = make_batch(database, 12)
     with database.write() as connection:
         cap(connection, batch, 10**12, "USD")
+        prove(connection, batch)
     first = claim(database, most=9)
     calls = [announcement(job) for job in first]
     with database.write() as connection:

@@ -75,7 +75,7 @@ def test_hosted_tools_of_a_response_are_reserved_as_often_as_they_may_be_used() 
 
 def test_copies_are_counted_in_chat_only_for_completions_bound_them_all_together() -> None:
     assert may_use("openai", {"n": 3, "prompt": "a"}, "completions").output_tokens == 100
-    assert may_use("openai", {"n": 3, "input": "a"}, EMBEDDINGS).output_tokens == 100
+    assert may_use("openai", {"n": 3, "input": "a"}, EMBEDDINGS).output_tokens == 0
 
 
 def test_a_reservation_is_never_below_what_the_call_costs_at_the_tier_that_served_it() -> None:
