@@ -8,16 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import orjson
-
 from models.config import Config, Pricing, ProviderConfig
 from models.formats.lines import Line
-from models.formats.simple import simple_input
 from models.guesses import asked_fees, asked_tier, input_tokens, output_bound
 from models.lanes import Lanes
 from models.prices import Cost, price
-from models.request import SIMPLE, Usage
+from models.request import Usage
 from models.store.ledger import Spent
+from submit import caps
 from submit.batch_options import BatchOptions
 from submit.source import Source
 
@@ -136,10 +134,8 @@ def forecast(
 
 
 def _count(group: Group, line: Line, provider: ProviderConfig, average: Average | None) -> None:
-    asked = simple_input(line.body) if line.dialect == SIMPLE else orjson.loads(line.body)
-    bound = output_bound(asked)
-    if bound is None and provider.type == "claude":
-        bound = provider.max_tokens  # is filled in where a request says none
+    asked = caps.asked(line)
+    bound = output_bound(asked) or caps.longest_output(provider, group.model)
     guess = provider.default_output_tokens or ASSUMED_OUTPUT_TOKENS
     given, made = input_tokens(asked), guess if bound is None else min(guess, bound)
     if average is not None:

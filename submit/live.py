@@ -31,6 +31,7 @@ class LiveView:
         self._live: Live | None = None
         self._last_line = ""
         self._last_status = ""
+        self._waited = False
         self._last_time = float("-inf")
 
     def __enter__(self) -> Self:
@@ -53,9 +54,11 @@ class LiveView:
             return
         now = time.monotonic()
         text = line(seen)
-        due = now - self._last_time >= self._line_seconds or seen.status != self._last_status or seen.finished
+        news = seen.status != self._last_status or (seen.waiting is not None and not self._waited)
+        due = now - self._last_time >= self._line_seconds or news or seen.finished
         if due and text != self._last_line:
             self._last_line, self._last_status, self._last_time = text, seen.status, now
+            self._waited = self._waited or seen.waiting is not None
             print(text, file=self._console.file, flush=True)  # noqa: T201 - rich would break the line at the width
 
     def _fitting(self, whole: Group, seen: Snapshot) -> RenderableType:

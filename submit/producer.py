@@ -9,7 +9,7 @@ import contextlib
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Unpack
 
@@ -25,7 +25,7 @@ from models.request import SIMPLE
 from models.states import BatchStatus
 from models.store import batches, outcomes
 from models.wording import counted
-from submit import bell, lookalikes
+from submit import bell, caps, lookalikes
 from submit.batch_options import BatchOptions, Given, checked_priority
 from submit.loading import Found, Load, Order, begin, differences, fill
 from submit.obstacles import resume_command
@@ -60,7 +60,8 @@ class Submitted:
 class Checked:
     """What reading an input once has shown: its hash, how many jobs go to each lane, and what people should be told.
 
-    `refused` counts the lines that become failed jobs. `models` are the (lane, model) pairs of the others, in order.
+    `refused` counts the lines that become failed jobs. `models` are the (lane, model) pairs of the others, in order; `unbounded` counts
+    by them the lines without a bound on their output, if that was asked for.
     """
 
     sha256: str
@@ -68,6 +69,7 @@ class Checked:
     refused: int = 0
     warnings: tuple[str, ...] = ()
     models: tuple[tuple[str, str], ...] = ()
+    unbounded: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -137,7 +139,7 @@ def submit_with(
     settings = config if isinstance(config, Config) else load_config(config, secrets=False)
     lanes = Lanes(settings)
     with opened(source, options.template) as given:
-        checked = check(given, lanes, options, progress=progress)
+        checked = check(given, lanes, options, progress=progress, bounds=cap is not None)
         strangers = unclaimed_in(settings, checked.lanes)
         if strangers and here:
             raise ConfigError(f"{strangers[0]}. Nothing was enqueued")
@@ -178,9 +180,12 @@ def check(
     options: BatchOptions = BatchOptions(),  # noqa: B008 - frozen
     *,
     progress: Progress | None = None,
+    bounds: bool = False,
 ) -> Checked:
-    """Reads an input once; needs no server. Raises InputError with the first bad lines and their number."""
+    """Reads an input once; needs no server. With `bounds` it counts the lines whose output nothing bounds. Raises InputError with the
+    first bad lines and their number."""
     good: Counter[str] = Counter()
+    unbounded: Counter[tuple[str, str]] = Counter()
     dialects: Counter[str] = Counter()
     models: set[tuple[str, str]] = set()
     shown: list[BadLine] = []
@@ -198,6 +203,8 @@ def check(
                 good[line.lane] += 1
                 dialects[line.dialect] += 1
                 models.add((line.lane, line.model))
+                if bounds and caps.is_unbounded(line):
+                    unbounded[line.lane, line.model] += 1
             if progress and number % _TICK_LINES == 0:
                 progress("checking", number)
         sha256 = identity.sha256()
@@ -222,7 +229,7 @@ def check(
         warnings.append(
             f"{counted(own, 'line')} in a vendor's own form {'goes as it is' if own == 1 else 'go as they are'}: {', '.join(given)} of the batch isn't filled in"
         )
-    return Checked(sha256, dict(good), bad, tuple(warnings), tuple(sorted(models)))
+    return Checked(sha256, dict(good), bad, tuple(warnings), tuple(sorted(models)), unbounded)
 
 
 def _told_apart(source: Source) -> str | None:
@@ -267,6 +274,7 @@ def _submit(
     used = checked.models if isinstance(found, Load) else _waiting_models(database, found.batch_id)
     warnings += shutdowns(settings, used)
     warnings += price_notes(settings, used, capped=order.cap is not None)
+    warnings += [] if order.cap is None else [caps.exactness(settings, checked.unbounded)]
     if ring and settings.redis_url:
         warnings += call_workers(database, settings, checked.lanes, settings.redis_url)
     if isinstance(found, Load):

@@ -17,13 +17,16 @@ from models.config import Config
 from models.database import Database, storage_errors
 from models.errors import StorageError
 from models.states import RUNNABLE, BatchStatus
-from models.store import batches, jobs, ledger, outcomes
+from models.store import batches, budgets, jobs, ledger, outcomes
 from submit import obstacles
 from submit.troubles import Trouble, troubles
 
 BLOCKED = "blocked"
 BLOCKED_SECONDS = 5.0
 """A batch that has been blocked for so long is given up by those who wait for it."""
+
+FIRST_ANSWERS = "waiting for the first answers, because of the cap"
+"""Until these have proven what calls cost, only a few of a capped batch may be under way."""
 
 _RATE_SECONDS = 10.0
 _SLOW_RATE_SECONDS = 60.0
@@ -49,12 +52,25 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class Cap:
+    """What a batch may cost, in nano-units of a currency. `spent` includes `assumed`: the reservations of calls whose cost nobody
+    knows. `reserved` is for calls under way."""
+
+    most: int
+    spent: int
+    reserved: int
+    assumed: int
+    currency: str
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """A batch at one moment. `status` is models.states.BatchStatus, or "blocked" with its reason in `blocked`; `paused` is why it is
     paused, `problem` what doesn't add up in a batch that is finalizing for that reason.
 
     `rate` is jobs a second of late, `eta_seconds` what is left at that rate; None: not known. `blocked_seconds` counts only
-    while somebody watches. `unserved` says which providers no live worker serves, `troubles` which of them fail just now.
+    while somebody watches. `unserved` says which providers no live worker serves, `troubles` which of them fail just now. `waiting` is
+    why calls that could start are held back.
     """
 
     batch_id: int
@@ -79,6 +95,8 @@ class Snapshot:
     problem: str | None = None
     unserved: str | None = None
     troubles: tuple[Trouble, ...] = ()
+    cap: Cap | None = None
+    waiting: str | None = None
 
     @property
     def ended(self) -> int:
@@ -110,6 +128,7 @@ class Snapshot:
                     self.problem
                     and f"its books don't add up, `truckllm verify {self.batch_id}` tells more: {self.problem}",
                     self.unserved,
+                    self.waiting,
                     *(trouble.sentence for trouble in self.troubles),
                 ),
             )
@@ -160,6 +179,8 @@ def snapshot(connection: Connection, batch_id: int, config: Config | None, now: 
         rate = 0.0 if idle else rate
     if status == BatchStatus.CANCELLED and row["finished_at"] is None:
         unserved = obstacles.left_open(connection, batch_id, now)
+    cap = _cap(connection, batch_id)
+    held_back = cap is not None and 0 < running < counts.left and status in RUNNABLE
     return Snapshot(
         batch_id=batch_id,
         name=row["name"],
@@ -182,7 +203,17 @@ def snapshot(connection: Connection, batch_id: int, config: Config | None, now: 
         problem=row["problem"] if status == BatchStatus.FINALIZING else None,
         unserved=unserved,
         troubles=troubles(connection, batch_id, config, now) if row["status"] in RUNNABLE else (),
+        cap=cap,
+        waiting=FIRST_ANSWERS if held_back and budgets.waits_for_answers(connection, batch_id) else None,
     )
+
+
+def _cap(connection: Connection, batch_id: int) -> Cap | None:
+    row = budgets.get(connection, batch_id)
+    if row is None:
+        return None
+    most, spent, reserved = (int(row[name]) for name in ("most_nanos", "spent_nanos", "reserved_nanos"))
+    return Cap(most, spent, reserved, int(row["assumed_nanos"] or 0), row["currency"])
 
 
 def watch(

@@ -5,6 +5,7 @@ It reads nothing; `submit.progress` and `models.store` do.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from collections.abc import Sequence
 from typing import Any
@@ -44,12 +45,14 @@ def batch(seen: Snapshot) -> dict[str, Any]:
         "paused": seen.paused,
         "problem": seen.problem,
         "unserved": seen.unserved,
+        "waiting": seen.waiting,
         "troubles": [trouble.sentence for trouble in seen.troubles],
         "created_at": iso(seen.created_at),
         "started_at": iso(seen.started_at),
         "finished_at": iso(seen.finished_at),
         "costs": dict(seen.costs),
         "unpriced_tokens": seen.unpriced_tokens,
+        "cap": seen.cap and dataclasses.asdict(seen.cap),
         "providers": [_part(part) for part in seen.providers],
     }
 

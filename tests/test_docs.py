@@ -59,6 +59,7 @@ WORDS = {
     "cache_write_token_cost": "as input",
     "cache_write_1h_token_cost": "as other writes",
     "context_window": "unknown",
+    "max_output_tokens": "unknown",
     "modality_costs": "as text",
 }
 """What stands in the column `default` where None, or nothing, means something else than nothing."""

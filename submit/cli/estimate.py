@@ -16,6 +16,7 @@ from models.prices import Cost
 from models.store import batches, ledger
 from models.wording import counted
 from submit.batch_options import BatchOptions
+from submit.caps import exactness
 from submit.cli.inputs import InputArgument, takes_batch_options
 from submit.cli.options import ConfigOption, JsonOption, known, stored
 from submit.cli.output import note, print_json, print_table, say
@@ -93,6 +94,8 @@ def _notes(found: Forecast, config: Config, pilot: int | None) -> list[str]:
     if number := sum(group.unbounded for group in found.groups):
         have = "has" if number == 1 else "have"
         notes.append(f"{counted(number, 'line')} {have} no max_tokens: nothing bounds what they can cost")
+    unbounded = {(group.provider, group.model): group.unbounded for group in found.groups if group.unbounded}
+    notes.append(f"with --max-cost: {exactness(config, unbounded)}")
     if names := ", ".join(name for name, seconds in found.seconds.items() if seconds is None):
         notes.append(f"no limits are configured for {names}: how long that takes, nobody can say")
     notes += [

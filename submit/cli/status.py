@@ -30,8 +30,9 @@ def status(
     """Show batches, or how far one is.
 
     --json: {batch_id, name, input_name, status, total, succeeded, failed, cancelled, running, queued, rate (jobs a second), eta_seconds,
-    blocked (reason or null), paused (reason or null), problem (what doesn't add up, or null), unserved (who no live worker serves, or null), troubles (sentences on providers that
-    fail just now), created_at, started_at, finished_at, costs ({currency: nano-units}), unpriced_tokens, providers: [{provider,
+    blocked (reason or null), paused (reason or null), problem (what doesn't add up, or null), unserved (who no live worker serves, or null), waiting (why calls are held back, or null), troubles (sentences on
+    providers that fail just now), created_at, started_at, finished_at, costs ({currency: nano-units}), unpriced_tokens, cap ({most, spent,
+    reserved, assumed, currency}: nano-units, or null), providers: [{provider,
     succeeded, failed, calls, input_tokens, output_tokens, costs, unpriced_tokens}]}; without BATCH {"batches": [the same, …]}. Status is
     loading, queued, running, paused, blocked, finalizing, completed, cancelled or deleting. With --watch the exit code is that of `run`.
     """
