@@ -19,7 +19,7 @@ LOGGED = {"log.warning", "log.error", "log.exception", "log.critical"}
 SAID_BY = {
     "models/permissions.py": {"exposed"},
     "models/database.py": {"check_schema", "_refuse_to_outgrow", "upgrade"},
-    "models/store/budgets.py": {"reserve"},
+    "models/store/budgets.py": {"takes"},
     "submit/bell.py": {"unheard"},
     "submit/obstacles.py": {"blocked", "left_open", "lost_sentence", "unserved"},
     "submit/progress.py": {"remarks"},
