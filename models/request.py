@@ -87,6 +87,8 @@ class FailureScope(StrEnum):
     """The account, organization or project: every key of the pool."""
     PROVIDER = "provider"
     """The provider as a whole."""
+    ENDPOINT = "endpoint"
+    """The address: what answers there isn't this API, or doesn't have this path. Is base_url right?"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,3 +77,8 @@ UNFINISHED = (
 STOPPABLE = (BatchStatus.LOADING, BatchStatus.QUEUED, BatchStatus.RUNNING, BatchStatus.PAUSED)
 """What has work left that can be cancelled."""
 TERMINAL = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
+
+NEVER_REACHED = frozenset({"connect_error", "connect_timeout", "dns_error", "tls_error", "proxy_error"})
+"""Error codes of calls for which no connection to the provider was made."""
+WRONG_ENDPOINT = "wrong_endpoint"
+"""Error code of calls that something else than the provider's API answered."""

@@ -11,9 +11,13 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from models.config import Config, KeyConfig, ProviderConfig
 from models.request import FailureKind
-from models.store import budgets, keys, outcomes
+from models.store import answering, budgets, keys, outcomes
 from submit.bell import live_workers, providers_of
+from submit.reachability import never_answered
 from submit.troubles import clock
+
+NO_KEY = "no usable key"
+"""What is said of a batch that waits for keys begins so."""
 
 
 def lost_lanes(connection: Connection, batch_id: int, config: Config) -> tuple[list[str], bool]:
@@ -56,28 +60,37 @@ def left_open(connection: Connection, batch_id: int, now: float) -> str | None:
 
 
 def blocked(connection: Connection, batch_id: int, config: Config, now: float) -> str | None:
-    """Why no queued job can go anywhere; None if one can, or none is queued."""
+    """Why no queued job can go anywhere; None if one can, or none is queued, or a call is under way that may be answered."""
+    asked = {provider.id for provider in config.providers} & answering.asked_now(connection, batch_id)
+    silent = never_answered(connection, asked, config, now)
+    if asked - silent.keys():
+        return None
     lanes = outcomes.queued_lanes(connection, batch_id)
     if not lanes:
         return None
+    waited_for = {name for lane in lanes for name in providers_of(config, lane)}
+    silent |= never_answered(connection, waited_for - asked, config, now)
     out = quarantined(config, keys.everything(connection))
-    reasons = []
+    lost, without_key, unanswering = [], [], []
     for lane in sorted(lanes):
         names = providers_of(config, lane)
         if not names:
-            reasons.append(f"lane {lane} is not in the configuration")
+            lost.append(f"lane {lane} is not in the configuration")
             continue
         providers = [config.provider(name) for name in names]
-        usable = [p.id for p in providers if any((p.id, key.id) not in out for key in p.keys)]
+        usable = [p.id for p in providers if p.id not in silent and any((p.id, key.id) not in out for key in p.keys)]
         if usable == [lane] or (usable and outcomes.waits_for_any(connection, batch_id, lane, usable)):
             return None
-        reasons += [
+        unanswering += [silent[p.id] for p in providers if p.id in silent]
+        without_key += [
             f"{p.id}/{key.id}: {out[p.id, key.id]['reason']}{_again(out[p.id, key.id], now)}"
             for p in providers
             for key in p.keys
             if (p.id, key.id) in out
         ]
-    return "no usable key: " + "; ".join(dict.fromkeys(reasons))
+    if lost or without_key:
+        without_key = [f"{NO_KEY}: {'; '.join(dict.fromkeys([*lost, *without_key]))}"]
+    return "; ".join(dict.fromkeys([*unanswering, *without_key]))
 
 
 def _again(row: RowMapping, now: float) -> str:

@@ -170,7 +170,7 @@ def snapshot(connection: Connection, batch_id: int, config: Config | None, now: 
         seconds = max(1.0, min(_SLOW_RATE_SECONDS, now - row["started_at"]))
         rate = ledger.calls_since(connection, batch_id, now - seconds) / seconds
     status, blocked = str(row["status"]), None
-    if config is not None and status in RUNNABLE and running == 0 and counts.left > 0:
+    if config is not None and status in RUNNABLE and counts.left > 0:
         blocked = obstacles.blocked(connection, batch_id, config, now)
         status = BLOCKED if blocked else status
     unserved = None

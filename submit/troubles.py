@@ -5,6 +5,7 @@ It looks at a bounded number of calls, and changes nothing; whether a call is se
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +14,8 @@ from urllib.parse import urlsplit
 from sqlalchemy.engine import Connection, RowMapping
 
 from models.config import Config
-from models.states import Outcome
-from models.store import attempts
+from models.states import WRONG_ENDPOINT, Outcome
+from models.store import attempts, outcomes
 
 MOST_CALLS = 1000
 LEAST_FAILURES = 3
@@ -31,6 +32,8 @@ _NO_CONNECTION = {
     "tls_error": "no TLS connection to {}",
     "proxy_error": "no connection to {} through the proxy",
 }
+_HOST = re.compile(r"'([^']+)'|\bconnection to (\S+?)(?::? |$)")
+"""The host that a stored message is about: the configuration may have another one by now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,29 +73,38 @@ def _trouble(
         in_trouble = failing >= answering
     else:
         in_trouble = failures >= fine
-    if failures < LEAST_FAILURES or not in_trouble:
+    least = 1 if any(row["error_code"] == WRONG_ENDPOINT for row in bad) else LEAST_FAILURES
+    if failures < least or not in_trouble:
         return None
     worst = max(bad, key=lambda row: int(row["calls"]))
+    said = outcomes.last_error(connection, worst["job_id"], worst["error_code"])
     told = f"{failures:,} failures in the last {window}"
     if worst["error_code"] in _NO_CONNECTION and config is not None:
         first = attempts.first_failure(connection, min(row["job_id"] for row in bad))
         until = None if first is None else first + config.worker.retry_for
         if until is not None and until > now:
             told += f"; tried again until {clock(until, now)}"
-    return Trouble(provider, f"{provider}: {_what(worst, provider, config)} ({told})")
+    return Trouble(provider, f"{provider}: {_what(worst, said, provider, config)} ({told})")
 
 
 def _is_bad(row: RowMapping) -> bool:
     if row["outcome"] == Outcome.REJECTED:
-        return row["http_status"] in _KEY_STATUSES or "api_key" in (row["error_code"] or "").lower()
+        return (
+            row["error_code"] == WRONG_ENDPOINT
+            or row["http_status"] in _KEY_STATUSES
+            or "api_key" in (row["error_code"] or "").lower()
+        )
     failed = row["outcome"] in (Outcome.FAILED, Outcome.RATE_LIMITED)
     return failed or (row["outcome"] == Outcome.UNKNOWN and row["error_code"] is not None)
 
 
-def _what(row: RowMapping, provider: str, config: Config | None) -> str:
+def _what(row: RowMapping, said: str | None, provider: str, config: Config | None) -> str:
+    """`said` is what a call of this kind left as its job's error, if that is still there."""
     code, status = row["error_code"] or "", row["http_status"]
     if code in _NO_CONNECTION:
-        return _NO_CONNECTION[code].format(_address(provider, config))
+        return no_connection(code, said, provider, config)
+    if code == WRONG_ENDPOINT:
+        return f"what answers is not its API: {said or f'HTTP {status}; is base_url right?'}"
     named = "" if not code or code == f"http_{status}" else f", {code}"
     if row["outcome"] == Outcome.RATE_LIMITED:
         return f"it says that limits are exceeded (HTTP {status or 429}{named})"
@@ -101,6 +113,12 @@ def _what(row: RowMapping, provider: str, config: Config | None) -> str:
     if status:
         return f"it answers HTTP {status}{named}"
     return f"calls end without a whole answer ({code or 'unknown'})"
+
+
+def no_connection(code: str, said: str | None, provider: str, config: Config | None) -> str:
+    """Why calls don't reach a provider, with the host of the stored message `said`, else the configured one."""
+    host = _HOST.search(said or "")
+    return _NO_CONNECTION[code].format(host[1] or host[2] if host else _address(provider, config))
 
 
 def _address(provider: str, config: Config | None) -> str:

@@ -24,6 +24,7 @@ SAID_BY = {
     "submit/obstacles.py": {"blocked", "left_open", "lost_sentence", "unserved"},
     "submit/progress.py": {"remarks"},
     "submit/pulse.py": {"look"},
+    "submit/reachability.py": {"never_answered"},
     "submit/troubles.py": {"_what", ""},
     "submit/disk.py": {"disk_trouble"},
     "submit/cli/vigil.py": {"_say_what_is_lost", "_say_if_no_failover", "_say_who_is_missing", "unreadable"},

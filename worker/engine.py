@@ -21,14 +21,15 @@ from models.formats.simple import simple_input
 from models.guesses import characters
 from models.packing import Packer
 from models.prices import price
-from models.request import SIMPLE, Failure, FailureKind, Request, Response
-from models.states import JobStatus, Outcome
+from models.request import SIMPLE, Failure, FailureKind, FailureScope, Request, Response
+from models.states import WRONG_ENDPOINT, JobStatus, Outcome
 from models.store import attempts as attempt_store
 from models.store.claims import Claimed
 from models.store.endings import Answer, AttemptEnd, Ending
 from worker import demise, routing
 from worker.bookings import NOTHING_TAKEN, Bookings
 from worker.candidates import Candidates, Pair
+from worker.endpoint import Endpoint
 from worker.experience import Cooling, Experience, Kind
 from worker.failover import (
     FIRST_TOKEN_TIMEOUT,
@@ -57,6 +58,14 @@ _COUNTED: dict[FailureKind, Kind] = {
     FailureKind.NETWORK: "bad",
     FailureKind.RATE_LIMIT: "limited",
 }
+_OF_THE_API = {
+    FailureKind.RATE_LIMIT,
+    FailureKind.QUOTA,
+    FailureKind.MODEL,
+    FailureKind.CONTEXT_LENGTH,
+    FailureKind.CONTENT_FILTER,
+}
+"""Failures that no other server would report: the address is right."""
 _OUTCOMES: dict[Kind, tuple[Outcome, ...]] = {
     "bad": (Outcome.FAILED, Outcome.UNKNOWN),
     "limited": (Outcome.RATE_LIMITED,),
@@ -107,6 +116,7 @@ class Engine:
         self._shut_at = float("-inf")
         self.told_until = float("-inf")
         """Until when (time.monotonic) it has asked to be left alone, where it had failed."""
+        self.endpoint = Endpoint(provider.name, ring.lists_models)
         self._experience = Experience()
         self._cooling = Cooling(self._rng)
         self._telling = asyncio.Lock()
@@ -185,7 +195,9 @@ class Engine:
     def may_launch(self, prepared: Prepared, key: LimitedKey) -> bool:
         """Whether a call that was granted some moments ago is still to go out: not on a key or to a model that has failed
         since, nor on a pool that cools."""
-        return self.ring.serves(key.name, prepared.request.model) and not self._cooling.cool(key.pool)
+        if self.endpoint.wrong or self._cooling.cool(key.pool):
+            return False
+        return self.ring.serves(key.name, prepared.request.model)
 
     def stands(self, prepared: Prepared) -> bool:
         """Whether a prepared job would be prepared in the same way now."""
@@ -319,6 +331,7 @@ class Engine:
             actual = self.bookings.settled(grant.charge, usage)
         if failure is None:
             self._experience.add("good")
+            self.endpoint.answered()
             self.latency_ms = (
                 latency if self.latency_ms is None else self.latency_ms + (latency - self.latency_ms) * 0.1
             )
@@ -331,7 +344,9 @@ class Engine:
             )
             done = Ending(job.id, job.batch_id, job.epoch, JobStatus.SUCCEEDED, end, answer, excluded=job.excluded)
             return Finished(done, actual, False)
-        if failure.kind in _COUNTED:
+        if failure.kind in _OF_THE_API and failure.scope is not FailureScope.ENDPOINT:
+            self.endpoint.answered()
+        if failure.kind in _COUNTED and failure.scope is not FailureScope.ENDPOINT:
             self._experience.add(_COUNTED[failure.kind])
         try:
             past = await self._past(job)
@@ -340,14 +355,17 @@ class Engine:
         verdict = await self._verdict(job, request, grant, failure, past)
         if verdict.about is About.PROVIDER and end.outcome is Outcome.REJECTED:
             end = replace(end, outcome=Outcome.FAILED)  # a key that the provider refused and yet accepts
+        elif verdict.about is About.ENDPOINT:
+            end = replace(end, outcome=Outcome.REJECTED, error_code=WRONG_ENDPOINT)
         failed = verdict.about is About.PROVIDER
         if verdict.fails and (before := before_that(self.name, past)):
             failure = replace(failure, message=f"{failure.message} (before that {before})")
         if failed and failure.retry_after:
             self.told_until = max(self.told_until, time.monotonic() + failure.retry_after)
         stuck = failed and end.outcome is Outcome.FAILED and not verdict.fails and job.attempts > 0
-        slow = failure.code == FIRST_TOKEN_TIMEOUT  # no fault, and no answer either
-        return Finished(self._ending(job, end, failure, verdict), actual, None if slow else failed, stuck)
+        # neither a fault of the provider's nor an answer
+        uncounted = failure.code == FIRST_TOKEN_TIMEOUT or verdict.about is About.ENDPOINT
+        return Finished(self._ending(job, end, failure, verdict), actual, None if uncounted else failed, stuck)
 
     async def _verdict(
         self, job: Claimed, request: Request, grant: Grant, failure: Failure, past: Sequence[Past]
@@ -359,6 +377,8 @@ class Engine:
             self.ring.remember_model(request.model, failure)
         busy = await self._candidates.busy(self._pairs(job))
         situation = self._situation(job, request, past, failure, busy)
+        if failure.scope is FailureScope.ENDPOINT:
+            situation = replace(situation, doubted=await self.endpoint.doubted(failure, grant.key.name))
         verdict = decide(failure, situation, self._rng)
         try:
             if verdict.about is About.POOL:

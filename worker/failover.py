@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from models.request import Failure, FailureKind, FailureScope
-from models.states import Outcome
+from models.states import NEVER_REACHED, WRONG_ENDPOINT, Outcome
 
 LONGEST_SNOOZE = 60.0
 FIRST_SNOOZE = 15.0
@@ -19,6 +19,8 @@ FIRST_SNOOZE = 15.0
 RATE_LIMITS_IN_A_ROW = 10
 RATE_LIMITS_BEFORE_ANOTHER = 3
 """The 429 in a row, at one provider, after which a job goes to another candidate of its route."""
+DOUBT = (1.0, 2.0)
+"""Seconds between two calls of a job to an address that may not be the API's."""
 LONG_WAIT = 5.0
 """A provider that states a longer wait is left at once, where another candidate is free: its pool cools anyway."""
 FAILURES_WHILE_OTHERS_SUCCEED = 3
@@ -26,7 +28,7 @@ IN_AN_OUTAGE = 6
 """So many times the attempts are allowed at a provider while it fails everybody: some job has to try whether that is over."""
 MAYBE_BILLED_IN_AN_OUTAGE = 3
 """The same, for calls that may have to be paid for: those that broke off."""
-NEVER_LEFT = frozenset({"connect_error", "connect_timeout", "dns_error", "tls_error", "proxy_error"})
+NEVER_LEFT = NEVER_REACHED
 """Codes of calls that never reached the provider: they are no real attempts."""
 FIRST_TOKEN_TIMEOUT = "first_token_timeout"
 SILENT = frozenset({"timeout", "stream_silent", FIRST_TOKEN_TIMEOUT})
@@ -49,6 +51,8 @@ class About(StrEnum):
     """The provider doesn't have this model; remembered for ten minutes."""
     PROVIDER = "provider"
     """The provider is in trouble: counted by the breaker."""
+    ENDPOINT = "endpoint"
+    """What answers isn't the provider's API: its address is doubted, and the breaker counts nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +75,8 @@ class Situation:
     context window is larger than the one that was too small, or unknown. `left` are those that it has been at and may not go to
     again. `another_key` and `another_model`: this provider has an
     untried key for the model, or a fallback for it. `others_succeed`: the provider answered nearly all other jobs since this one's
-    first failure; `outage`: it fails them all, or did so within the last minute; `shut`: its breaker is open. `past` is oldest first,
-    without this call.
+    first failure; `outage`: it fails them all, or did so within the last minute; `shut`: its breaker is open; `doubted`: what answers
+    may not be its API. `past` is oldest first, without this call.
     """
 
     provider: str
@@ -87,6 +91,7 @@ class Situation:
     others_succeed: bool = False
     outage: bool = False
     shut: bool = False
+    doubted: bool = False
     retry_for: float = 3600.0
     max_attempts: int = 5
 
@@ -117,6 +122,12 @@ class Verdict:
 def decide(failure: Failure, situation: Situation, rng: random.Random) -> Verdict:
     """The verdict of design §7 on one failed call."""
     here = (situation.provider,)
+    if failure.scope is FailureScope.ENDPOINT:
+        verdict = _elsewhere(About.ENDPOINT, situation, rng)
+        if not verdict.fails:
+            return verdict
+        if situation.doubted:
+            return Verdict(About.ENDPOINT, rng.uniform(*DOUBT), code=WRONG_ENDPOINT)
     match failure.kind:
         case FailureKind.RATE_LIMIT:
             return _rate_limited(failure, situation, rng)
@@ -213,8 +224,9 @@ def provider_failed(failure: Failure, situation: Situation, rng: random.Random) 
     if max(past.age for past in broken) >= situation.retry_for:
         return Verdict(about, None)
     # in an outage of several providers each is asked as often, and none of it is the job's fault
-    counted = [past for past in real if past.provider == situation.provider] if situation.outage else real
-    if len(counted) + now_real >= situation.max_attempts * (IN_AN_OUTAGE if situation.outage else 1):
+    outage = situation.outage and failure.scope is not FailureScope.ENDPOINT
+    counted = [past for past in real if past.provider == situation.provider] if outage else real
+    if len(counted) + now_real >= situation.max_attempts * (IN_AN_OUTAGE if outage else 1):
         return Verdict(about, None)
     if unclear + now_unclear >= situation.max_attempts * MAYBE_BILLED_IN_AN_OUTAGE:
         return Verdict(about, None)

@@ -120,7 +120,7 @@ class HttpSender:
                 error.partial = course.partial(call, error)
                 raise
             except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-                failed = _explain(error, clocks, call.stream)
+                failed = _explain(error, clocks, call)
                 failed.partial = course.partial(call, failed)
                 # No chained cause: an aiohttp error holds the request's headers, and so the key.
                 raise failed from None
@@ -229,14 +229,16 @@ def _lost(code: str, message: str, *, sent: bool = True) -> SendError:
     return SendError(Failure(FailureKind.NETWORK, code, message), sent=sent)
 
 
-def _explain(error: BaseException, clocks: Clocks, stream: bool) -> SendError:
-    """What a transport's error means. Only what fails before there is a connection is certain not to have been sent.
+def _explain(error: BaseException, clocks: Clocks, call: Call) -> SendError:
+    """Returns what a transport's error means, with the host it was about. Only what fails before there is a connection is certain not
+    to have been sent.
 
     Messages are our own words: those of the transport may hold URLs with a proxy's password.
     """
+    host = _host(call.url)
     match error:
         case aiohttp.ConnectionTimeoutError():
-            return _lost("connect_timeout", f"no connection within {clocks.connect:g} s", sent=False)
+            return _lost("connect_timeout", f"no connection to {host} within {clocks.connect:g} s", sent=False)
         case aiohttp.ClientConnectorDNSError():
             return _lost("dns_error", f"the host name {error.host!r} can't be resolved", sent=False)
         case aiohttp.ClientConnectorCertificateError():
@@ -244,24 +246,33 @@ def _explain(error: BaseException, clocks: Clocks, stream: bool) -> SendError:
         case aiohttp.ClientSSLError():
             return _lost("tls_error", f"no TLS connection to {error.host!r}", sent=False)
         case aiohttp.ClientProxyConnectionError():
-            return _lost("proxy_error", "no connection to the proxy", sent=False)
+            return _lost("proxy_error", f"no connection to {host} through the proxy", sent=False)
         case aiohttp.ClientHttpProxyError():
-            return _lost("proxy_error", f"the proxy refused with HTTP {error.status}", sent=False)
+            return _lost("proxy_error", f"no connection to {host} through the proxy: HTTP {error.status}", sent=False)
         case aiohttp.ClientConnectorError():
             reason = error.strerror or type(error.os_error).__name__
             return _lost("connect_error", f"no connection to {error.host}:{error.port}: {reason}", sent=False)
         case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError():
             return _lost("bad_url", "the call's URL is no http(s) URL; is base_url right?", sent=False)
-        case aiohttp.SocketTimeoutError() if stream:
-            return _lost("stream_silent", f"the stream sent nothing for {clocks.silence:g} s")
+        case aiohttp.SocketTimeoutError() if call.stream:
+            return _lost("stream_silent", f"the stream from {host} sent nothing for {clocks.silence:g} s")
         case TimeoutError():
-            return _lost("timeout", f"no whole reply within {clocks.total:g} s")
+            return _lost("timeout", f"no whole reply from {host} within {clocks.total:g} s")
         case aiohttp.ClientPayloadError():
-            return _lost("truncated", "the connection ended before the reply was whole")
+            return _lost("truncated", f"the connection to {host} ended before the reply was whole")
         case aiohttp.ServerDisconnectedError() | aiohttp.ClientConnectionError() | OSError():
-            return _lost("connection_lost", "the connection was lost before the reply was whole")
+            return _lost("connection_lost", f"the connection to {host} was lost before the reply was whole")
         case _:
-            return _lost("unreadable_reply", f"the reply is no valid HTTP ({type(error).__name__})")
+            return _lost("unreadable_reply", f"the reply from {host} is no valid HTTP ({type(error).__name__})")
+
+
+def _host(url: str) -> str:
+    """The host and port of a URL, without anybody's password."""
+    try:
+        parts = urlsplit(url)
+        return f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
+    except ValueError:
+        return "the host"
 
 
 @functools.lru_cache(maxsize=1024)

@@ -131,7 +131,8 @@ class Janitor:
         self._looked.clear()
         for runner in self._runners.values():
             lanes = set(routing.lanes(runner.engine.config, runner.name))
-            if not runner.draining and self._waiting & lanes and not runner.engine.ring.all_out:
+            rests = runner.engine.ring.all_out or runner.engine.endpoint.wrong
+            if not runner.draining and self._waiting & lanes and not rests:
                 await self._ring(runner.name)
             elif not runner.draining and self._snoozed:
                 await runner.scouts.look()

@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from models.config import Config, KeyConfig, ProviderConfig
-from models.request import Failure, FailureKind
+from models.request import Failure, FailureKind, FailureScope
 from models.store import keys as key_store
 from worker.limits.limiter import LimitedKey, Limiter
 from worker.pools import PoolLimits, limited_key, pool_name, ruled
@@ -238,6 +238,17 @@ class KeyRing:
             log.info("%s could not be checked: %s", name, type(error).__name__)
             return None
         return True
+
+    async def lists_models(self, name: str) -> bool | None:
+        """Whether what answers at the provider's address lists models, asked with this key: None if that can't be found out."""
+        try:
+            async with asyncio.timeout(ASK_SECONDS):
+                return True if await self._provider.list_models(self.secret(name)) else None
+        except ProviderRefused as error:
+            return False if error.failure.scope is FailureScope.ENDPOINT else None
+        except Exception as error:
+            log.info("the models of %s could not be listed: %s", self.settings.id, type(error).__name__)
+            return None
 
     async def _take_out(
         self, provider: ProviderConfig, key: KeyConfig, reason: str, seconds: float, probes: int

@@ -149,7 +149,8 @@ class Runner:
                 await self._turns.full(self.engine.latency_ms)
             await self._pause(IDLE_SECONDS, landing=True)
             return True
-        if self.engine.ring.all_out:
+        if self.engine.ring.all_out or self.engine.endpoint.wrong:
+            await self._turns.full(self.engine.latency_ms)
             return False
         wanted = min(min(free, self._ask) - len(self._waiting.startable()), MOST_WAITING - len(self._waiting))
         if wanted > 0 and not await self._claim(wanted):

@@ -209,6 +209,12 @@ def open_models(connection: Connection, batch_id: int | None = None) -> list[tup
     return [(int(batch_id), lane, model) for batch_id, lane, model in connection.execute(query)]
 
 
+def last_error(connection: Connection, job_id: int, code: str | None) -> str | None:
+    """The message that a job keeps of its last failure, if that has this code."""
+    query = sa.select(jobs.c.error_message).where(jobs.c.id == job_id, jobs.c.error_code == code)
+    return connection.execute(query).scalar_one_or_none()
+
+
 def queued_lanes(connection: Connection, batch_id: int) -> set[str]:
     """The lanes in which jobs of the batch wait, snoozed ones included."""
     lanes: set[str] = set()

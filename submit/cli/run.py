@@ -40,7 +40,7 @@ from submit.disk import check_target
 from submit.exports import STDOUT, Exported, export, kept_sentence
 from submit.lines import duration, fitted
 from submit.live import LiveView
-from submit.obstacles import resume_command
+from submit.obstacles import NO_KEY, resume_command
 from submit.producer import submit_with
 from submit.progress import Snapshot, watch
 from submit.reports import DEFAULT_BY, as_table, report
@@ -326,8 +326,10 @@ def _summary(end: Snapshot, exported: Exported | None, seconds: float, *, repeat
         )
     if end.blocked:
         lines.append(f"blocked: {fitted(end.blocked, terminal_width())}")
-        lines.append(
-            f"`truckllm keys` shows the keys. Once one is usable again, the same `run` goes on; "
-            f"`truckllm results {end.batch_id}` writes what is there so far"
+        ready = (
+            "`truckllm keys` shows the keys. Once one is usable again"
+            if NO_KEY in end.blocked
+            else "Once that is mended"
         )
+        lines.append(f"{ready}, the same `run` goes on; `truckllm results {end.batch_id}` writes what is there so far")
     return "\n".join(lines)

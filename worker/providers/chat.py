@@ -12,14 +12,15 @@ from urllib.parse import urlencode
 
 from models.config import ProviderConfig
 from models.errors import Untranslatable
-from models.request import CHAT, EMBEDDINGS, Failure, Request, Response
+from models.request import CHAT, EMBEDDINGS, Failure, FailureScope, Request, Response
 from models.signals import Signal
+from worker.providers.another_server import of_another_server
 from worker.providers.answers import Answer, Stream
 from worker.providers.base import Call, Provider, Reply, Sender
 from worker.providers.bodies import own_body
 from worker.providers.embeddings import outline
 from worker.providers.events import Chunks, is_event_stream, read_events
-from worker.providers.failures import read_failure, redirected, truncated, unreadable
+from worker.providers.failures import beginning, read_failure, redirected, truncated, unreadable
 from worker.providers.growing import joined
 from worker.providers.masks import secret_headers, without_secrets
 from worker.providers.replies import BOM, at, count, decode, encode
@@ -137,6 +138,10 @@ class ChatProvider(Provider):
             failure = unreadable(reply, self._nonsense(reply))
         else:
             failure = answer.failure
+        if failure is not None:
+            no_answer = not good or error is not None or answer is None
+            no_answer |= failure.code == "unreadable_reply" and answer is not None and answer.usage is None
+            failure = self._with_address(request, reply, body, failure) if no_answer else failure
         answer = answer or Answer()
         response = Response(
             raw_response=raw,
@@ -156,6 +161,18 @@ class ChatProvider(Provider):
         if isinstance(body, dict) and body:
             return self.judge(request, reply, body)
         return self._failure(request, reply, body or None)
+
+    def _with_address(self, request: Request, reply: Reply, body: Any, failure: Failure) -> Failure:
+        """The failure with the URL that was asked, where what answered there isn't this API."""
+        if failure.scope is not FailureScope.ENDPOINT and not of_another_server(reply, body, failure):
+            return failure
+        words = failure.message
+        if failure.code == "unreadable_reply":
+            shown = beginning(reply, body, self.secrets(request)).partition(": ")[2][:200]
+            words = f"{words}: {shown}" if shown else words
+        asked = self.config.base_url + self.path(request)
+        message = f"{words}; is base_url right? {asked} was asked"
+        return replace(failure, message=message, scope=FailureScope.ENDPOINT)
 
     def _nonsense(self, reply: Reply) -> str:
         form = "empty" if not reply.body else f"no {self.dialect or self.name} answer"

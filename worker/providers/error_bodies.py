@@ -132,7 +132,7 @@ def page_text(text: str) -> str:
 
 def is_page(reply: Reply) -> bool:
     """Returns whether the body is an HTML page."""
-    start = reply.body[:512].lstrip().lower()
+    start = reply.body[:512].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     return (
         start.startswith((b"<!doctype html", b"<html")) or "text/html" in reply.headers.get("content-type", "").lower()
     )

@@ -62,7 +62,7 @@ def truncated(reply: Reply) -> Failure:
 
 def redirected(reply: Reply) -> Failure:
     """A redirect, which is never followed: it would hand the key to another address."""
-    message = f"HTTP {reply.status}: the server redirects, which is not followed; is this provider's base_url right?"
+    message = f"HTTP {reply.status}: the server redirects, which is not followed"
     return Failure(FailureKind.BAD_REQUEST, f"http_{reply.status}", message, reply.status)
 
 
@@ -76,7 +76,7 @@ def read_failure(
     codes, types = codes_in(body)
     if body is None and is_page(reply):
         types = (*types, "html_page")
-    message = clean(message_in(body), secrets) or _beginning(reply, body, secrets)
+    message = clean(message_in(body), secrets) or beginning(reply, body, secrets)
     error = ErrorFacts(status_of(reply, body, codes), codes, types, message)
     signal = first_match(signals, error, model)
     kind = FailureKind.SERVER if signal is None else signal.meaning
@@ -119,7 +119,7 @@ def _failure_code(codes: Iterable[str], status: int, kind: FailureKind) -> str:
     return kind.value if kind is FailureKind.CONTENT_FILTER else f"http_{status}"
 
 
-def _beginning(reply: Reply, body: Any, secrets: Sequence[str]) -> str:
+def beginning(reply: Reply, body: Any, secrets: Sequence[str]) -> str:
     """The status and the beginning of a body in which no message was found: a page's title and text, or what else it holds."""
     raw = encode(body) if isinstance(body, dict | list) else reply.body
     text = masked(raw[: 16000 + _LONGEST_KEY].decode("utf-8", "replace"), secrets)[:16000]

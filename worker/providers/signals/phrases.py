@@ -13,6 +13,55 @@ _REFUSED = (400, 403, 406, 422, 451)
 
 PHRASES: tuple[Signal, ...] = (
     Signal(
+        "no-such-path",
+        Kind.BAD_REQUEST,
+        status=(400, 403, 404, 405, 410, 500, 501),
+        words=(
+            "unexpected endpoint",  # LM Studio
+            "unknown request url",  # Groq
+            "unknown endpoint",
+            "unrecognized request url",  # OpenAI
+            "invalid url (",  # OpenAI
+            "cannot post",  # Express
+            "no route matched",  # Kong
+            "no route for",  # Cloudflare
+            "no such endpoint",
+            "no such route",
+            "no such path",
+            "endpoint not found",
+            "route not found",
+            "path not found",
+            "url not found",
+            "requested url * was not found on this server",  # Google's front end, Apache
+            "method not allowed",  # FastAPI
+            "missing authentication token",  # AWS API Gateway
+            "plain http request was sent to https port",  # nginx
+        ),
+        scope=Scope.ENDPOINT,
+        source="the servers named beside the words; lmstudio-ai/lmstudio-bug-tracker#618",
+    ),
+    Signal(
+        "model-lacks",
+        Kind.BAD_REQUEST,
+        status=(400, 404, 422),
+        words=(
+            "assistant message prefill",
+            "prefilling assistant",
+            "assistant prefill",
+            "model does not support",
+            "model doesn't support",
+            "supported with this model",
+            "support * with this model",
+            "supported for this model",
+            "supported by this model",
+            "supported in this model",
+            "is not enabled for models/",
+            "no endpoints found that support",
+        ),
+        scope=Scope.MODEL,
+        source="Anthropic docs: prefill (Claude Opus 4.6); OpenAI, Groq, Gemini and OpenRouter error messages",
+    ),
+    Signal(
         "too-long",
         Kind.CONTEXT_LENGTH,
         status=_REQUEST,
