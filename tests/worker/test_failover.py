@@ -69,6 +69,7 @@ def situations(draw: st.DrawFn) -> Situation:
         others_succeed=draw(st.booleans()),
         outage=draw(st.booleans()),
         shut=draw(st.booleans()),
+        doubted=draw(st.booleans()),
         retry_for=draw(st.sampled_from([0.0, 60.0, 3600.0])),
         max_attempts=draw(st.integers(1, 7)),
     )
@@ -281,6 +282,7 @@ def past(provider: str = "a", outcome: Outcome = Outcome.FAILED, age: float = 1.
 
 
 FAIL = "fail"
+PAGE = Failure(FailureKind.NETWORK, "unreadable_reply", "a page", 200, scope=FailureScope.ENDPOINT)
 PREFILL = Failure(
     FailureKind.BAD_REQUEST,
     "invalid_request_error",
@@ -338,6 +340,10 @@ ROWS: list[tuple[str, Failure, Situation, About, tuple[float, float] | str, tupl
     ("prefill, back to who was in trouble", PREFILL, Situation("b", past=[past()] * 2, left=["a"], routed=True), About.NOTHING, (22.5, 45), ("b",), True),
     ("prefill, the other refused too", PREFILL, Situation("b", past=[past(outcome=Outcome.REJECTED)], left=["a"], routed=True), About.NOTHING, FAIL, (), False),
     ("prefill, no route", PREFILL, Situation("b"), About.NOTHING, FAIL, (), False),
+    ("a page, doubted", PAGE, Situation("a", doubted=True), About.ENDPOINT, (1, 2), (), False),
+    ("a page, a route", PAGE, Situation("a", others=["b"], routed=True), About.ENDPOINT, (0, 0), ("a",), False),
+    ("a page among answers", PAGE, Situation("a"), About.PROVIDER, (0.2, 1.0), (), False),
+    ("a page among answers, fifth, in an outage", PAGE, Situation("a", past=[past()] * 4, outage=True), About.PROVIDER, FAIL, (), False),
     ("404, back to who was in trouble", failed(FailureKind.MODEL), Situation("b", past=[past()] * 2, left=["a"], routed=True), About.MODEL, (22.5, 45), ("b",), True),
     ("400", failed(FailureKind.BAD_REQUEST), Situation("a", others=["b"], routed=True, another_key=True), About.NOTHING, FAIL, (), False),
     ("413", failed(FailureKind.TOO_LARGE), Situation("a", others=["b"], routed=True), About.NOTHING, FAIL, (), False),
