@@ -104,7 +104,7 @@ def _what(row: RowMapping, said: str | None, provider: str, config: Config | Non
     if code in _NO_CONNECTION:
         return no_connection(code, said, provider, config)
     if code == WRONG_ENDPOINT:
-        return f"what answers is not its API: {said or f'HTTP {status}; is base_url right?'}"
+        return f"what answers is not its API: {said or f'HTTP {status}'}"
     named = "" if not code or code == f"http_{status}" else f", {code}"
     if row["outcome"] == Outcome.RATE_LIMITED:
         return f"it says that limits are exceeded (HTTP {status or 429}{named})"

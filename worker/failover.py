@@ -127,7 +127,7 @@ def decide(failure: Failure, situation: Situation, rng: random.Random) -> Verdic
         if not verdict.fails:
             return verdict
         if situation.doubted:
-            return Verdict(About.ENDPOINT, rng.uniform(*DOUBT), code=WRONG_ENDPOINT)
+            return Verdict(About.ENDPOINT, max(failure.retry_after or 0.0, rng.uniform(*DOUBT)), code=WRONG_ENDPOINT)
     match failure.kind:
         case FailureKind.RATE_LIMIT:
             return _rate_limited(failure, situation, rng)
