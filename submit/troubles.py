@@ -32,8 +32,6 @@ _NO_CONNECTION = {
     "tls_error": "no TLS connection to {}",
     "proxy_error": "no connection to {} through the proxy",
 }
-_HOST = re.compile(r"'([^']+)'|\bconnection to (\S+?)(?::? |$)")
-"""The host that a stored message is about: the configuration may have another one by now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +114,8 @@ def _what(row: RowMapping, said: str | None, provider: str, config: Config | Non
 
 
 def no_connection(code: str, said: str | None, provider: str, config: Config | None) -> str:
-    """Why calls don't reach a provider, with the host of the stored message `said`, else the configured one."""
-    host = _HOST.search(said or "")
+    """Why calls don't reach a provider, with the host of the stored message `said`: the configuration may have another one by now."""
+    host = re.search(r"'([^']+)'|\bconnection to (\S+?)(?::? |$)", said or "")
     return _NO_CONNECTION[code].format(host[1] or host[2] if host else _address(provider, config))
 
 
