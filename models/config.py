@@ -132,7 +132,8 @@ class ProviderConfig(Node):
 
     `plugin` (`class` in the file) is "module:Class", in place of a type that an entry point claims; then `type` is empty.
     `base_url` holds the version and no trailing slash. `fallback_models` names, for a model, those to try when the
-    provider doesn't have it. `default_output_tokens` is the estimate while nothing is learned. `signals` are its ways of refusing
+    provider doesn't have it. `first_token_seconds` bounds a stream's time to its first token, while another candidate is free.
+    `default_output_tokens` is the estimate while nothing is learned. `signals` are its ways of refusing
     a call, compared before the built-in tables. `options` is for plugins.
     """
 
@@ -158,6 +159,7 @@ class ProviderConfig(Node):
     timeout_seconds: Seconds = TIMEOUT_SECONDS
     connect_timeout_seconds: Seconds = CONNECT_TIMEOUT_SECONDS
     stream_silence_seconds: Seconds = STREAM_SILENCE_SECONDS
+    first_token_seconds: Seconds | None = None
     default_output_tokens: Count | None = None
     signals: tuple[SignalConfig, ...] = ()
     options: Options = Field(default_factory=dict, repr=False)

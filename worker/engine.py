@@ -26,13 +26,12 @@ from models.states import WRONG_ENDPOINT, JobStatus, Outcome
 from models.store import attempts as attempt_store
 from models.store.claims import Claimed
 from models.store.endings import Answer, AttemptEnd, Ending
-from worker import demise, routing
+from worker import demise, first_token, routing
 from worker.bookings import NOTHING_TAKEN, Bookings
 from worker.candidates import Candidates, Pair
 from worker.endpoint import Endpoint
 from worker.experience import Cooling, Experience, Kind
 from worker.failover import (
-    FIRST_TOKEN_TIMEOUT,
     About,
     Past,
     Situation,
@@ -43,6 +42,7 @@ from worker.failover import (
     outcome_of,
     provider_failed,
 )
+from worker.first_token import FIRST_TOKEN_TIMEOUT, FirstToken
 from worker.http import SendError
 from worker.keys import KeyRing
 from worker.limits.limiter import Charge, Grant, LimitedKey, Limiter, Want
@@ -240,7 +240,8 @@ class Engine:
         # refusals come at once, answers may take minutes: who isn't refused soon has been let in
         let_in = asyncio.get_running_loop().call_later(LET_IN_SECONDS, self._cooling.answered, grant.key.pool, started)
         try:
-            response = without_secrets(await self.provider.generate(request), self._secrets)
+            with first_token.bounded(self._first_token(prepared.job)):
+                response = without_secrets(await self.provider.generate(request), self._secrets)
         except SendError as error:
             self._check_memory(error)
             lost = Response(b"", error.failure.http_status or 0, failure=error.failure)
@@ -262,6 +263,17 @@ class Engine:
         finally:
             let_in.cancel()
         return await self._judge(prepared, grant, attempt_id, request, response, started, left=True)
+
+    def _first_token(self, job: Claimed) -> FirstToken | None:
+        """The bound on the time to the first token of this job's call; None where no other candidate is left."""
+        seconds, pairs = self.provider.config.first_token_seconds, self._pairs(job)
+        if seconds is None or not pairs:
+            return None
+
+        async def may_leave() -> bool:
+            return len(await self._candidates.busy(pairs, room=True)) < len(pairs)
+
+        return FirstToken(seconds, may_leave)
 
     def _check_memory(self, error: Exception) -> None:
         """Raises MemoryError if that is what is behind it: it says nothing of the job or of the provider."""

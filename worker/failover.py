@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from models.request import Failure, FailureKind, FailureScope
 from models.states import NEVER_REACHED, WRONG_ENDPOINT, Outcome
+from worker.first_token import FIRST_TOKEN_TIMEOUT
 
 LONGEST_SNOOZE = 60.0
 FIRST_SNOOZE = 15.0
@@ -30,7 +31,6 @@ MAYBE_BILLED_IN_AN_OUTAGE = 3
 """The same, for calls that may have to be paid for: those that broke off."""
 NEVER_LEFT = NEVER_REACHED
 """Codes of calls that never reached the provider: they are no real attempts."""
-FIRST_TOKEN_TIMEOUT = "first_token_timeout"
 SILENT = frozenset({"timeout", "stream_silent", FIRST_TOKEN_TIMEOUT})
 """Codes of calls that were given up because nothing came: repeated at the same provider, they would take as long again."""
 

@@ -5,6 +5,7 @@ It does not retry, follow redirects, keep cookies or judge replies.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import os
 import ssl
@@ -23,6 +24,8 @@ from yarl import URL
 
 from models.config import ProviderConfig
 from models.request import Failure, FailureKind
+from worker import first_token
+from worker.first_token import FIRST_TOKEN_TIMEOUT, FirstToken
 from worker.providers.base import Call, Reply, SendError
 from worker.providers.events import is_idle
 from worker.read_budget import ReadBudget, Reading
@@ -115,7 +118,7 @@ class HttpSender:
         with self._budget.reading(pack=call.stream) as reading:
             course = _Course(reading)
             try:
-                return await self._exchange(self._session, call, clocks, course)
+                return await self._exchange_in_time(self._session, call, clocks, course)
             except SendError as error:
                 error.partial = course.partial(call, error)
                 raise
@@ -125,7 +128,34 @@ class HttpSender:
                 # No chained cause: an aiohttp error holds the request's headers, and so the key.
                 raise failed from None
 
-    async def _exchange(self, session: aiohttp.ClientSession, call: Call, clocks: Clocks, course: _Course) -> Reply:
+    async def _exchange_in_time(
+        self, session: aiohttp.ClientSession, call: Call, clocks: Clocks, course: _Course
+    ) -> Reply:
+        """As `_exchange`, given up where a bound on the time to the first token is over."""
+        bound = first_token.current()
+        if bound is None or not call.stream:
+            return await self._exchange(session, call, clocks, course)
+        try:
+            async with asyncio.timeout(None) as scope:
+                watching = asyncio.ensure_future(bound.watch(scope))
+                try:
+                    return await self._exchange(session, call, clocks, course, bound)
+                finally:
+                    watching.cancel()
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            message = f"no first token from {_host(call.url)} within {bound.seconds:g} s, and another candidate is free"
+            raise _lost(FIRST_TOKEN_TIMEOUT, message) from None
+
+    async def _exchange(
+        self,
+        session: aiohttp.ClientSession,
+        call: Call,
+        clocks: Clocks,
+        course: _Course,
+        bound: FirstToken | None = None,
+    ) -> Reply:
         headers = {"accept-encoding": "identity" if call.stream else "gzip, deflate", **call.headers}
         async with session.request(
             call.method,
@@ -140,11 +170,15 @@ class HttpSender:
             told = response.content_length
             if told is not None and told > self.max_response_bytes:
                 raise self._too_large()
+            if bound and not response.headers.get("content-type", "text/event-stream").startswith("text/event-stream"):
+                bound.arrived = True  # no stream: it comes as a whole, and has begun
             reading, content, last_news = course.reading, response.content, time.monotonic()
             while chunk := await content.readany():
                 reading.add(chunk)
                 if reading.size > self.max_response_bytes:
                     raise self._too_large()
+                if bound:
+                    bound.take(chunk)
                 if call.stream:
                     now = time.monotonic()
                     if not is_idle(chunk):
