@@ -34,7 +34,7 @@ BY_STATUS: tuple[Signal, ...] = (
     Signal("403-account", Kind.AUTH, status=(403,), words=_ACCOUNT, scope=Scope.KEY, source=_HTTP),
     Signal("403", Kind.KEY_MODEL, status=(403,), scope=Scope.REQUEST, source=_HTTP),
     Signal("404-model", Kind.MODEL, status=(404, 410), words=("{model}",), scope=Scope.MODEL, source=_HTTP),
-    Signal("404", Kind.BAD_REQUEST, status=(404, 410), scope=Scope.REQUEST, source=_HTTP),
+    Signal("404", Kind.BAD_REQUEST, status=(404, 410), source=_HTTP),
     Signal("408-409", Kind.SERVER, status=(408, 409, 425), source=_HTTP),
     Signal("413", Kind.TOO_LARGE, status=(413,), scope=Scope.REQUEST, source=_HTTP),
     Signal(
@@ -53,6 +53,6 @@ BY_STATUS: tuple[Signal, ...] = (
         scope=Scope.PROVIDER,
         source="Groq docs: flex processing (498); nginx (499); Anthropic docs: errors (529)",
     ),
-    Signal("4xx", Kind.BAD_REQUEST, status=tuple(range(400, 500)), scope=Scope.REQUEST, source=_HTTP),
+    Signal("4xx", Kind.BAD_REQUEST, status=tuple(range(400, 500)), source=_HTTP),
     Signal("other", Kind.SERVER, source=_HTTP),
 )
