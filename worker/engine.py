@@ -135,11 +135,16 @@ class Engine:
         models = self._models(job, asked)
         if not models:
             gone = self.ring.model_gone(asked)
-            return self._without_call(job, gone or Failure(FailureKind.MODEL, "model_not_found", f"no model {asked!r}"))
-        model = next((one for one in models if self.ring.usable(one)), None)
+            return self._without_call(
+                job,
+                self._not_sent(gone) if gone else Failure(FailureKind.MODEL, "model_not_found", f"no model {asked!r}"),
+            )
+        if not self.ring.untried(job.id, models):
+            self.ring.refusals.forget(job.id)
+        model = next((one for one in models if self.ring.usable_for(job.id, one)), None)
         if model is None:
             refused = self.ring.refused_by_all(models[0])
-            return self._without_call(job, refused) if refused else NoKey(job)
+            return self._without_call(job, self._not_sent(refused)) if refused else NoKey(job)
         try:
             source = simple_input(job.body) if job.dialect == SIMPLE else orjson.loads(job.body)
         except ValueError as error:
@@ -155,7 +160,7 @@ class Engine:
             message = f"the provider's plugin raised {type(error).__name__}"
             return self._without_call(job, Failure(FailureKind.BAD_REQUEST, "plugin_error", message))
         # the job's own id: whoever asks for it again goes on with the hold that it has
-        return Prepared(job, request, size, Want(str(job.id), charge, self.ring.usable(model)), since)
+        return Prepared(job, request, size, Want(str(job.id), charge, self.ring.usable_for(job.id, model)), since)
 
     def _models(self, job: Claimed, asked: str) -> list[str]:
         """What the job may ask for here: its model and the fallbacks, unless its batch forbids those; without what is known to be gone."""
@@ -202,7 +207,13 @@ class Engine:
     def stands(self, prepared: Prepared) -> bool:
         """Whether a prepared job would be prepared in the same way now."""
         model = prepared.request.model
-        return self.ring.model_gone(model) is None and self.ring.usable(model) == prepared.want.keys
+        return (
+            self.ring.model_gone(model) is None and self.ring.usable_for(prepared.job.id, model) == prepared.want.keys
+        )
+
+    def _not_sent(self, failure: Failure) -> Failure:
+        """What was confirmed for other rows, as the failure of a row that isn't sent because of it."""
+        return replace(failure, message=f"not sent: {self.name} refused the model for other rows: {failure.message}")
 
     def _without_call(self, job: Claimed, failure: Failure) -> Ending:
         """The ending of a job that needn't be sent to know how it goes. One that left a provider whose breaker is open goes back to it."""
@@ -342,6 +353,7 @@ class Engine:
             self.bookings.learn(request, prepared.size, usage)
             actual = self.bookings.settled(grant.charge, usage)
         if failure is None:
+            self.ring.answered(grant.key.name, request.model)
             self._experience.add("good")
             self.endpoint.answered()
             self.latency_ms = (
@@ -383,10 +395,11 @@ class Engine:
         self, job: Claimed, request: Request, grant: Grant, failure: Failure, past: Sequence[Past]
     ) -> Verdict:
         """Asks `failover` what is next, and tells keys and limits what the failure means for others."""
-        if failure.kind is FailureKind.KEY_MODEL:
-            self.ring.remember_key_model(grant.key.name, request.model, failure)
-        elif failure.kind is FailureKind.MODEL:
-            self.ring.remember_model(request.model, failure)
+        if failure.kind in (FailureKind.KEY_MODEL, FailureKind.MODEL):
+            for one in past:  # also what another worker was answered
+                if (one.provider, one.outcome, one.error_code) == (self.name, Outcome.REJECTED, failure.code):
+                    self.ring.refusals.leave_out(job.id, f"{self.name}/{one.key_id}", one.model)
+            await self.ring.model_refused(grant.key.name, request.model, failure, job.id)
         busy = await self._candidates.busy(self._pairs(job))
         situation = self._situation(job, request, past, failure, busy)
         if failure.scope is FailureScope.ENDPOINT:
@@ -397,7 +410,7 @@ class Engine:
                 await self._refused(grant.key, failure.retry_after)
             elif verdict.about is About.ACCOUNT:
                 await self.ring.quarantine_pool(grant.key.name, failure)
-            elif verdict.about is About.KEY and not await self.ring.confirm(grant.key.name, failure):
+            elif verdict.about is About.KEY and not await self.ring.confirm(grant.key.name, failure, job.id):
                 verdict = provider_failed(failure, situation, self._rng)
         except (redis.exceptions.RedisError, OSError, StorageError) as error:
             log.warning("%s: could not tell the other workers: %s", grant.key.name, type(error).__name__)
@@ -450,8 +463,10 @@ class Engine:
             left=self._left(job),
             larger=[] if job.no_fallback else routing.larger(self.config, job.lane, self.name, job.excluded),
             routed=bool(routing.candidates(self.config, job.lane)),
-            another_key=bool(self.ring.usable(request.model)),
-            another_model=bool(self._models(job, asked)),
+            another_key=bool(self.ring.usable_for(job.id, request.model)),
+            another_model=bool(
+                self.ring.untried(job.id, [one for one in self._models(job, asked) if one != request.model])
+            ),
             others_succeed=bool(mine)
             and self._experience.answers_others(kind, max(one.age for one in mine), len(mine) + 1),
             outage=now - self._shut_at < AFTERMATH_SECONDS,

@@ -135,6 +135,9 @@ def decide(failure: Failure, situation: Situation, rng: random.Random) -> Verdic
             return Verdict(About.ACCOUNT, 0.0)
         case FailureKind.AUTH:
             return Verdict(About.KEY, 0.0)
+        case FailureKind.KEY_MODEL if failure.scope is FailureScope.REQUEST:
+            # a 403 that names neither key nor model, such as a firewall's page: another provider may take the request
+            return _elsewhere(About.NOTHING, situation, rng)
         case FailureKind.KEY_MODEL:
             if situation.another_key or situation.another_model:
                 return Verdict(About.KEY_MODEL, 0.0)

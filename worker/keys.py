@@ -22,18 +22,19 @@ from worker.limits.limiter import LimitedKey, Limiter
 from worker.pools import PoolLimits, limited_key, pool_name, ruled
 from worker.providers.base import Provider, ProviderRefused
 from worker.recorder import Recorder
+from worker.refusals import ANY_KEY, ANY_MODEL, MOST, REMEMBER_SECONDS, Refusals
 
 log = logging.getLogger("truckllm.keys")
 
-REMEMBER_SECONDS = 600.0
-MOST_MODELS = 4096
-"""Of so many models something is kept in mind: whoever submits rows may name what models they like."""
+MOST_MODELS = MOST
 QUOTA_SECONDS = 3600.0
 """How long a pool without money or quota rests when the provider doesn't tell when it comes back."""
 ASK_SECONDS = 10.0
 """How long the free model list may take to answer for a key."""
 GOOD_SECONDS = 30.0
-"""For so long a key that was just accepted isn't asked about again."""
+"""For so long a key that was just accepted isn't asked about again, and its list of models is believed."""
+EMPTY_AGAIN_SECONDS = (60.0, 300.0, 900.0, QUOTA_SECONDS)
+"""How long a pool rests at least that is empty again, without an answer since: however short a time the provider names."""
 REFUSED = "refused"
 PROBE_SECONDS = (60.0, 300.0, 900.0)
 """A refused key is asked about again after 1, 5 and then every 15 minutes, by the free model list, never with a job."""
@@ -75,10 +76,18 @@ class KeyRing:
         self._confirming: dict[str, asyncio.Future[bool]] = {}
         self._good_until: dict[str, float] = {}
         self._taken_out: dict[str, float] = {}
+        self._empty: dict[str, int] = {}
+        self._listing: dict[str, asyncio.Future[frozenset[str] | None]] = {}
+        self._listed: dict[str, tuple[float, frozenset[str]]] = {}
+        self.refusals = Refusals(clock)
         self._locked = {one.name: one for one in (limited_key(self.settings, key, "") for key in self.settings.keys)}
         self._strays: set[str] = set()
 
     # What may be used
+
+    def usable_for(self, job_id: int, model: str) -> tuple[LimitedKey, ...]:
+        """Returns the keys that this row's call of the model may go out on now, cheapest first."""
+        return self.refusals.usable(job_id, model, self.usable(model))
 
     def usable(self, model: str) -> tuple[LimitedKey, ...]:
         """The keys that a call of this model may go out on now, cheapest first."""
@@ -160,6 +169,55 @@ class KeyRing:
 
     # What was learned
 
+    def answered(self, name: str, model: str) -> None:
+        """Notes an answer of a key: what was suspected of it, or of the model, isn't so."""
+        self.refusals.answered(name, model)
+        if self._empty:
+            self._empty.pop(pool_name(self.settings, self.key(name)), None)
+
+    def untried(self, job_id: int, models: list[str]) -> list[str]:
+        """Returns those of the models for which some key hasn't refused this row."""
+        names = [f"{self.settings.id}/{key.id}" for key in self.settings.keys]
+        return [model for model in models if not self.refusals.refused(job_id, model, names)]
+
+    async def model_refused(self, name: str, model: str, failure: Failure, job_id: int) -> None:
+        """Notes that a key refused a row's call of a model. It is held against others only once another row was refused alike
+        or the key's free list of models lacks the model; never where the refusal names neither."""
+        of_all = failure.kind is FailureKind.MODEL
+        self.refusals.leave_out(job_id, ANY_KEY if of_all else name, model)
+        if failure.scope is FailureScope.REQUEST:
+            return
+        if self.refusals.confirms(ANY_KEY if of_all else name, model, job_id) or await self._lacks(name, model):
+            if of_all:
+                self.remember_model(model, failure)
+            else:
+                self.remember_key_model(name, model, failure)
+
+    async def _lacks(self, name: str, model: str) -> bool:
+        """Asks whether the key's list of models can be read and lacks the model. Those who ask at once share an answer."""
+        names: frozenset[str] | None
+        until, names = self._listed.get(name, (float("-inf"), frozenset()))
+        if until <= self._clock():
+            asking = self._listing.get(name)
+            if asking is None:
+                asking = self._listing[name] = asyncio.ensure_future(self._list(name))
+                asking.add_done_callback(lambda _: self._listing.pop(name, None))
+            names = await asyncio.shield(asking)
+        wanted = {model, model.partition(":")[0]} if not model.startswith("ft:") else {model}
+        wanted = {one.removeprefix("models/").lower() for one in wanted}
+        return bool(names) and not wanted & (names or frozenset())
+
+    async def _list(self, name: str) -> frozenset[str] | None:
+        try:
+            async with asyncio.timeout(ASK_SECONDS):
+                found = await self._provider.list_models(self.secret(name))
+        except Exception as error:
+            log.info("%s has no list of models to confirm by: %s", name, type(error).__name__)
+            return None
+        names = frozenset(model.id.removeprefix("models/").lower() for model in found)
+        self._listed[name] = self._clock() + GOOD_SECONDS, names
+        return names
+
     def remember_model(self, model: str, failure: Failure) -> None:
         self._keep(self._models, model, failure)
 
@@ -191,21 +249,30 @@ class KeyRing:
     # Quarantine
 
     async def quarantine_pool(self, name: str, failure: Failure) -> None:
-        """The account of this key has no money or quota: all its keys rest, for all workers."""
+        """The account of this key has no money or quota: all its keys rest, for all workers; only this one where the provider
+        names it alone."""
         pool = pool_name(self.settings, self.key(name))
-        seconds = failure.resets_in if failure.resets_in is not None else QUOTA_SECONDS
-        reason = f"{FailureKind.QUOTA}: {failure.message}"
         known = self._out.get(name)
-        if known is None or known.reason != reason:  # all calls that were under way say the same
-            log.warning("%s: %s; its keys rest for %.0f s", pool, failure.message, seconds)
+        seconds = failure.resets_in if failure.resets_in is not None else QUOTA_SECONDS
+        if known is None:  # all calls that were under way report the same
+            times = self._empty[pool] = self._empty.get(pool, 0) + 1
+            if times > 1:
+                seconds = max(seconds, EMPTY_AGAIN_SECONDS[min(times - 2, len(EMPTY_AGAIN_SECONDS) - 1)])
+        elif known.until is not None:
+            seconds = max(seconds, known.until - self._recorder.now())
+        seconds = max(1.0, seconds)
+        reason = f"{FailureKind.QUOTA}: {failure.message}"
+        alone = failure.scope is FailureScope.KEY
+        if known is None or known.reason != reason:
+            log.warning("%s: %s; its keys rest for %.0f s", name if alone else pool, failure.message, seconds)
         for provider in self._config.providers:
             for key in provider.keys:
-                if pool_name(provider, key) == pool:
+                if f"{provider.id}/{key.id}" == name if alone else pool_name(provider, key) == pool:
                     await self._take_out(provider, key, reason, seconds, 0)
 
-    async def confirm(self, name: str, failure: Failure) -> bool:
-        """Asks the free model list whether a refused key is really bad, and quarantines it if so. False: the key is good,
-        or nobody knows."""
+    async def confirm(self, name: str, failure: Failure, job_id: int | None = None) -> bool:
+        """Asks the free model list whether a refused key is really bad, and quarantines it if so. Where the list can't be asked,
+        the refusal of a second row confirms it. False: the key is good, or nobody knows."""
         if name in self._out:
             return True
         if self._good_until.get(name, 0.0) > self._clock():
@@ -215,16 +282,28 @@ class KeyRing:
             # many calls are refused at once: one of them asks, the others wait for the answer
             asking = self._confirming[name] = asyncio.ensure_future(self._confirm(name, failure))
             asking.add_done_callback(lambda _: self._confirming.pop(name, None))
-        return await asyncio.shield(asking)
+        if await asyncio.shield(asking):
+            return True
+        if self._good_until.get(name, 0.0) > self._clock() or job_id is None or name in self._out:
+            return name in self._out
+        if not self.refusals.confirms(name, ANY_MODEL, job_id):
+            return False
+        await self._refuse(name, failure)
+        return True
 
     async def _confirm(self, name: str, failure: Failure) -> bool:
-        if await self._accepted(name) is not False:
+        accepted = await self._accepted(name)
+        if accepted:
             self._good_until[name] = self._clock() + GOOD_SECONDS
+        if accepted is not False:
             return False
+        await self._refuse(name, failure)
+        return True
+
+    async def _refuse(self, name: str, failure: Failure) -> None:
         seconds = PROBE_SECONDS[0]
         await self._take_out(self.settings, self.key(name), f"{REFUSED}: {failure.message}", seconds, 0)
         log.warning("%s is refused (%s); quarantined, asked again in %.0f s", name, failure.message, seconds)
-        return True
 
     async def _accepted(self, name: str) -> bool | None:
         """Whether the free model list takes a key; None if it can't be asked."""
