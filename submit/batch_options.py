@@ -15,6 +15,7 @@ from models.errors import BadLine, UsageError
 from models.formats.defaults import Defaults, response_format
 from models.formats.lines import Line, read_lines
 from models.lanes import Lanes, NoLane
+from submit.encodings import checked_encoding
 
 Schema = str | Path | Mapping[str, Any]
 """A JSON schema, or the file that holds it."""
@@ -39,6 +40,8 @@ class Given(TypedDict, total=False):
     no_fallback: bool
     limit: int | None
     template: str | None
+    sheet: str | None
+    encoding: str | None
     system: str | None
     max_tokens: int | None
     temperature: float | None
@@ -52,7 +55,7 @@ class BatchOptions:
 
     `model` is asked for instead of every line's own. `provider` or `route` is for lines that name neither. With `no_fallback`
     a job uses no fallback model, and of a route only the first candidate. `limit` takes only so many lines. `template` makes
-    prompts of a table's rows. `defaults` are filled into simple lines. With `skip_invalid` bad lines become failed jobs. Raises
+    prompts of a table's rows; `sheet` is a workbook's, `encoding` a text's that isn't UTF-8. `defaults` are filled into simple lines. With `skip_invalid` bad lines become failed jobs. Raises
     UsageError for a value that can't be.
     """
 
@@ -62,6 +65,8 @@ class BatchOptions:
     no_fallback: bool = False
     limit: int | None = None
     template: str | None = None
+    sheet: str | None = None
+    encoding: str | None = None
     defaults: Defaults = field(default_factory=Defaults)
     skip_invalid: bool = False
 
@@ -84,6 +89,8 @@ class BatchOptions:
             no_fallback=bool(given.get("no_fallback")),
             limit=given.get("limit"),
             template=given.get("template"),
+            sheet=given.get("sheet"),
+            encoding=checked_encoding(given.get("encoding")),
             defaults=Defaults(
                 given.get("system"),
                 given.get("max_tokens"),
@@ -113,7 +120,7 @@ class BatchOptions:
 
     def stored(self) -> str:
         """As JSON in one spelling, for the batch's row; those that aren't given leave no trace."""
-        names = ("model", "provider", "route", "no_fallback", "limit", "template", "skip_invalid")
+        names = ("model", "provider", "route", "no_fallback", "limit", "template", "sheet", "encoding", "skip_invalid")
         given = {**{name: getattr(self, name) or None for name in names}, **self.defaults.given()}
         return json.dumps({name: value for name, value in given.items() if value is not None}, sort_keys=True)
 

@@ -1,4 +1,4 @@
-"""Tables (CSV, Parquet) as an input: each row becomes a simple line of JSON, so that all that follows knows only lines.
+"""Rows of tables as simple lines of JSON, so that all that follows reads only lines.
 
 It does not judge the lines it makes; `models.formats.lines` does, as it would if they had been written by hand.
 """
@@ -6,24 +6,28 @@ It does not judge the lines it makes; `models.formats.lines` does, as it would i
 from __future__ import annotations
 
 import base64
-import csv
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import orjson
 
 from models.errors import InputError, UsageError
 from models.formats.fields import Refused
-from models.formats.lines import MAX_LINE
-from models.wording import counted
+from submit.encodings import WAY_OUT
 
 IDS = ("id", "custom_id")
-NAMED = ("model", "provider", "route", "system")
+NAMED = ("model", "provider", "route", "system", "max_tokens")
 """Columns that mean what the field of a simple line means, unless the template uses them."""
+UNFILLED = ("temperature",)
+"""Such columns of a table that no template fills: beside one they are often data."""
 
-_BOM = b"\xef\xbb\xbf"
-_BATCH_ROWS = 500
+LARGEST_ROW = 16 * 1024 * 1024
+"""Most characters of a row. A sheet's cell holds 32,767; a reader of CSV takes 4 bytes for each character of a cell."""
+
+Row = Sequence[Any] | Refused | None
+"""A row's cells, in the order of the columns; why it can't be read; None for a line that is no row."""
+
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 
@@ -54,173 +58,199 @@ class Template:
         if not columns:
             raise UsageError("the template names no column: write it with columns in braces, as in 'Translate: {text}'")
 
-    def fill(self, row: Mapping[str, Any]) -> str:
-        """The text for a row; a cell without a value is the empty text."""
+    def fill(self, values: Sequence[Any]) -> str:
+        """Returns the text for the values of `columns`; a cell without a value is the empty text."""
         filled = [self._literals[0]]
-        for column, literal in zip(self.columns, self._literals[1:], strict=True):
-            value = row[column]
-            filled += (value if type(value) is str else _text(value), literal)
+        for value, literal in zip(values, self._literals[1:], strict=True):
+            filled += (as_text(value), literal)
         return "".join(filled)
 
 
+class CellError(str):
+    """A cell that holds an error of its spreadsheet, such as #REF!."""
+
+
 class Lines:
-    """A stream of simple lines, one a row: with the row's number as the line's, a header being line 1."""
+    """A stream of simple lines, one a row: with the row's number as the line's, a header being line 1.
+
+    A row whose cells in the template are all empty has the prompt "", unless `ask_empty`: then the template is filled all the same.
+    Raises InputError for columns that aren't there or stand twice.
+    """
 
     def __init__(
         self,
         names: Sequence[str],
-        rows: Iterator[Mapping[str, Any] | Refused | None],
+        rows: Iterator[Row],
         template: Template | None,
         name: str,
+        *,
+        ask_empty: bool = False,
     ) -> None:
+        self._names = names
         self._rows = rows
         self._template = template
-        used = template.columns if template else ("prompt",)
-        missing = [column for column in used if column not in names]
-        there = f"{name} has the columns {_escaped(', '.join(names))}"
-        if missing and template is None:
-            raise InputError(
-                f"{there}, and none named prompt: say what to ask with --template, as in 'Translate: {{text}}'"
-            )
-        if missing:
-            raise InputError(f"the template's column {missing[0]!r} isn't there: {there}")
-        self._own = [column for column in (*IDS, *NAMED) if column in names and (column in IDS or column not in used)]
-        taken = {*self._own, *(() if template else used)}
-        self._carried = [column for column in names if column not in taken]
+        self._ask_empty = ask_empty
+        place = _places(names, name)
+        there = f"{name} has the columns {escaped(', '.join(names))}"
+        self._question = "prompt"
+        if template is None:
+            asks = [column for column in ("prompt", "messages") if column in place]
+            if not asks:
+                raise InputError(
+                    f"{there}, and none named prompt: specify the prompt with --template, as in 'Translate: {{text}}'{_near('prompt', names)}"
+                )
+            self._question = asks[0]
+        used = template.columns if template else (self._question,)
+        missing = next((column for column in used if column not in place), None)
+        if missing is not None:
+            raise InputError(f"the template's column {missing!r} isn't there: {there}{_near(missing, names)}")
+        self._used = [place[column] for column in used]
+        fields = (*NAMED, *(() if template else UNFILLED))
+        self._own = [
+            (column, place[column])
+            for column in (*IDS, *fields)
+            if column in place and (column in IDS or column not in used)
+        ]
+        taken = {column for column, _ in self._own} | set(() if template else used)
+        self._carried = [(column, at) for column, at in place.items() if column not in taken]
 
     def readline(self, size: int = -1, /) -> bytes:
-        """The next row as a line; a line break for a row that is none; nothing at the end. Raises Refused for a bad row."""
-        row = next(self._rows, b"")
-        if isinstance(row, bytes):
-            return row
+        """Returns the next row as a line; a line break for a row that is none; nothing at the end. Raises Refused for a bad row."""
+        try:
+            row = next(self._rows)
+        except StopIteration:
+            return b""
         if row is None:
             return b"\n"
         if isinstance(row, Refused):
             raise row
         line: dict[str, Any] = {}
-        for column in self._own:
-            if (value := row[column]) is not None and value != "":
-                line[column] = value
-        line["prompt"] = self._template.fill(row) if self._template else row["prompt"]
+        for column, at in self._own:
+            if not is_blank(value := row[at]):
+                line[column] = _field(column, value)
+        line[self._question] = self._asked(row)
         if self._carried:
-            line["metadata"] = {column: row[column] for column in self._carried}
+            line["metadata"] = {
+                column: row[at] for column, at in self._carried if row[at] != "" or not _UNNAMED.fullmatch(column)
+            }
         try:
-            return orjson.dumps(line, _plain, orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
+            made = orjson.dumps(line, _plain, orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
         except TypeError as error:
-            raise Refused("not UTF-8; save the file as UTF-8" if "UTF-8" in str(error) else str(error)) from None
+            raise Refused(self._why_not_text(row) or str(error)) from None
+        if len(made) > 4 * LARGEST_ROW:
+            raise Refused(f"longer than {4 * LARGEST_ROW // 1024 // 1024} MB")
+        return made
+
+    def _asked(self, row: Sequence[Any]) -> Any:
+        values = [row[at] for at in self._used]
+        for at, value in zip(self._used, values, strict=True):
+            if isinstance(value, CellError):
+                raise Refused(f"the column {escaped(repr(self._names[at]))} holds the error {value}")
+        if self._template is not None:
+            return "" if not self._ask_empty and all(map(is_blank, values)) else self._template.fill(values)
+        if self._question == "messages":
+            return _messages(values[0])
+        return "" if is_blank(values[0]) else as_text(values[0])
+
+    def _why_not_text(self, row: Sequence[Any]) -> str | None:
+        for column, cell in zip(self._names, row, strict=False):
+            if isinstance(cell, str) and any("\ud800" <= character <= "\udfff" for character in cell):
+                return f"the column {escaped(repr(column))} is not UTF-8: {WAY_OUT}"
+        return None
 
 
-def csv_lines(stream: BinaryIO, template: Template | None, name: str) -> Lines:
-    """The rows of a CSV file with a header, in UTF-8. Cells stand between commas; where the header has none, between semicolons
-    or tabs. Raises InputError."""
-    if csv.field_size_limit() < MAX_LINE:
-        csv.field_size_limit(MAX_LINE)
-    first = stream.readline(MAX_LINE)
-    if first[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise InputError(f"{name} is UTF-16: save it as CSV in UTF-8")
-    first = first.removeprefix(_BOM)
-    comma = next((one for one in (b",", b";", b"\t") if one in first), b",").decode()
-    texts = (line.decode("utf-8", "surrogateescape") for line in _chained(first, stream))
-    reader = csv.reader(texts, delimiter=comma, strict=True)
-    try:
-        header = next(reader, [])
-    except csv.Error as error:
-        raise InputError(f"{name}: the header can't be read: {_escaped(str(error))}") from None
-    names = [cell.strip() or f"column-{number}" for number, cell in enumerate(header, 1)]
-    if not header:
-        raise InputError(f"{name} has no header: its first line must name the columns")
+_UNNAMED = re.compile(r"column-\d+")
+
+
+def named(header: Sequence[Any], name: str) -> list[str]:
+    """Returns the names of a table's columns; `column-3` for one without. Raises InputError for what is not UTF-8."""
+    names = [as_text(cell).strip() for cell in header]
     if any("\udc80" <= character <= "\udcff" for cell in names for character in cell):
-        raise InputError(f"{name}: the header is not UTF-8; save the file as CSV in UTF-8")
-    twice = next((column for column in names if names.count(column) > 1), None)
-    if twice is not None:
-        raise InputError(f"{name}: the column {_escaped(repr(twice))} stands twice in the header")
-    return Lines(names, _csv_rows(reader, names), template, name)
+        raise InputError(f"{name}: the header is not UTF-8: {WAY_OUT}")
+    return [cell or f"column-{number}" for number, cell in enumerate(names, 1)]
 
 
-def _chained(first: bytes, stream: BinaryIO) -> Iterator[bytes]:
-    line = first
-    while line:
-        yield line
-        line = stream.readline(MAX_LINE)
+def _places(names: Sequence[str], name: str) -> dict[str, int]:
+    """Returns each column's place. Raises InputError for one that stands twice."""
+    place: dict[str, int] = {}
+    for at, column in enumerate(names):
+        if place.setdefault(column, at) != at:
+            raise InputError(
+                f"{name}: the column {escaped(repr(column))} stands twice in the header, in columns {place[column] + 1} and {at + 1}: "
+                "rename one of them"
+            )
+    return place
 
 
-def _csv_rows(reader: Iterator[list[str]], names: Sequence[str]) -> Iterator[Mapping[str, str] | Refused | None]:
-    yield None  # the header's line
-    width = len(names)
-    while True:
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield Refused(_why_not_csv(str(error)))
-            continue
-        if len(cells) == width:
-            yield dict(zip(names, cells, strict=True))
-        elif not cells:
+def _near(wanted: str, names: Sequence[str]) -> str:
+    """Returns a hint at a column that is written almost like `wanted`."""
+    found = next((column for column in names if column.strip().casefold() == wanted.strip().casefold()), None)
+    return "" if found is None else f" (upper and lower case count: {escaped(repr(found))} is there)"
+
+
+def without_blank_end(rows: Iterator[Row]) -> Iterator[Row]:
+    """Yields the rows up to the last that holds anything; sheets leave rows of separators for deleted ones behind it."""
+    waiting = bytearray()  # of each row since then, whether it has cells
+    empty: Row = None
+    for row in rows:
+        if row is None and not waiting:
             yield None
+        elif row is None:
+            waiting.append(0)
+        elif not isinstance(row, Refused) and all(map(is_blank, row)):
+            waiting.append(1)
+            empty = row
         else:
-            yield Refused(f"has {counted(len(cells), 'cell')}, and the header has {width}")
+            yield from (empty if has_cells else None for has_cells in waiting)
+            waiting.clear()
+            yield row
 
 
-def _why_not_csv(message: str) -> str:
-    if "unexpected end of data" in message:
-        return 'a cell that begins with " never ends'
-    return f"not CSV: {_escaped(message)}"
+def is_blank(value: object) -> bool:
+    """Returns whether a cell holds nothing: no value, NaN (a number that is missing) or only white space."""
+    if type(value) is str:
+        return not value or value.isspace()
+    return value is None or value != value  # noqa: PLR0124
 
 
-def _escaped(text: str, most: int = 500) -> str:
-    """As it may stand in a message: control characters escaped, cut where a file puts too much into it."""
+def _field(column: str, value: object) -> object:
+    """Returns a cell as the field of a simple line: numbers, which many tools write as 5.0 or as text, as what they are."""
+    if column in IDS:
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+    if column not in ("max_tokens", *UNFILLED):
+        return value
+    try:
+        number = float(value)  # type: ignore[arg-type]
+        return int(number) if number.is_integer() else number
+    except (TypeError, ValueError, OverflowError):
+        return value
+
+
+def _messages(value: object) -> object:
+    """Returns a cell of messages without the empty fields that a typed table gives to all of them; text is read as JSON."""
+    if isinstance(value, str):
+        try:
+            return orjson.loads(value)
+        except orjson.JSONDecodeError:
+            return value
+    if not isinstance(value, list):
+        return value
+    return [
+        {name: held for name, held in message.items() if held is not None} if isinstance(message, dict) else message
+        for message in value
+    ]
+
+
+def escaped(text: str, most: int = 500) -> str:
+    """Returns text as it may stand in a message: control characters escaped, cut where a file puts too much into it."""
     short = text if len(text) <= most else text[:most] + "…"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in short)
 
 
-_DAMAGED = (OSError, ValueError, TypeError, LookupError, OverflowError)
-"""What pyarrow says of a damaged file, beside errors of its own: a name that isn't UTF-8, a time that Python doesn't know."""
-
-
-def parquet_lines(stream: BinaryIO, template: Template | None, name: str) -> Lines:
-    """The rows of a Parquet file, read by row groups. Raises InputError, UsageError where pyarrow isn't installed."""
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise UsageError(
-            f"{name} is Parquet, and pyarrow, which reads it, isn't installed: `pip install 'truckllm[parquet]'`"
-        ) from None
-    try:
-        file = parquet.ParquetFile(stream, buffer_size=1024 * 1024, pre_buffer=False)
-        names = file.schema_arrow.names
-    except (pyarrow.ArrowException, *_DAMAGED) as error:
-        raise InputError(f"{name} is no whole Parquet file: {_escaped(str(error))}") from None
-    return Lines(names, _parquet_rows(file, name), template, name)
-
-
-def _parquet_rows(file: Any, name: str) -> Iterator[Mapping[str, Any]]:
-    import pyarrow
-
-    try:
-        for batch in file.iter_batches(batch_size=_BATCH_ROWS):
-            columns = [_values(column) for column in batch.columns]
-            for cells in zip(*columns, strict=True):
-                yield dict(zip(batch.schema.names, cells, strict=True))
-    except (pyarrow.ArrowException, *_DAMAGED) as error:
-        raise InputError(f"{name} can't be read: {_escaped(str(error))}") from None
-
-
-def _values(column: Any) -> Iterable[Any]:
-    """A column's values for Python, which knows times by microseconds only."""
-    import pyarrow
-
-    kind = column.type
-    if pyarrow.types.is_timestamp(kind) and kind.unit == "ns":
-        column = column.cast(pyarrow.timestamp("us", kind.tz), safe=False)
-    values: list[Any] = column.to_pylist()
-    return values
-
-
-def _text(value: object) -> str:
-    """A value that isn't text, as it stands in a prompt."""
+def as_text(value: object) -> str:
+    """Returns a cell as it stands in a prompt."""
+    if type(value) is str:
+        return value
     if value is None or value != value:  # noqa: PLR0124 - NaN stands for a missing number
         return ""
     plain = orjson.dumps(value, _plain, orjson.OPT_NON_STR_KEYS)

@@ -209,6 +209,9 @@ def _chunks(lines: Iterator[Line | BadLine]) -> Iterator[list[NewJob]]:
                 line.metadata,
             )
         )
+        if room <= 0:  # written before the next line is read: memory holds one large line at a time
+            yield chunk
+            chunk, room = [], CHUNK_BYTES
     if chunk:
         yield chunk
 

@@ -96,7 +96,8 @@ def submit_batch(
 
     `given` are the options that make it another batch. `model` is asked for instead of every line's own; `provider` or `route` is
     for lines that name neither; with `no_fallback` nothing but the first choice is asked. `limit` takes only so many lines,
-    `template` ("Translate: {text}") makes prompts of a CSV or Parquet file's rows; `system`, `max_tokens`, `temperature` and
+    `template` ("Translate: {text}") makes prompts of a table's rows, `sheet` names
+    a workbook's sheet, `encoding` that of a text that isn't UTF-8; `system`, `max_tokens`, `temperature` and
     `schema` (a JSON schema, or its file) are filled into simple lines that don't say them; with `skip_invalid` bad lines become
     failed jobs.
 
@@ -134,11 +135,15 @@ def submit_with(
     here: bool = False,
     progress: Progress | None = None,
     cap: tuple[int, str] | None = None,
+    largest_unpacked: int | None = None,
 ) -> Submitted:
-    """`submit_batch` for options that are at hand already. `here`: this machine works on it, so it needs the plugins for it."""
+    """`submit_batch` for options that are at hand already. `here`: this machine works on it, so it needs the plugins for it.
+    `largest_unpacked`: how many bytes an archive may hold; None: any number."""
     settings = config if isinstance(config, Config) else load_config(config, secrets=False)
     lanes = Lanes(settings)
-    with opened(source, options.template) as given:
+    with opened(
+        source, options.template, sheet=options.sheet, encoding=options.encoding, most=largest_unpacked
+    ) as given:
         checked = check(given, lanes, options, progress=progress, bounds=cap is not None)
         strangers = unclaimed_in(settings, checked.lanes)
         if strangers and here:
@@ -219,7 +224,7 @@ def check(
         )
     if not good:
         raise InputError(f"{source.shown} is empty: it needs at least one line that isn't blank")
-    warnings = []
+    warnings = [*source.notes]
     if bad:
         first = "; ".join(f"line {line.number}: {line.reason}" for line in shown[:SHOWN_SKIPPED])
         warnings.append(

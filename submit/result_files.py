@@ -12,8 +12,10 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from submit.archives import SUFFIXES as ARCHIVE_SUFFIXES
+
 _BUFFER = 1024 * 1024
-_INPUTS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+_INPUTS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab", ".psv", ".parquet", ".xlsx", ".xlsm")
 _UNANSWERED = ("failed", "cancelled", "queued", "running")
 
 
@@ -31,8 +33,8 @@ def default_paths(
         own = f"batch-{batch_id}"
     else:
         source = Path(input_name)
-        name = source.name.removesuffix(".gz").removesuffix(".zst")
-        stem = Path(name).stem if Path(name).suffix in _INPUTS else name
+        name = source.stem if source.suffix.lower() in ARCHIVE_SUFFIXES else source.name
+        stem = Path(name).stem if Path(name).suffix.lower() in _INPUTS else name
         stem += f".first{limit}" if limit is not None else ""
         own = f"{stem}.batch-{batch_id}"
         folder = source.parent if source.parent.is_dir() else folder

@@ -5,12 +5,14 @@ Archives are unpacked and tables become lines on the way. It does not know what 
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
+import re
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +21,18 @@ from typing import Any, BinaryIO, cast
 from models.database import home
 from models.errors import BadLine, InputError, StorageError, UsageError
 from models.formats.lines import open_input
-from submit.archives import check_ends, unpacked
-from submit.columns import Template, csv_lines, parquet_lines
+from submit import lookalikes
+from submit.archives import SUFFIXES as ARCHIVE_SUFFIXES
+from submit.archives import ZIP, Zip, bounded, check_ends, unpacked
+from submit.columns import Lines, Row, Template
+from submit.csv_tables import SUFFIXES as CSV_SUFFIXES
+from submit.csv_tables import csv_rows
+from submit.encodings import as_utf8, checked_encoding
 from submit.identity import HashedFile, HashedStream, Identity
+from submit.memory import LargeInput, LineReader
+from submit.parquet_tables import PARQUET, parquet_rows
+from submit.workbooks import is_workbook, workbook_rows
 
-PARQUET = b"PAR1"
 _CHUNK = 1024 * 1024
 
 
@@ -39,8 +48,12 @@ Input = str | Path | BinaryIO | Kept | Iterable[Mapping[str, Any]]
 
 
 class Source:
-    """An input that can be opened again and again. `name` is the file's, or "-"; `shown` is how messages call it. `template`
-    turns a table's rows into prompts."""
+    """An input that can be opened again and again. `name` is the file's, or "-"; `shown` is how messages name it. `notes` are sentences
+    for people on how it was read, after it has been opened.
+
+    `template` turns a table's rows into prompts; with `ask_empty` also those whose cells are empty. `sheet` is a workbook's, `encoding` a
+    text's. `most` is how many bytes an archive may hold.
+    """
 
     def __init__(
         self,
@@ -50,80 +63,135 @@ class Source:
         path: Path | None = None,
         copy: BinaryIO | None = None,
         template: Template | None = None,
+        ask_empty: bool = False,
+        sheet: str | None = None,
+        encoding: str | None = None,
+        most: int | None = None,
     ) -> None:
         self.name = name
         self.shown = shown or ("stdin" if name == "-" else name)
+        self.notes: tuple[str, ...] = ()
         self._path = path
         self._copy = copy
         self._template = template
+        self._ask_empty = ask_empty
+        self._sheet = sheet
+        self._encoding = checked_encoding(encoding)
+        self._most = most
 
     @contextmanager
     def open(self) -> Iterator[tuple[BinaryIO, Identity]]:
         """Yields the input from its first line: a stream for `read_lines`, and the identity of the bytes as they lie, to be asked for
         when they are read.
 
-        Raises InputError, UsageError for a template that has nothing to fill.
+        Raises InputError, UsageError for a template, sheet or encoding that has nothing to be used on.
         """
-        if self._copy is not None:
-            self._copy.seek(0)
-            yield self._lines(self._copy)
-            return
-        with open_input(str(self._path)) as file:
-            try:
-                yield self._lines(file)
-            except OSError as error:
-                if error.filename is None and error.errno is not None:  # reading it failed, not something else
-                    raise InputError(f"can't read {self.shown}: {error.strerror}") from None
-                raise
+        large = LargeInput()
+        try:
+            if self._copy is not None:
+                self._copy.seek(0)
+                yield self._lines(self._copy, large)
+                return
+            with open_input(str(self._path)) as file:
+                try:
+                    yield self._lines(file, large)
+                except OSError as error:
+                    if error.filename is None and error.errno is not None:  # reading it failed, not something else
+                        raise InputError(f"can't read {self.shown}: {error.strerror}") from None
+                    raise
+        finally:
+            large.close()
 
-    def _lines(self, file: BinaryIO) -> tuple[BinaryIO, Identity]:
-        first = file.read(4)
+    def _lines(self, file: BinaryIO, large: LargeInput) -> tuple[BinaryIO, Identity]:
+        first = file.read(lookalikes.MAGIC)
         file.seek(0)
-        if first == PARQUET:
+        lookalikes.refuse(first, self.shown)
+        if first.startswith(PARQUET):
             whole = HashedFile(file, self.shown)
-            return cast(BinaryIO, parquet_lines(file, self._template, self.shown)), whole
+            return self._rows(*parquet_rows(file, self.shown, large)), whole
+        if first.startswith(ZIP):
+            whole = HashedFile(file, self.shown)
+            archive = Zip(file, self.shown)
+            if is_workbook(archive, self.shown):
+                names, rows, note = workbook_rows(archive, self.shown, self._sheet, large)
+                self.notes = (note,) if note else ()
+                return self._rows(names, rows, sheet=True), whole
+            name, content = archive.only_file()
+            return self._text(bounded(content, self._most, self.shown), name, large), whole
         check_ends(file, first, self.shown)
         hashed = HashedStream(file)
-        content = unpacked(io.BufferedReader(hashed, _CHUNK), first, self.shown)
-        begin = content.peek(4)[:4]
-        if begin == PARQUET:
+        packed: io.BufferedReader = io.BufferedReader(hashed, _CHUNK)
+        content = unpacked(packed, first, self.shown, large)
+        if content is not packed:
+            content = bounded(content, self._most, self.shown)
+        return self._text(content, self.name, large), hashed
+
+    def _text(self, content: io.BufferedReader, name: str, large: LargeInput) -> BinaryIO:
+        """Returns the lines of JSON lines or a CSV file; `name` says which, where it can."""
+        begin = content.peek(lookalikes.MAGIC)[: lookalikes.MAGIC]
+        lookalikes.refuse(begin, self.shown)
+        if begin.startswith((PARQUET, *ZIP)):
             raise InputError(
-                f"{self.shown} holds a Parquet file inside an archive: unpack it, it is compressed already"
+                f"{self.shown} holds a Parquet or zip file inside an archive: unpack it, it is compressed already"
             )
-        if self._is_csv(begin):
-            return cast(BinaryIO, csv_lines(cast(BinaryIO, content), self._template, self.shown)), hashed
+        if self._sheet is not None:
+            raise UsageError(f"--sheet names a sheet of an Excel file, and {self.shown} is none")
+        content = as_utf8(content, self._encoding, self.shown)
+        suffix = _suffix(name)
+        looks_like_json = content.peek(1).lstrip()[:1] == b"{"
+        is_table = self._template is not None or _ASKS.search(content.peek(1).partition(b"\n")[0])
+        if suffix in CSV_SUFFIXES or (is_table and not looks_like_json):
+            return self._rows(*csv_rows(content, self.shown, suffix, large), text=True)
         if self._template is not None:
             raise UsageError(
-                f"a template fills in the columns of a CSV or Parquet file, and {self.shown} holds JSON lines"
+                f"a template fills in the columns of a CSV, Excel or Parquet file, and {self.shown} holds JSON lines"
             )
-        return cast(BinaryIO, content), hashed
+        return LineReader(content, large)
 
-    def _is_csv(self, begin: bytes) -> bool:
-        """By its name; what has none that tells is CSV if there is a template to fill and it doesn't look like JSON."""
-        suffixes = [suffix for suffix in Path(self.name).suffixes[-2:] if suffix not in (".gz", ".zst")]
-        if suffixes and suffixes[-1] in (".csv", ".tsv"):
-            return True
-        looks_like_json = begin.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{"
-        return self._template is not None and not looks_like_json
+    def _rows(self, names: Sequence[str], rows: Iterator[Row], *, text: bool = False, sheet: bool = False) -> BinaryIO:
+        if self._encoding is not None and not text:
+            raise UsageError(f"--encoding names the encoding of a text file, and {self.shown} is none")
+        if self._sheet is not None and not sheet:
+            raise UsageError(f"--sheet names a sheet of an Excel file, and {self.shown} is none")
+        return cast(BinaryIO, Lines(names, rows, self._template, self.shown, ask_empty=self._ask_empty))
+
+
+_ASKS = re.compile(rb"""(?:^|[,;|\t])"?prompt"?(?:[,;|\t\r]|$)""")
+"""The header of a table that needs no template."""
+
+
+def _suffix(name: str) -> str:
+    """Returns the end of a file's name that says what is in it, in lower case."""
+    suffixes = [suffix.lower() for suffix in Path(name).suffixes[-2:]]
+    return next((suffix for suffix in reversed(suffixes) if suffix not in ARCHIVE_SUFFIXES), "")
 
 
 @contextmanager
-def opened(given: Input, template: str | None = None) -> Iterator[Source]:
-    """The input as a Source, for as long as the block lasts. Raises InputError for what can't be read, UsageError for a template
-    that can't be."""
+def opened(
+    given: Input,
+    template: str | None = None,
+    *,
+    ask_empty: bool = False,
+    sheet: str | None = None,
+    encoding: str | None = None,
+    most: int | None = None,
+) -> Iterator[Source]:
+    """Yields the input as a Source, for as long as the block lasts. Raises InputError for an input that can't be read, UsageError for a
+    template or an encoding that can't be."""
     filled = None if template is None else Template(template)
+    make = functools.partial(Source, template=filled, ask_empty=ask_empty, sheet=sheet, encoding=encoding, most=most)
     if given == "":
         raise UsageError("the input's name is empty: name a file, or - for stdin")
     if isinstance(given, str | Path):
         path = Path(given)
         if str(given) != "-" and _lies_still(path):
-            yield Source(str(given), path=path, template=filled)
+            yield make(str(given), path=path)
             return
         with open_input(str(given)) as stream, _copied(iter(lambda: stream.read(_CHUNK), b"")) as copy:
-            yield Source(str(given), copy=copy, template=filled)
+            yield make(str(given), copy=copy)
         return
     if isinstance(given, Kept):
-        yield Source("-", shown="the input", copy=given.stream, template=filled)
+        yield make("-", shown="the input", copy=given.stream)
         return
     if isinstance(given, io.TextIOBase):
         raise UsageError("open the input in binary mode (open(path, 'rb')): its bytes are what is submitted")
@@ -132,10 +200,10 @@ def opened(given: Input, template: str | None = None) -> Iterator[Source]:
         name = getattr(stream, "name", None)
         with _copied(iter(lambda: stream.read(_CHUNK), b"")) as copy:
             known = name if isinstance(name, str) else None
-            yield Source(known or "-", shown=known or "the input", copy=copy, template=filled)
+            yield make(known or "-", shown=known or "the input", copy=copy)
         return
     with _copied(_lines(given)) as copy:
-        yield Source("-", shown="the input", copy=copy, template=filled)
+        yield make("-", shown="the input", copy=copy)
 
 
 def _lies_still(path: Path) -> bool:

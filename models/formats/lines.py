@@ -23,7 +23,7 @@ from models.formats.fields import Refused, show
 from models.formats.ids import SeenIds
 from models.lanes import Lanes, NoLane
 
-MAX_LINE = 256 * 1024 * 1024
+MAX_LINE = 64 * 1024 * 1024
 """Longest line in bytes. Providers take far less; without a bound one file without line breaks would fill the memory."""
 MAX_DEPTH = 200
 """Deepest nesting of arrays and objects. Real requests stay below 50, and JSON writers give up from 254 on."""

@@ -29,11 +29,16 @@ Query = TypeVar("Query", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """What the endpoints work with. `largest_upload` is in bytes; `stopping` is set when the server is on its way out."""
+    """Holds the database, the configuration and the limits of all endpoints.
+
+    `largest_upload` bounds a body, `largest_unpacked` what an archive in it holds, in bytes. `stopping` is set when the server is on its
+    way out.
+    """
 
     database: Database
     config: Config
     largest_upload: int
+    largest_unpacked: int = 64 * 1024**3
     stopping: threading.Event = field(default_factory=threading.Event)
 
     @classmethod

@@ -41,6 +41,8 @@ class Submission(BaseModel):
     no_fallback: bool = False
     limit: Annotated[int, Field(ge=1)] | None = None
     template: str | None = None
+    sheet: str | None = None
+    encoding: str | None = None
     system: str | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0)] | None = None
@@ -128,6 +130,7 @@ async def create(request: Request) -> Response:
                 priority=asked.priority,
                 new=asked.new,
                 cap=cap,
+                largest_unpacked=api.largest_unpacked,
             )
         )
     answer = {"batch_id": done.batch_id, "total": done.total, "found": done.found, "warnings": list(done.warnings)}

@@ -40,6 +40,9 @@ def api(
     largest_upload: Annotated[
         int, typer.Option(min=1, metavar="MB", help="Megabytes that a submitted file may have.")
     ] = (4096),
+    largest_unpacked: Annotated[
+        int, typer.Option(min=1, metavar="MB", help="Megabytes that a compressed file may unpack to.")
+    ] = (65536),
     config: ConfigOption = None,
 ) -> None:
     """Serve batches, costs, keys and metrics over HTTP, until it is told to stop.
@@ -57,7 +60,7 @@ def api(
     settings = load_config(config, secrets=False)
     access = found_access()
     with stored(settings, make=True) as database, _listening(host, port) as listener:
-        state = Api(database, settings, largest_upload * _MEGABYTE)
+        state = Api(database, settings, largest_upload * _MEGABYTE, largest_unpacked * _MEGABYTE)
         app = application(state, access)
         scheme = "https" if certificate else "http"
         bound = listener.getsockname()

@@ -47,7 +47,7 @@ def estimate(
     """
     settings = load_config(config, secrets=False)
     known = _pilot(settings, pilot) if pilot is not None else {}
-    with opened(file, options.template) as source:
+    with opened(file, options.template, sheet=options.sheet, encoding=options.encoding) as source:
         check(source, Lanes(settings), options)
         found = forecast(source, settings, options, known)
     notes = _notes(found, settings, pilot)

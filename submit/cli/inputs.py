@@ -18,7 +18,7 @@ from submit.batch_options import BatchOptions
 InputArgument = Annotated[
     str,
     typer.Argument(
-        help="JSONL, one request a line, or CSV or Parquet with --template; may be .gz or .zst; - is stdin.",
+        help="JSONL, one request a line, or CSV, Excel or Parquet, as with --template; may be compressed; - is stdin.",
         metavar="FILE",
     ),
 ]
@@ -48,9 +48,15 @@ def batch_options(
     template: Annotated[
         str | None,
         typer.Option(
-            help="What to ask of each row of a CSV or Parquet file: 'Translate: {text}', with columns in braces.",
+            help="What to ask of each row of a table: 'Translate: {text}', with columns in braces.",
             metavar="TEXT",
         ),
+    ] = None,
+    sheet: Annotated[
+        str | None, typer.Option(help="Sheet of an Excel file; else its first visible one.", metavar="NAME")
+    ] = None,
+    encoding: Annotated[
+        str | None, typer.Option(help="Encoding of a text file that isn't UTF-8, such as cp1252.", metavar="NAME")
     ] = None,
     system: Annotated[
         str | None, typer.Option(help="System message for simple lines that have none.", metavar="TEXT")
@@ -77,6 +83,8 @@ def batch_options(
         no_fallback=no_fallback,
         limit=limit,
         template=template,
+        sheet=sheet,
+        encoding=encoding,
         system=system,
         max_tokens=max_tokens,
         temperature=temperature,

@@ -107,12 +107,14 @@ def test_an_unknown_column_is_an_error_that_names_those_there_are(read: Read) ->
 
 
 def test_without_a_template_there_must_be_a_prompt(read: Read) -> None:
-    with pytest.raises(InputError, match="columns text, lang, and none named prompt: say what to ask with --template"):
+    with pytest.raises(
+        InputError, match="columns text, lang, and none named prompt: specify the prompt with --template"
+    ):
         read("text,lang\na,b\n")
 
 
 def test_json_lines_have_no_columns_to_fill(read: Read) -> None:
-    with pytest.raises(UsageError, match="CSV or Parquet"):
+    with pytest.raises(UsageError, match="CSV, Excel or Parquet"):
         read('{"prompt": "a"}\n', "{a}", "prompts.jsonl")
 
 
@@ -129,9 +131,10 @@ def test_a_bad_row_is_told_by_the_number_that_a_spreadsheet_shows(read: Read) ->
     lines = read(b'text,n\nok,1\nonly\n\xff\xfe,2\n"a"b,3\nok,4\n"never ends,5\n', "{text}")
     bad = {line.number: line.reason for line in lines if isinstance(line, BadLine)}
     assert bad == {
-        3: "has 1 cell, and the header has 2",
-        4: "not UTF-8; save the file as UTF-8",
-        5: "not CSV: ',' expected after '\"'",
+        3: "has 1 cell, and the header has 2: nothing stands for the column 'n'",
+        4: "the column 'text' is not UTF-8: save the file as UTF-8, or name its encoding with --encoding (cp1252 for most files of "
+        "Excel on Windows)",
+        5: "not CSV: ',' expected after '\"'; a quote inside a quoted cell is written twice",
         7: 'a cell that begins with " never ends',
     }
     assert [line.number for line in lines if isinstance(line, Line)] == [2, 6]
@@ -140,9 +143,8 @@ def test_a_bad_row_is_told_by_the_number_that_a_spreadsheet_shows(read: Read) ->
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("text\na\n".encode("utf-16"), "UTF-16"),
         (b"te\xffxt\na\n", "header is not UTF-8"),
-        (b"a,a\n1,2\n", "'a' stands twice"),
+        (b"a,b,a\n1,2,3\n", "'a' stands twice in the header, in columns 1 and 3: rename"),
         (b"\n1,2\n", "no header"),
         (b"", "no header"),
     ],

@@ -35,9 +35,16 @@ def refused(path: Path, content: bytes) -> InputError:
         (gzip.compress(OBJECT, mtime=0), "holds JSON objects over several lines"),
         (b"text,n\nhello,1\nbye,2\n", "looks like a table with commas: call it .csv, or give a --template"),
         (b"text;n\nhello;1\n", "looks like a table with semicolons"),
-        (b"PK\x03\x04\n\x00\n", "is a zip archive: unpack it"),
-        (b"BZh91AY&SY\n\x00\n", "is compressed with bzip2"),
-        ('{"prompt": "x"}\n'.encode("utf-16"), "is UTF-16: save it as UTF-8"),
+        (b"PK\x03\x04\n\x00\n", "is no whole zip archive"),
+        (b"7z\xbc\xaf\x27\x1c\n\x00\n", "is a 7z archive: unpack it"),
+        (
+            b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(500),
+            "is an old Excel file (.xls), or one with a password: save it as .xlsx",
+        ),
+        (b"%PDF-1.7\n", "is a PDF document: it has no rows"),
+        (b"ARROW1\0\0", "is an Arrow (Feather) file: write it as Parquet"),
+        (b"\n<!DOCTYPE html><table>", "is an HTML page: save it as .xlsx or as CSV"),
+        (gzip.compress(b"in.csv".ljust(257, b"\0") + b"ustar\x0000", mtime=0), "is a tar archive: unpack it"),
     ],
 )
 def test_a_file_that_is_something_else_is_one_error_that_says_what(tmp_path: Path, content: bytes, told: str) -> None:
