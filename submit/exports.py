@@ -90,18 +90,25 @@ def export(
         else:
             names = iter((Path(out),))
         first = next(names)
-        # a link stays a link; /dev/stdout is to be written to, wherever it points
-        target = first if str(first).startswith("/dev/") else Path(os.path.realpath(first))
-        if _is_input(target, batch):
-            raise UsageError(f"{first} is the batch's input: write the results to another file")
-        if _is_database(target, database):
-            raise UsageError(f"{first} is the database itself: write the results to another file")
+        target = resolved_target(first, batch, database)
         others = (target.with_name(path.name) for path in names) if out is None else None
-        with _replacing(target, batch_id, others) as new:
+        way_out = f"`truckllm results {batch_id} -o FILE` writes the results again, wherever there is room"
+        with replacing(target, f"Nothing is lost: {way_out}", others) as new:
             counts = _write(new.stream, database, batch_id, form)
     if new.target == target:
         return _exported(first, counts)
     return _exported(new.target if first.is_symlink() else first.with_name(new.target.name), counts, kept=first)
+
+
+def resolved_target(path: Path, batch: RowMapping, database: Database) -> Path:
+    """Returns the file behind a path. Raises UsageError where that is the batch's input or the database."""
+    # a link stays a link; /dev/stdout is to be written to, wherever it points
+    target = path if str(path).startswith("/dev/") else Path(os.path.realpath(path))
+    if _is_input(target, batch):
+        raise UsageError(f"{path} is the batch's input: name another file")
+    if _is_database(target, database):
+        raise UsageError(f"{path} is the database itself: name another file")
+    return target
 
 
 def _is_input(target: Path, batch: RowMapping) -> bool:
@@ -244,10 +251,11 @@ class _New:
 
 
 @contextlib.contextmanager
-def _replacing(target: Path, batch_id: int, others: Iterable[Path] | None) -> Iterator[_New]:
-    """A new file beside `target`, which takes its place at the end of the block or leaves no trace.
+def replacing(target: Path, way_out: str, others: Iterable[Path] | None = None) -> Iterator[_New]:
+    """Yields a new file beside `target`, which takes its place at the end of the block or leaves no trace.
 
     `others` are where it goes instead when the file at `target` holds what the new one doesn't; None: it goes there in any case.
+    Raises StorageError, whose message ends with `way_out`.
     """
     try:
         kind = target.stat().st_mode
@@ -274,10 +282,7 @@ def _replacing(target: Path, batch_id: int, others: Iterable[Path] | None) -> It
         os.replace(beside, new.target)
         _sync_folder(target.parent)
     except OSError as error:
-        raise StorageError(
-            f"{target}: {error.strerror or error}. Nothing is lost: `truckllm results {batch_id} -o FILE` writes the results "
-            "again, wherever there is room"
-        ) from None
+        raise StorageError(f"{target}: {error.strerror or error}. {way_out}") from None
     finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)

@@ -30,6 +30,19 @@ def line(seen: Snapshot, width: int | None = None) -> str:
     return ", ".join([*parts, *(fitted(remark, width) for remark in seen.remarks)])
 
 
+def failures(seen: Snapshot, width: int | None = None, most: int = 10) -> list[str]:
+    """Returns a line for each of the most frequent error codes: its number, the code, and an example with its job's id.
+
+    `width` cuts each line to a terminal's; None: whole.
+    """
+    found = []
+    for group in seen.failures[:most]:
+        message = " ".join(group.message.split())
+        text = f"{group.number:,} × {group.code or 'no code'}, such as {group.custom_id}: {message}"
+        found.append(text if width is None or len(text) <= width else text[: max(0, width - 1)] + "…")
+    return found
+
+
 def fitted(remark: str, width: int | None) -> str:
     """A remark in which what a provider said of a key is cut to `width` characters; when it is tried again stays. None: whole."""
     if width is None:

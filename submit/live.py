@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from submit.lines import duration, fitted, line, money, rate
+from submit.lines import duration, failures, fitted, line, money, rate
 from submit.progress import Part, Snapshot
 
 LINE_SECONDS = 5.0
@@ -101,6 +101,7 @@ def drawn(seen: Snapshot, width: int) -> Group:
     if seen.cancelled:
         foot.append(f"{seen.cancelled:,} cancelled")
     rows: list[RenderableType] = [head, table, Text(", ".join(filter(None, foot)), style="dim")]
+    rows += [Text(text, style="red", no_wrap=True, overflow="ellipsis") for text in failures(seen, width, most=3)]
     rows += [Text(fitted(remark, width), style="red", no_wrap=False, overflow="fold") for remark in seen.remarks]
     return Group(*rows)
 

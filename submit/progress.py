@@ -18,6 +18,7 @@ from models.database import Database, storage_errors
 from models.errors import StorageError
 from models.states import RUNNABLE, BatchStatus
 from models.store import batches, budgets, jobs, ledger, outcomes
+from models.store.outcomes import FailureGroup
 from submit import obstacles
 from submit.troubles import Trouble, troubles
 
@@ -31,7 +32,7 @@ FIRST_ANSWERS = "waiting for the first answers, because of the cap"
 _RATE_SECONDS = 10.0
 _SLOW_RATE_SECONDS = 60.0
 _COUNTED_FAILURES = 20_000
-"""Failed jobs are told apart by provider up to so many: that read grows with them."""
+"""Failed jobs of an unfinished batch are counted by provider and error code up to so many: that read grows with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,8 @@ class Snapshot:
 
     `rate` is jobs a second of late, `eta_seconds` what is left at that rate; None: not known. `blocked_seconds` counts only
     while somebody watches. `unserved` says which providers no live worker serves, `troubles` which of them fail just now. `waiting` is
-    why calls that could start are held back.
+    why calls that could start are held back. `failures` are the
+    most frequent error codes of its failed jobs; empty while counting them would cost too much.
     """
 
     batch_id: int
@@ -97,6 +99,7 @@ class Snapshot:
     troubles: tuple[Trouble, ...] = ()
     cap: Cap | None = None
     waiting: str | None = None
+    failures: tuple[FailureGroup, ...] = ()
 
     @property
     def ended(self) -> int:
@@ -181,6 +184,12 @@ def snapshot(connection: Connection, batch_id: int, config: Config | None, now: 
         unserved = obstacles.left_open(connection, batch_id, now)
     cap = _cap(connection, batch_id)
     held_back = cap is not None and 0 < running < counts.left and status in RUNNABLE
+    by_provider: dict[str, int] | None = {}
+    failures: list[FailureGroup] = []
+    if counts.failed > _COUNTED_FAILURES and row["finished_at"] is None:
+        by_provider = None
+    elif counts.failed:
+        by_provider, failures = outcomes.failures(connection, batch_id)
     return Snapshot(
         batch_id=batch_id,
         name=row["name"],
@@ -191,7 +200,7 @@ def snapshot(connection: Connection, batch_id: int, config: Config | None, now: 
         failed=counts.failed,
         cancelled=counts.cancelled,
         running=running,
-        providers=_parts(connection, batch_id, counts.failed),
+        providers=_parts(connection, batch_id, by_provider),
         created_at=row["created_at"],
         started_at=row["started_at"],
         finished_at=row["finished_at"],
@@ -205,6 +214,7 @@ def snapshot(connection: Connection, batch_id: int, config: Config | None, now: 
         troubles=troubles(connection, batch_id, config, now) if row["status"] in RUNNABLE else (),
         cap=cap,
         waiting=FIRST_ANSWERS if held_back and budgets.waits_for_answers(connection, batch_id) else None,
+        failures=tuple(failures),
     )
 
 
@@ -299,11 +309,8 @@ def _eta(left: int, rate: float | None) -> float | None:
     return left / rate if rate and left > 0 else None
 
 
-def _parts(connection: Connection, batch_id: int, failed: int) -> tuple[Part, ...]:
+def _parts(connection: Connection, batch_id: int, by_provider: dict[str, int] | None) -> tuple[Part, ...]:
     spend = batches.spend(connection, batch_id)
-    by_provider: dict[str, int] | None = {}
-    if failed > 0:
-        by_provider = outcomes.failed_by_provider(connection, batch_id) if failed <= _COUNTED_FAILURES else None
     rows: dict[str, list[RowMapping]] = {}
     for row in spend:
         rows.setdefault(row["provider"], []).append(row)

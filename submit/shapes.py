@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy.engine import RowMapping
@@ -54,6 +54,10 @@ def batch(seen: Snapshot) -> dict[str, Any]:
         "unpriced_tokens": seen.unpriced_tokens,
         "cap": seen.cap and dataclasses.asdict(seen.cap),
         "providers": [_part(part) for part in seen.providers],
+        "failures": [
+            {"code": group.code, "number": group.number, "id": group.custom_id, "message": group.message}
+            for group in seen.failures
+        ],
     }
 
 
@@ -70,17 +74,18 @@ def _part(part: Part) -> dict[str, Any]:
     }
 
 
-def jobs(rows: Sequence[RowMapping], limit: int) -> dict[str, Any]:
-    """A page of jobs of at most `limit`; `rows` are one more if there are more. `next_after` is null on the last page."""
+def jobs(rows: Sequence[RowMapping], limit: int, prompts: Mapping[int, str | None]) -> dict[str, Any]:
+    """Returns a page of at most `limit` jobs; `rows` are one more if there are more, `prompts` the beginnings of their prompts by the
+    number of the job. `next_after` is null on the last page."""
     shown = rows[:limit]
     return {
-        "jobs": [job(row) for row in shown],
+        "jobs": [job(row, prompts.get(row["id"])) for row in shown],
         "next_after": shown[-1]["position"] if len(rows) > limit else None,
     }
 
 
-def job(row: RowMapping) -> dict[str, Any]:
-    """A job, from a row of `models.store.outcomes.listing`; `id` is the line's own."""
+def job(row: RowMapping, prompt: str | None) -> dict[str, Any]:
+    """Returns a job, from a row of `models.store.outcomes.listing`, and the beginning of its prompt; `id` is the line's own."""
     failed = row["error_code"] is not None or row["error_message"] is not None
     return {
         "id": row["custom_id"],
@@ -91,6 +96,7 @@ def job(row: RowMapping) -> dict[str, Any]:
         "model": row["model"],
         "attempts": row["attempts"],
         "error": {"code": row["error_code"], "message": row["error_message"]} if failed else None,
+        "prompt": prompt,
         "not_before": iso(row["not_before"]),
         "finished_at": iso(row["finished_at"]),
     }

@@ -80,6 +80,11 @@ def read(row: Mapping[str, Any], line: bytes) -> Draft:
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
+def url_of(operation: str) -> str:
+    """Returns the url of a batch line that asks for an operation."""
+    return next(url for url, asked in _OPERATIONS.items() if asked == operation)
+
+
 def with_model(body: bytes, model: str) -> bytes:
     """`body` asking for `model`: untouched if it does so already, else with this one value replaced (or added in front).
 

@@ -5,7 +5,9 @@ It changes nothing. Pages are taken by key, each in a short transaction, so that
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
@@ -153,6 +155,7 @@ def listing(
             jobs.c.model,
             jobs.c.provider,
             jobs.c.attempts,
+            jobs.c.input_bytes,
             jobs.c.error_code,
             jobs.c.error_message,
             jobs.c.not_before,
@@ -169,14 +172,79 @@ def listing(
     return list(connection.execute(query).mappings())
 
 
-def failed_by_provider(connection: Connection, batch_id: int) -> dict[str, int]:
-    """How many jobs of the batch have failed at each provider ("" where none was asked); reads every failed row."""
+@dataclass(frozen=True, slots=True)
+class FailureGroup:
+    """Failed jobs of a batch that share an error code. `message` and `custom_id` are those of the first one."""
+
+    code: str
+    number: int
+    custom_id: str
+    message: str
+
+
+def failures(connection: Connection, batch_id: int, most: int = 10) -> tuple[dict[str, int], list[FailureGroup]]:
+    """Returns how many jobs of the batch failed at each provider ("" where none was asked), and the `most` frequent error codes with
+    an example each. It reads every failed row once."""
+    failed = (jobs.c.batch_id == batch_id, jobs.c.status == _literal(JobStatus.FAILED))
     query = (
-        sa.select(jobs.c.provider, sa.func.count())
-        .where(jobs.c.batch_id == batch_id, jobs.c.status == _literal(JobStatus.FAILED))
-        .group_by(jobs.c.provider)
+        sa.select(jobs.c.provider, jobs.c.error_code, sa.func.count(), sa.func.min(jobs.c.id))
+        .where(*failed)
+        .group_by(jobs.c.provider, jobs.c.error_code)
     )
-    return {provider or "": int(number) for provider, number in connection.execute(query)}
+    by_provider: Counter[str] = Counter()
+    by_code: Counter[str] = Counter()
+    first: dict[str, int] = {}
+    for provider, code, number, lowest in connection.execute(query):
+        by_provider[provider or ""] += int(number)
+        by_code[code or ""] += int(number)
+        first[code or ""] = min(first.get(code or "", lowest), lowest)
+    shown = sorted(by_code, key=lambda code: (-by_code[code], first[code]))[:most]
+    # a batch's jobs are numbered in the order of its input
+    examples = sa.select(jobs.c.id, jobs.c.custom_id, jobs.c.error_message).where(
+        jobs.c.id.in_([first[code] for code in shown])
+    )
+    by_id = {row.id: row for row in connection.execute(examples)} if shown else {}
+    groups = []
+    for code in shown:
+        example = by_id[first[code]]
+        groups.append(FailureGroup(code, by_code[code], example.custom_id, example.error_message or ""))
+    return dict(by_provider), groups
+
+
+def failed_inputs(
+    connection: Connection, batch_id: int, after: int, *, most: int = PAGE_ROWS, most_bytes: int = PAGE_BYTES
+) -> list[RowMapping]:
+    """Returns the next failed jobs after position `after` with what they asked: position, custom_id, model, dialect, operation, body
+    and metadata. A page ends at `most_bytes` of input; one bigger job comes alone; empty at the end."""
+    failed = (
+        jobs.c.batch_id == batch_id,
+        jobs.c.status == _literal(JobStatus.FAILED),
+        jobs.c.position > after,
+    )
+    sizes = sa.select(jobs.c.position, jobs.c.input_bytes).where(*failed).order_by(jobs.c.position).limit(most)
+    last, room = None, most_bytes
+    for position, size in connection.execute(sizes):
+        room -= size
+        if last is not None and room < 0:
+            break
+        last = position
+    if last is None:
+        return []
+    query = (
+        sa.select(
+            jobs.c.position,
+            jobs.c.custom_id,
+            jobs.c.model,
+            job_inputs.c.dialect,
+            job_inputs.c.operation,
+            job_inputs.c.body,
+            job_inputs.c.metadata,
+        )
+        .join(job_inputs, job_inputs.c.job_id == jobs.c.id)
+        .where(*failed, jobs.c.position <= last)
+        .order_by(jobs.c.position)
+    )
+    return list(connection.execute(query).mappings())
 
 
 def bodies(connection: Connection, job_ids: Sequence[int]) -> Iterator[tuple[int, bytes]]:

@@ -25,6 +25,7 @@ from submit.producer import submit_with
 from submit.progress import snapshot
 from submit.removal import remove
 from submit.source import Kept
+from submit.stored_inputs import prompts_of
 
 Currency = Annotated[str, Field(pattern=r"^[A-Za-z]{3}$")]
 Priority = Annotated[int, Field(ge=-LARGEST_PRIORITY, le=LARGEST_PRIORITY)]
@@ -159,7 +160,8 @@ def jobs(request: Request) -> Response:
     with stored(api.database), api.database.read() as connection:
         batch_store.get(connection, number)
         rows = outcomes.listing(connection, number, status=asked.status, after=asked.after, most=asked.limit + 1)
-    return JSONResponse(shapes.jobs(rows, asked.limit))
+        prompts = prompts_of(connection, rows[: asked.limit])
+    return JSONResponse(shapes.jobs(rows, asked.limit, prompts))
 
 
 def results(request: Request) -> Response:

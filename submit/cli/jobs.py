@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,9 +11,11 @@ from sqlalchemy.engine import RowMapping
 
 from models.states import JobStatus
 from models.store import batches, outcomes
+from models.wording import counted
 from submit import shapes
 from submit.cli.options import BatchArgument, ConfigOption, JsonOption, found_config, stored
 from submit.cli.output import note, print_json, print_table
+from submit.stored_inputs import export_failed, prompts_of
 
 _MOST = 1 << 62
 """No batch has so many jobs, and every database knows such numbers."""
@@ -45,14 +48,34 @@ def jobs(
             min=-1, max=_MOST, metavar="POSITION", help="Only those behind this position, the first of which is 0."
         ),
     ] = -1,
+    export_failed_to: Annotated[
+        Path | None,
+        typer.Option(
+            "--export-failed",
+            metavar="FILE",
+            help="Write the lines that failed to FILE, as an input for `run` or `submit`, instead of listing them.",
+        ),
+    ] = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
     """List a batch's jobs, in the order of the input. A queued job that waits for a time is shown as snoozed.
 
-    --json: {"next_after": position or null on the last page, "jobs": [{id, position (from 0), status, lane, provider, model, attempts, error {code, message} or null, not_before,
-    finished_at}]}; `id` is the line's own.
+    --json: {"next_after": position or null on the last page, "jobs": [{id, position (from 0), status, lane, provider, model, attempts, error {code, message} or null,
+    prompt (its beginning, or null), not_before, finished_at}]}; `id` is the line's own. With --export-failed {"path", "lines"}.
     """
+    if export_failed_to is not None:
+        with stored(found_config(config)) as database:
+            lines, left_out = export_failed(database, batch, export_failed_to)
+        if left_out:
+            note(
+                f"{counted(left_out, 'failed line')} could not be written: nothing is stored of a bad line in a vendor's form"
+            )
+        if json:
+            print_json({"path": str(export_failed_to), "lines": lines})
+        else:
+            note(f"{export_failed_to} holds {counted(lines, 'failed line')} of batch {batch}")
+        return
     with stored(found_config(config)) as database, database.read() as connection:
         batches.get(connection, batch)
         rows = outcomes.listing(
@@ -63,13 +86,14 @@ def jobs(
             after=after,
             most=limit + 1,
         )
-    page = shapes.jobs(rows, limit)
+        prompts = prompts_of(connection, rows[:limit])
+    page = shapes.jobs(rows, limit, prompts)
     more, rows = len(rows) > limit, rows[:limit]
     if json:
         print_json(page)
     elif rows:
         print_table(
-            ("position", "id", "status", "lane", "provider", "model", "attempts", "error"),
+            ("position", "id", "status", "lane", "provider", "model", "attempts", "error", "prompt"),
             [
                 (
                     row["position"],
@@ -80,11 +104,12 @@ def jobs(
                     row["model"],
                     row["attempts"],
                     _error(row),
+                    prompts.get(row["id"]) or "",
                 )
                 for row in rows
             ],
             numbers=("position", "attempts"),
-            cut=("id", "error"),
+            cut=("id", "error", "prompt"),
         )
     else:
         note(

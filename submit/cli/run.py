@@ -38,7 +38,7 @@ from submit.cli.vigil import GivenUpError, Vigil
 from submit.damages import told_errors
 from submit.disk import check_target
 from submit.exports import STDOUT, Exported, export, kept_sentence
-from submit.lines import duration, fitted
+from submit.lines import duration, failures, fitted
 from submit.live import LiveView
 from submit.obstacles import NO_KEY, resume_command
 from submit.producer import submit_with
@@ -308,8 +308,13 @@ def _summary(end: Snapshot, exported: Exported | None, seconds: float, *, repeat
         lines.append(f"results: {exported.path}")
         lines += [kept_sentence(exported.kept)] if exported.kept else []
     if end.failed:
+        width = terminal_width()
+        lines += [f"  {text}" for text in failures(end, None if width is None else width - 2)]
         repeats = f", `truckllm rerun {end.batch_id}` repeats it" if repeatable else ""
-        lines.append(f"`truckllm jobs {end.batch_id} --status failed` lists what failed{repeats}")
+        lines.append(
+            f"`truckllm jobs {end.batch_id} --status failed` lists what failed{repeats}, "
+            f"`truckllm jobs {end.batch_id} --export-failed FILE` writes it as an input"
+        )
     if end.cancelled:
         lines.append(f"`truckllm rerun {end.batch_id} --status cancelled` puts the cancelled jobs back into the queue")
     if end.problem:

@@ -10,7 +10,7 @@ from models.store import batches
 from submit import shapes
 from submit.cli.options import ConfigOption, JsonOption, found_config, known, stored
 from submit.cli.output import note, print_json, print_table, say, terminal_width
-from submit.lines import duration, line, money
+from submit.lines import duration, failures, line, money
 from submit.progress import Snapshot, snapshot, watch
 from submit.shapes import iso
 
@@ -33,7 +33,7 @@ def status(
     blocked (reason or null), paused (reason or null), problem (what doesn't add up, or null), unserved (who no live worker serves, or null), waiting (why calls are held back, or null), troubles (sentences on
     providers that fail just now), created_at, started_at, finished_at, costs ({currency: nano-units}), unpriced_tokens, cap ({most, spent,
     reserved, assumed, currency}: nano-units, or null), providers: [{provider,
-    succeeded, failed, calls, input_tokens, output_tokens, costs, unpriced_tokens}]}; without BATCH {"batches": [the same, …]}. Status is
+    succeeded, failed, calls, input_tokens, output_tokens, costs, unpriced_tokens}], failures: [{code, number, id, message}]}; without BATCH {"batches": [the same, …]}. Status is
     loading, queued, running, paused, blocked, finalizing, completed, cancelled or deleting. With --watch the exit code is that of `run`.
     """
     settings = found_config(config)
@@ -83,6 +83,8 @@ def _show_one(seen: Snapshot) -> None:
             ],
             numbers=("succeeded", "failed", "calls", "tokens in", "tokens out", "cost so far"),
         )
+    if seen.failures:
+        say("\n".join(["", *failures(seen, terminal_width())]))
 
 
 def _show_many(found: list[Snapshot]) -> None:

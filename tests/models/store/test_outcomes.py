@@ -133,7 +133,7 @@ def test_failures_are_counted_where_they_happened(database: Database) -> None:
         for job in worker.claim(2):
             worker.fail(job)
     with database.read() as connection:
-        assert outcomes.failed_by_provider(connection, batch) == {"openai": 2, "claude": 1}
+        assert outcomes.failures(connection, batch)[0] == {"openai": 2, "claude": 1}
 
 
 def test_lanes_that_wait_include_the_snoozed_and_leave_out_the_running(database: Database) -> None:

@@ -68,7 +68,7 @@ QUERIES: dict[str, tuple[Work, set[str]]] = {
         lambda connection, batch: (
             outcomes.listing(connection, batch, status=JobStatus.FAILED, most=20),
             outcomes.listing(connection, batch, status=JobStatus.FAILED, after=JOBS + 120, most=20),
-            outcomes.failed_by_provider(connection, batch),
+            outcomes.failures(connection, batch),
             reruns.kinds(connection, batch, reruns.Which(error_code="http_500")),
             reruns.spent(connection, batch, reruns.Which()),
         ),

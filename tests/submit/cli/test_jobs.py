@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from models.database import Database
@@ -44,3 +45,39 @@ def test_jobs_that_wait_for_a_time_are_listed_by_the_state_that_is_shown(
     assert "snoozed" in command("jobs", 1, "--status", "snoozed").stdout
     assert len(loaded(command("jobs", 1, "--status", "queued", "--json"))["jobs"]) == 4
     assert "batch 1 has no failed jobs" in command("jobs", 1, "--status", "failed").stderr
+
+
+def test_failed_lines_are_written_as_an_input_that_is_taken(command: Cli, prompts: Path, stored: Database) -> None:
+    command("submit", prompts)
+    worked_on(stored)
+    run = command("jobs", 1, "--export-failed", "failed.jsonl")
+    assert (run.returncode, run.stdout) == (0, "")
+    assert "failed.jsonl holds 1 failed line of batch 1" in run.stderr
+    target = prompts.parent / "failed.jsonl"
+    original = {json.loads(line)["id"]: line for line in prompts.read_text().splitlines()}
+    assert target.read_text().splitlines() == [original["p2"]]
+    assert loaded(command("submit", "failed.jsonl", "--json"))["total"] == 1
+    refused = command("jobs", 1, "--export-failed", prompts)
+    assert refused.returncode == 2
+    assert "is the batch's input" in refused.stderr
+    none = command("jobs", 2, "--export-failed", "none.jsonl")
+    assert none.returncode == 2
+    assert not (prompts.parent / "none.jsonl").exists()
+
+
+def test_the_prompt_stands_beside_the_error(command: Cli, prompts: Path, stored: Database) -> None:
+    command("submit", prompts)
+    worked_on(stored)
+    (failed,) = loaded(command("jobs", 1, "--status", "failed", "--json"))["jobs"]
+    asked = {json.loads(line)["id"]: json.loads(line)["prompt"] for line in prompts.read_text().splitlines()}
+    assert failed["prompt"] == asked["p2"]
+    assert asked["p2"] in command("jobs", 1, "--status", "failed").stdout
+
+
+def test_status_counts_failures_by_code_with_an_example(command: Cli, prompts: Path, stored: Database) -> None:
+    command("submit", prompts)
+    worked_on(stored)
+    assert loaded(command("status", 1, "--json"))["failures"] == [
+        {"code": "bad_request", "number": 1, "id": "p2", "message": "it can't do that"}
+    ]
+    assert "1 × bad_request, such as p2: it can't do that" in command("status", 1).stdout

@@ -1,0 +1,57 @@
+"""Reads what jobs ask: the beginnings of their prompts for lists, and failed lines as an input again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sqlalchemy.engine import Connection, RowMapping
+
+from models.database import Database
+from models.errors import UsageError
+from models.formats.stored_lines import input_line, prompt_excerpt
+from models.store import batches, outcomes
+from submit.exports import replacing, resolved_target
+
+MOST_READ = 256 * 1024
+"""Bytes of a body that are read for the beginning of its prompt; a larger one is not shown."""
+
+
+def prompts_of(connection: Connection, rows: Sequence[RowMapping]) -> dict[int, str | None]:
+    """Returns the beginning of each job's prompt by its number, for rows of `models.store.outcomes.listing`."""
+    small = [row["id"] for row in rows if row["input_bytes"] <= MOST_READ]
+    return {job_id: prompt_excerpt(body) for job_id, body in outcomes.bodies(connection, small)}
+
+
+def export_failed(database: Database, batch_id: int, path: Path) -> tuple[int, int]:
+    """Writes a batch's failed lines as an input, in their order and under their own ids; returns how many were written, and how many
+    have no line that could be written (bad lines of a vendor's form).
+
+    Raises NotFoundError, UsageError where nothing failed, StorageError.
+    """
+    with database.read() as connection:
+        batch = batches.get(connection, batch_id)
+        rows = outcomes.failed_inputs(connection, batch_id, -1)
+    if not rows:
+        raise UsageError(f"batch {batch_id} has no failed jobs: {path} was not written")
+    target = resolved_target(path, batch, database)
+    written = left_out = 0
+    with replacing(target, "Make room, or name another file") as new:
+        while rows:
+            for row in rows:
+                line = input_line(
+                    dialect=row["dialect"],
+                    operation=row["operation"],
+                    custom_id=row["custom_id"],
+                    model=row["model"],
+                    body=bytes(row["body"]),
+                    metadata=None if row["metadata"] is None else bytes(row["metadata"]),
+                )
+                if line is None:
+                    left_out += 1
+                    continue
+                new.stream.write(line + b"\n")
+                written += 1
+            with database.read() as connection:
+                rows = outcomes.failed_inputs(connection, batch_id, rows[-1]["position"])
+    return written, left_out
