@@ -24,6 +24,7 @@ from models.store import workers as worker_store
 from models.store.traffic import BUCKETS_MS, TOKENS, Label, Sums
 from submit import reports, shapes
 from submit.api.asked import Api, query, stored
+from submit.api.failures import RefusedError
 from submit.metadata_costs import PREFIX, spent_by
 from submit.obstacles import state_of
 
@@ -52,7 +53,7 @@ class Costs(BaseModel):
 
 
 class Health:
-    """GET /healthz: whether the database answers. Needs no token, and shows nothing else.
+    """GET /healthz: whether the database answers. Needs no token, so it shows nothing else, not even why.
 
     However many ask, the database is asked once at a time and at most once a second, on a thread of its own.
     """
@@ -62,24 +63,24 @@ class Health:
         self._threads = anyio.CapacityLimiter(1)
         self._lock = anyio.Lock()
         self._until = 0.0
-        self._failure: StorageError | None = None
+        self._answers = False
 
     async def answer(self, _: Request) -> Response:
         async with self._lock:
             if time.monotonic() >= self._until:
-                self._failure = await anyio.to_thread.run_sync(self._ask, limiter=self._threads)
+                self._answers = await anyio.to_thread.run_sync(self._ask, limiter=self._threads)
                 self._until = time.monotonic() + HEALTH_SECONDS
-        if self._failure is not None:
-            raise self._failure
+        if not self._answers:
+            raise RefusedError(503, "the database can't be reached", code="storage_unavailable", retry_after=5)
         return JSONResponse({"status": "ok"})
 
-    def _ask(self) -> StorageError | None:
+    def _ask(self) -> bool:
         try:
             with stored(self._database):
                 schema_version(self._database)
-        except StorageError as error:
-            return error
-        return None
+        except StorageError:
+            return False
+        return True
 
 
 def metrics(request: Request) -> Response:

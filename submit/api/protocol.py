@@ -94,7 +94,7 @@ class LimitedProtocol(H11Protocol):
         """Answers what the parser refuses."""
         failure = self._parser.failure
         status = failure.error_status_hint if failure is not None else 400
-        self._refuse(RefusedError(status, f"this is no request that can be answered: {failure or msg}"))
+        self._refuse(RefusedError(status, str(failure or msg)))
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

@@ -21,6 +21,18 @@ _ONCE = (b"authorization", b"content-length", b"content-type", b"expect", b"host
 """Headers that may stand in a request once."""
 
 
+_WORDS = {
+    400: "the request is not well-formed HTTP/1.1",
+    431: f"the request's line and headers are longer than {LONGEST_HEAD:,} bytes",
+    501: "Transfer-Encoding: only chunked is understood",
+}
+"""For what h11 refuses."""
+
+
+class RefusedRequestError(h11.RemoteProtocolError):
+    """A request that is refused, in words of ours that quote nothing of it."""
+
+
 class StrictConnection(h11.Connection):
     """The server's side of a connection. `failure` is the error that `next_event` raised last; h11 has nothing to add after one."""
 
@@ -39,6 +51,8 @@ class StrictConnection(h11.Connection):
         except h11.RemoteProtocolError as error:
             if begins and error.error_status_hint == 431 and b"\n" not in before[:LONGEST_TARGET]:
                 error = _too_long()
+            elif not isinstance(error, RefusedRequestError):  # h11 quotes what came, and a token may be in that
+                error = _refused(_WORDS.get(error.error_status_hint, _WORDS[400]), error.error_status_hint)
             self.failure = error
             raise error from None
         return event
@@ -51,7 +65,7 @@ def check_head(raw: bytes, request: h11.Request) -> None:
     if len(request.target) > LONGEST_TARGET:
         raise _too_long()
     if len(raw) > LONGEST_HEAD:
-        raise _refused(f"the request's line and headers are longer than {LONGEST_HEAD:,} bytes", 431)
+        raise _refused(_WORDS[431], 431)
     if _FOLD.search(raw):
         raise _refused("a header goes on in a second line (obsolete line folding)")
     if _BARE_LF.search(raw):
@@ -75,7 +89,7 @@ def _check_framing(request: h11.Request, headers: dict[bytes, bytes], raw: bytes
         raise _refused("HTTP/1.0 has no Transfer-Encoding")
     has_body = encoding is not None or (length or b"0").strip(b"0") != b""
     if has_body and request.method in _BODILESS:
-        raise _refused(f"{request.method.decode('ascii', 'replace')[:20]} takes no body: parameters go into the query")
+        raise _refused(f"{request.method.decode('ascii')} takes no body: parameters go into the query")
     expected = headers.get(b"expect")
     if expected is not None and expected.lower() != b"100-continue" and request.http_version >= b"1.1":
         raise _refused("Expect: only 100-continue is known", 417)
@@ -86,4 +100,4 @@ def _too_long() -> h11.RemoteProtocolError:
 
 
 def _refused(message: str, status: int = 400) -> h11.RemoteProtocolError:
-    return h11.RemoteProtocolError(message, error_status_hint=status)
+    return RefusedRequestError(message, error_status_hint=status)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
+from models.database import Database
 from models.errors import StorageError, UsageError
 from submit.api.access import READ_TOKEN_VARIABLE, TOKEN_FILE, TOKEN_VARIABLE, May, found_access
 from submit.api.app import application
@@ -23,6 +24,17 @@ def test_without_a_token_only_health_answers(client: TestClient) -> None:
         assert refused.status_code == 401, path
         assert refused.headers["WWW-Authenticate"] == "Bearer"
     assert client.post("/v1/batches", content=b"{}").status_code == 401
+
+
+def test_health_shows_a_stranger_nothing_of_what_is_wrong(
+    client: TestClient, database: Database, tmp_path: Path
+) -> None:
+    del client.headers["Authorization"]
+    database.close()
+    (tmp_path / "truckllm.db").write_bytes(b"rubbish" * 1000)
+    away = client.get("/healthz")
+    assert (away.status_code, away.headers["Retry-After"]) == (503, "5")
+    assert away.json()["error"] == {"code": "storage_unavailable", "message": "the database can't be reached"}
 
 
 @pytest.mark.parametrize(
