@@ -6,7 +6,7 @@ It knows no vendor's prices (`models.price_list` does) and guesses no discount: 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from models.money import cost_nanos, price_per_million
@@ -56,6 +56,11 @@ def price(usage: Usage, pricing: Pricing | None) -> Cost | None:
     tier = f", {usage.tier}" if usage.tier else ""
     times = f" x {factor.normalize():f}" if factor != 1 else ""
     return Cost(nanos, prices.currency, f"{pricing.source or CONFIGURED}: {prices.told}{tier}{times}")
+
+
+def of_text(usage: Usage) -> Usage:
+    """Returns the part of a call's usage that any pricing covers: its tokens, at the usual service tier."""
+    return replace(usage, tier="", fees=(), reported_cost=None)
 
 
 def _parts(usage: Usage, prices: Pricing) -> list[tuple[int, Decimal]]:

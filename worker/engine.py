@@ -20,7 +20,7 @@ from models.errors import StorageError, Untranslatable
 from models.formats.simple import simple_input
 from models.guesses import characters
 from models.packing import Packer
-from models.prices import price
+from models.prices import of_text, price
 from models.request import SIMPLE, Failure, FailureKind, FailureScope, Request, Response
 from models.states import WRONG_ENDPOINT, JobStatus, Outcome
 from models.store import attempts as attempt_store
@@ -345,6 +345,7 @@ class Engine:
             finished_at=self._recorder.now(),
             price=cost.price if cost else None,
             unbilled=not left or is_unbilled(failure, response.http_code),
+            least=price(of_text(usage), pricing) if usage and cost is None else None,
         )
         if left and (failure is None or failure.kind is not FailureKind.RATE_LIMIT):
             self._cooling.answered(grant.key.pool, started)

@@ -31,6 +31,8 @@ log = logging.getLogger("truckllm.flights")
 ANNOUNCE_AHEAD = 0.2
 """How long before its start a call is written down: time for a commit, and no longer, because what is killed in between counts as
 maybe billed."""
+HELD_BACK_SECONDS = 0.5
+"""For how long nothing is claimed after a cap has held back all of a group of calls, unless an answer comes."""
 LATEST_START = 1.0
 """A call that is this late for its slot isn't sent: its booking stands for another moment."""
 
@@ -80,6 +82,12 @@ class Flights:
         self._gathered: list[Flight] = []
         self._announcing: asyncio.Task[None] | None = None
         self._stopping = False
+        self._held_back_until = float("-inf")
+
+    @property
+    def held_back(self) -> bool:
+        """Whether caps have just held back whatever was to leave, so that claiming more would gain nothing."""
+        return time.monotonic() < self._held_back_until
 
     def __len__(self) -> int:
         return len(self._flights)
@@ -156,6 +164,8 @@ class Flights:
             )
         except StorageError:
             announced = set()
+        else:
+            self._held_back_until = float("-inf") if announced else time.monotonic() + HELD_BACK_SECONDS
         for flight in flights:
             if flight.attempt_id in announced:
                 delay = flight.grant.start_at - time.monotonic()
@@ -240,6 +250,7 @@ class Flights:
             if finished.ending.excluded != flight.prepared.job.excluded:
                 self._passed_on(flight.prepared.job.lane, finished.ending.excluded)
         finally:
+            self._held_back_until = float("-inf")  # its answer may admit more
             self._land(flight)
 
     def _land(self, flight: Flight) -> None:

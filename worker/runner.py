@@ -152,6 +152,9 @@ class Runner:
         if self.engine.ring.all_out or self.engine.endpoint.wrong:
             await self._turns.full(self.engine.latency_ms)
             return False
+        if self._flights.held_back and not self._waiting.startable():
+            await self._pause(IDLE_SECONDS, landing=True)
+            return True
         wanted = min(min(free, self._ask) - len(self._waiting.startable()), MOST_WAITING - len(self._waiting))
         if wanted > 0 and not await self._claim(wanted):
             return True

@@ -79,8 +79,8 @@ class Reservable(Protocol):
 class Settled:
     """How a call ended for its budget.
 
-    `cost_nanos` is None where no price could be computed. `lost`: no whole reply came; `unbilled`: the provider is known not to bill
-    it; `incomplete`: the cost lacks something that was billed; `answered`: the job has its answer.
+    `cost_nanos` is None where no price could be computed; `least` is then the part of the cost that is known (None: nothing is). `lost`: no
+    whole reply came; `unbilled`: the provider is known not to bill it; `answered`: the job has its answer.
     """
 
     attempt_id: int
@@ -88,12 +88,14 @@ class Settled:
     currency: str | None
     lost: bool = False
     unbilled: bool = False
-    incomplete: bool = False
     answered: bool = True
+    least: Cost | None = None
 
     def cost_in(self, currency: str) -> int | None:
-        """Its cost if that is known in this currency."""
-        return self.cost_nanos if self.currency == currency else None
+        """Its cost in this currency, or the part of it that is known; None if nothing is."""
+        if self.currency == currency and self.cost_nanos is not None:
+            return self.cost_nanos
+        return self.least.nanos if self.least is not None and self.least.currency == currency else None
 
     def shows(self, currency: str) -> bool:
         """Returns whether its end shows how good its estimate was. An answer without a known cost does: it counts as its reservation, and so
@@ -103,14 +105,14 @@ class Settled:
     def counted(self, reserved: int, currency: str) -> tuple[int, int]:
         """Returns what to count as spent of a budget in this currency, and the part of it that is assumed."""
         known = self.cost_in(currency)
-        if self.lost:
-            spent = max(known or 0, reserved)
-            return spent, spent
-        if known is None:
-            # one that left before the cap came has nothing reserved
-            return (0, 0) if self.unbilled else (reserved, reserved)
-        spent = max(known, reserved) if self.incomplete else known
-        return spent, spent - known
+        whole = known is not None and self.cost_nanos is not None
+        if whole and not self.lost:
+            return known or 0, 0
+        if known is None and self.unbilled:
+            return 0, 0
+        # one that left before the cap came has nothing reserved
+        spent = max(known or 0, reserved)
+        return spent, spent
 
 
 def cap(connection: Connection, batch_id: int, most_nanos: int, currency: str) -> None:

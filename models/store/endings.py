@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from models.prices import Cost
 from models.request import Usage
 from models.states import BatchStatus, JobStatus, Outcome
 from models.store import budgets, ends
@@ -47,6 +48,8 @@ class AttemptEnd:
     """By what the cost was counted, for people."""
     unbilled: bool = False
     """Whether the provider is known not to bill it."""
+    least: Cost | None = None
+    """The part of its cost that is known, where the whole isn't."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +154,7 @@ def record(connection: Connection, endings: Sequence[Ending], shard: int, now: f
                 lost=end.outcome == Outcome.UNKNOWN,
                 unbilled=end.unbilled,
                 answered=end.outcome == Outcome.SUCCEEDED,
+                least=end.least,
             )
             for _, end in closing
         ],

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from models.request import Failure, FailureKind, FailureScope
 from models.states import Outcome
-from worker.failover import LONGEST_SNOOZE, NEVER_LEFT, About, Past, Situation, Verdict, decide, outcome_of
+from worker.failover import LONGEST_SNOOZE, NEVER_LEFT, About, Past, Situation, Verdict, decide, is_unbilled, outcome_of
 
 NAMES = ("alpha", "beta", "gamma")
 REQUEST_CLASS = {
@@ -375,3 +375,30 @@ def test_every_kind_of_failure_has_its_name_in_the_ledger(kind: FailureKind) -> 
     assert (outcome_of(failed(kind)) is Outcome.UNKNOWN) == maybe_billed
     assert outcome_of(failed(kind)) is not Outcome.SUCCEEDED
     assert outcome_of(None) is Outcome.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "unbilled"),
+    [
+        (FailureKind.RATE_LIMIT, 429, True),
+        (FailureKind.RATE_LIMIT, 200, True),
+        (FailureKind.QUOTA, 200, True),
+        (FailureKind.AUTH, 401, True),
+        (FailureKind.BAD_REQUEST, 422, True),
+        (FailureKind.MODEL, 404, True),
+        (FailureKind.SERVER, 503, True),
+        (FailureKind.SERVER, 200, False),
+        (FailureKind.SERVER, 504, False),
+        (FailureKind.SERVER, 524, False),
+        (FailureKind.SERVER, 408, False),
+        (FailureKind.NETWORK, 0, False),
+        (FailureKind.NETWORK, 200, False),
+        (FailureKind.CONTENT_FILTER, 200, False),
+        (FailureKind.CONTENT_FILTER, 400, True),
+    ],
+)
+def test_only_refusals_and_errors_by_status_are_known_to_be_unbilled(
+    kind: FailureKind, status: int, unbilled: bool
+) -> None:
+    assert is_unbilled(Failure(kind, "x", "x", status), status) is unbilled
+    assert not is_unbilled(None, 200)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,9 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.config import Config
+from models.config_file import load_config_text
+from models.request import Request
 from worker import routing
 from worker.standings import Standing, View
 
+URL = "https://x.example/v1"
 NAMES = ("alpha", "beta", "gamma")
 LANE = "any"
 
@@ -140,3 +144,27 @@ def test_somebody_may_always_take_and_nobody_waits_for_one_without_room(strategy
         assert any(routing.may_take(settings, LANE, name, seen) for name in able)
     elif strategy != "round_robin":
         assert takers(settings, seen) == list(NAMES)
+
+
+def test_candidates_with_a_price_in_a_currency_are_those_that_can_price_the_whole_request() -> None:
+    usd = {"input_token_cost": "1", "output_token_cost": "2"}
+    prices: dict[str, dict[str, Any]] = {
+        "a": {},
+        "b": {"pricing": {**usd, "currency": "EUR"}},
+        "c": {"pricing": usd},
+        "d": {"pricing": {**usd, "tier_factors": {"flex": "0.5"}}},
+    }
+    tree = {
+        "providers": [
+            {"id": name, "type": "openai", "base_url": URL, "keys": [{"id": "k", "secret": "s", **key}]}
+            for name, key in prices.items()
+        ],
+        "routes": {"r": {"candidates": [f"{name}/m" for name in prices]}},
+    }
+    priced = load_config_text(json.dumps(tree), secrets=True, environ={})
+    plain, flex = Request("m", {}), Request("m", {"service_tier": "flex"})
+    assert routing.priced(priced, "r", "a", plain, "USD") == ["c", "d"]
+    assert routing.priced(priced, "r", "a", flex, "USD") == ["d"]
+    assert routing.priced(priced, "r", "a", plain, "EUR") == ["b"]
+    assert routing.priced(priced, "r", "d", flex, "USD") == []
+    assert routing.priced(priced, "c", "c", plain, "USD") == []

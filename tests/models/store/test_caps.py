@@ -158,6 +158,23 @@ def test_what_an_ended_call_counts_as(database: Database, fields: dict[str, obje
     assert books is None or not books.differences
 
 
+@pytest.mark.parametrize(("least", "spent"), [(30, BASE), (5000, 5000)])
+def test_a_call_that_is_not_wholly_priced_counts_at_least_as_its_reservation(
+    database: Database, least: int, spent: int
+) -> None:
+    batch = capped(database)
+    (call,) = left(database, 1)
+    end = ending(call, cost_nanos=None, currency=None)
+    assert end.attempt is not None
+    with database.write() as connection:
+        record(connection, [replace(end, attempt=replace(end.attempt, least=Cost(least, "USD")))], 0, NOW)
+    assert sums(database, batch) == (spent, 0, spent)
+    left(database, 1)
+    assert sums(database, batch)[1] == (BASE if least < BASE else 5000 + (5000 - BASE) // 4 + 1)
+    books = reconcile(database, batch)
+    assert books is None or not books.differences
+
+
 def test_calls_that_a_dead_worker_left_do_not_fill_the_first_places(database: Database) -> None:
     batch = capped(database)
     left(database, 10)
