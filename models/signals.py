@@ -24,6 +24,7 @@ MEANINGS: dict[str, FailureKind] = {
 """The meanings by name; the last five are other names for kinds."""
 SCOPES: dict[str, FailureScope] = {**{scope.value: scope for scope in FailureScope}, "account": FailureScope.POOL}
 
+UNKNOWN_STATUS = 0
 MIDNIGHT = "midnight"
 MONTH = "month"
 _GAP = r".{0,160}?"
@@ -77,20 +78,28 @@ class Signal:
     wait: Wait | None = None
     hours_east: float = 0.0
     source: str = ""
+    known_status: bool = False
+    """The row's words are too plain to be compared where the status isn't known."""
 
     def matches(self, error: ErrorFacts, model: str) -> bool:
         """Returns whether the row is about this error of a call of `model`."""
         return (
-            (not self.status or error.status in self.status)
+            self._has_status(error.status)
             and (not self.code or any(_name_pattern(one).fullmatch(code) for one in self.code for code in error.codes))
             and (not self.type or any(_name_pattern(one).fullmatch(kind) for one in self.type for kind in error.types))
             and (not self.words or any(has_phrase(error.message, phrase, model) for phrase in self.words))
         )
 
+    def _has_status(self, status: int) -> bool:
+        if not self.status or status in self.status:
+            return True
+        return status == UNKNOWN_STATUS and not self.known_status and bool(self.code or self.type or self.words)
+
 
 @dataclass(frozen=True, slots=True)
 class ErrorFacts:
-    """The parts of an error that a signal is compared with. `codes` holds the types too; `message` has no secrets in it."""
+    """The parts of an error that a signal is compared with. `status` is `UNKNOWN_STATUS` for an error inside a 200 that names none:
+    then rows are compared by their codes and words alone. `codes` holds the types too; `message` has no secrets in it."""
 
     status: int
     codes: tuple[str, ...]

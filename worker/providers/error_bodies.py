@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from models.signals import UNKNOWN_STATUS
 from worker.providers.base import Reply
 from worker.providers.replies import at, decode, objects, table
 
@@ -55,6 +56,9 @@ _STATUS_OF = {
     "slow_down": 429,
     "throttlingexception": 429,
     "overloaded_error": 529,
+    "api_error": 500,
+    "server_error": 500,
+    "timeout_error": 504,
 }
 """The status that an error's name stands for where the error comes inside a 200."""
 
@@ -197,7 +201,8 @@ def _code(value: Any) -> str | None:
 
 
 def status_of(reply: Reply, body: Any, codes: Iterable[str]) -> int:
-    """Returns the status of an error. Inside a 200, gateways put the status that they got into the body, or only its name."""
+    """Returns the status of an error. Inside a 200, gateways put the status that they got into the body, or only its name; else it
+    is `UNKNOWN_STATUS`."""
     if not 200 <= reply.status < 300:
         return reply.status
     codes = [code.lower() for code in codes]
@@ -209,4 +214,4 @@ def status_of(reply: Reply, body: Any, codes: Iterable[str]) -> int:
             return _STATUS_OF[code]
         if code.startswith(("invalid_", "image_", "unsupported_")):
             return 400
-    return 500
+    return UNKNOWN_STATUS

@@ -144,7 +144,7 @@ VENDORS: tuple[Signal, ...] = (
     ),
     # Alibaba Cloud (DashScope, Model Studio)
     Signal("dashscope-arrears", Kind.QUOTA, code=("Arrearage",), scope=Scope.POOL, source=_DASHSCOPE),
-    Signal("dashscope-free-tier", Kind.QUOTA, code=("AllocationQuota.*",), scope=Scope.POOL, source=_DASHSCOPE),
+    Signal("dashscope-free-tier", Kind.QUOTA, code=("AllocationQuota.*",), scope=Scope.MODEL, source=_DASHSCOPE),
     Signal(
         "dashscope-limit",
         Kind.RATE_LIMIT,
@@ -280,7 +280,7 @@ VENDORS: tuple[Signal, ...] = (
         "together-too-long",
         Kind.CONTEXT_LENGTH,
         status=(400, 403, 422),
-        words=("must be less than the context length", "`inputs` tokens + `max_new_tokens` must be"),
+        words=("must be less than the context length",),
         source="Together docs: error codes (403)",
     ),
     # one-api, new-api and the gateways made from them
