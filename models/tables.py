@@ -339,6 +339,21 @@ key_states = Table(
     comment="Keys that something is known about",
 )
 
+cooldowns = Table(
+    "cooldowns",
+    metadata,
+    Column("pool", String(220), primary_key=True, comment="The quota on which nothing starts"),
+    Column("model", String(300), primary_key=True, comment="The model that cools down there; empty: all of them"),
+    Column("provider", String(100), nullable=False, comment="Provider id of the call that was refused"),
+    Column("key_id", String(100), nullable=False, comment="Key id of that call"),
+    Column("named", Integer, nullable=False, server_default="0", comment="1: the provider named the model itself"),
+    Column("reason", Text, nullable=False, comment="What the provider said"),
+    Column("since", Double, nullable=False, comment="When it said so"),
+    Column("until", Double, nullable=False, comment="When one call goes again"),
+    Column("lifted", Double, comment="When a person ended it; NULL: nobody did"),
+    comment="Waits of more than 30 s that providers have asked for",
+)
+
 budgets = Table(
     "budgets",
     metadata,

@@ -9,9 +9,10 @@ import re
 
 from models.money import format_money
 from models.states import BatchStatus
-from models.wording import counted
+from models.wording import counted, duration
 from submit.progress import Snapshot
 
+_OF_A_COOLDOWN = re.compile(r".*: cooling down for .*? UTC")
 _OF_A_KEY = re.compile(r"(no usable key: )?[^\s/]+/[^\s/]+: ")
 
 
@@ -44,11 +45,14 @@ def failures(seen: Snapshot, width: int | None = None, most: int = 10) -> list[s
 
 
 def fitted(remark: str, width: int | None) -> str:
-    """A remark in which what a provider said of a key is cut to `width` characters; when it is tried again stays. None: whole."""
+    """A remark in which what a provider said of a key is cut to `width` characters; when it is tried again, or until when it
+    cools down, stays. None: whole."""
     if width is None:
         return remark
     parts = []
     for part in remark.split("; "):
+        if len(part) > width and (cooldown := _OF_A_COOLDOWN.match(part)):
+            part = part[: max(len(cooldown.group()), width - 1)] + "…"
         if len(part) > width and _OF_A_KEY.match(part):
             end = part[part.rindex(" (tried again") :] if " (tried again" in part else ""
             part = part[: max(0, width - len(end) - 1)] + "…" + end
@@ -62,18 +66,6 @@ def money(costs: tuple[tuple[str, int], ...], unpriced_tokens: int) -> str:
     if unpriced_tokens:
         parts.append(f"{counted(unpriced_tokens, 'token')} UNPRICED")
     return " + ".join(parts) or "no cost yet"
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds as people say it: "42 s", "3 min 5 s", "2 h 10 min"; "?" for None."""
-    if seconds is None:
-        return "?"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def rate(jobs_a_second: float | None) -> str:

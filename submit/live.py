@@ -15,7 +15,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from submit.lines import duration, failures, fitted, line, money, rate
+from models.wording import duration
+from submit.lines import failures, fitted, line, money, rate
 from submit.progress import Part, Snapshot
 
 LINE_SECONDS = 5.0

@@ -18,8 +18,9 @@ from models.database import Database, storage_errors
 from models.errors import StorageError
 from models.states import RUNNABLE, BatchStatus
 from models.store import batches, budgets, jobs, ledger, outcomes
+from models.store.cooldowns import Cooldown
 from models.store.outcomes import FailureGroup
-from submit import obstacles
+from submit import cooldowns, obstacles
 from submit.troubles import Trouble, troubles
 
 BLOCKED = "blocked"
@@ -100,6 +101,8 @@ class Snapshot:
     cap: Cap | None = None
     waiting: str | None = None
     failures: tuple[FailureGroup, ...] = ()
+    cooldowns: tuple[Cooldown, ...] = ()
+    """Waits of more than 30 s that providers have asked for, on the keys that its queued jobs may go to."""
 
     @property
     def ended(self) -> int:
@@ -132,6 +135,7 @@ class Snapshot:
                     and f"its books don't add up, `truckllm verify {self.batch_id}` tells more: {self.problem}",
                     self.unserved,
                     self.waiting,
+                    *map(cooldowns.sentence, self.cooldowns),
                     *(trouble.sentence for trouble in self.troubles),
                 ),
             )
@@ -215,6 +219,9 @@ def snapshot(connection: Connection, batch_id: int, config: Config | None, now: 
         cap=cap,
         waiting=FIRST_ANSWERS if held_back and budgets.waits_for_answers(connection, batch_id) else None,
         failures=tuple(failures),
+        cooldowns=cooldowns.of_batch(connection, batch_id, config, now)
+        if row["status"] in RUNNABLE and counts.left > 0
+        else (),
     )
 
 

@@ -14,7 +14,9 @@ from sqlalchemy.engine import RowMapping
 
 from models.config import KeyConfig, ProviderConfig
 from models.store import keys as key_store
+from models.store.cooldowns import Cooldown
 from submit.bell import is_live
+from submit.cooldowns import of_key
 from submit.progress import Part, Snapshot
 
 
@@ -47,6 +49,7 @@ def batch(seen: Snapshot) -> dict[str, Any]:
         "unserved": seen.unserved,
         "waiting": seen.waiting,
         "troubles": [trouble.sentence for trouble in seen.troubles],
+        "cooldowns": [cooldown(one, seen.now) for one in seen.cooldowns],
         "created_at": iso(seen.created_at),
         "started_at": iso(seen.started_at),
         "finished_at": iso(seen.finished_at),
@@ -74,18 +77,38 @@ def _part(part: Part) -> dict[str, Any]:
     }
 
 
-def jobs(rows: Sequence[RowMapping], limit: int, prompts: Mapping[int, str | None]) -> dict[str, Any]:
-    """Returns a page of at most `limit` jobs; `rows` are one more if there are more, `prompts` the beginnings of their prompts by the
-    number of the job. `next_after` is null on the last page."""
+def cooldown(one: Cooldown, now: float) -> dict[str, Any]:
+    """A wait that a provider has asked for; `model` null: of all its key's models. `seconds` are those left."""
+    return {
+        "key": one.key,
+        "pool": one.pool.removeprefix("pool:"),
+        "model": one.model or None,
+        "reason": one.reason,
+        "since": iso(one.since),
+        "until": iso(one.until),
+        "seconds": round(max(0.0, one.until - now), 1),
+    }
+
+
+def jobs(
+    rows: Sequence[RowMapping],
+    limit: int,
+    prompts: Mapping[int, str | None],
+    waits: Mapping[int, Cooldown],
+    now: float,
+) -> dict[str, Any]:
+    """Returns a page of at most `limit` jobs; `rows` are one more if there are more. `prompts` are the beginnings of their prompts by the
+    number of the job, `waits` what holds back those that wait for it. `next_after` is null on the last page."""
     shown = rows[:limit]
     return {
-        "jobs": [job(row, prompts.get(row["id"])) for row in shown],
+        "jobs": [job(row, prompts.get(row["id"]), waits.get(row["id"]), now) for row in shown],
         "next_after": shown[-1]["position"] if len(rows) > limit else None,
     }
 
 
-def job(row: RowMapping, prompt: str | None) -> dict[str, Any]:
-    """Returns a job, from a row of `models.store.outcomes.listing`, and the beginning of its prompt; `id` is the line's own."""
+def job(row: RowMapping, prompt: str | None, wait: Cooldown | None, now: float) -> dict[str, Any]:
+    """Returns a job, from a row of `models.store.outcomes.listing`, the beginning of its prompt, and what it waits for; `id` is the line's
+    own."""
     failed = row["error_code"] is not None or row["error_message"] is not None
     return {
         "id": row["custom_id"],
@@ -98,12 +121,15 @@ def job(row: RowMapping, prompt: str | None) -> dict[str, Any]:
         "error": {"code": row["error_code"], "message": row["error_message"]} if failed else None,
         "prompt": prompt,
         "not_before": iso(row["not_before"]),
+        "cooldown": None if wait is None else cooldown(wait, now),
         "finished_at": iso(row["finished_at"]),
     }
 
 
-def key(provider: ProviderConfig, one: KeyConfig, state: RowMapping | None) -> dict[str, Any]:
-    """A key with its row of `models.store.keys`, if any; never its secret."""
+def key(
+    provider: ProviderConfig, one: KeyConfig, state: RowMapping | None, cooldowns: Sequence[Cooldown], now: float
+) -> dict[str, Any]:
+    """A key with its row of `models.store.keys`, if any, and those of all standing `cooldowns` that concern it; never its secret."""
     return {
         "provider": provider.id,
         "key_id": one.id,
@@ -112,6 +138,7 @@ def key(provider: ProviderConfig, one: KeyConfig, state: RowMapping | None) -> d
         "reason": state["reason"] if state else "",
         "since": iso(state["since"]) if state else None,
         "until": iso(state["until"]) if state else None,
+        "cooldowns": [cooldown(found, now) for found in of_key(provider, one, cooldowns)],
     }
 
 

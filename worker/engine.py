@@ -25,10 +25,12 @@ from models.request import SIMPLE, Failure, FailureKind, FailureScope, Request, 
 from models.states import WRONG_ENDPOINT, JobStatus, Outcome
 from models.store import attempts as attempt_store
 from models.store.claims import Claimed
+from models.store.cooldowns import SHOWN_SECONDS
 from models.store.endings import Answer, AttemptEnd, Ending
 from worker import demise, first_token, routing
 from worker.bookings import NOTHING_TAKEN, Bookings
 from worker.candidates import Candidates, Pair
+from worker.cooldowns import Cooldowns, named_by
 from worker.endpoint import Endpoint
 from worker.experience import Cooling, Experience, Kind
 from worker.failover import (
@@ -44,8 +46,8 @@ from worker.failover import (
 )
 from worker.first_token import FIRST_TOKEN_TIMEOUT, FirstToken
 from worker.http import SendError
-from worker.keys import KeyRing
-from worker.limits.limiter import Charge, Grant, LimitedKey, Limiter, Want
+from worker.keys import MOST_MODELS, QUOTA_SECONDS, KeyRing
+from worker.limits.limiter import Charge, Grant, LimitedKey, Limiter, Want, believed
 from worker.prepared import NoKey, Prepared
 from worker.providers.base import Provider
 from worker.providers.masks import masked, provider_secrets, without_secrets
@@ -118,8 +120,9 @@ class Engine:
         """Until when (time.monotonic) it has asked to be left alone, where it had failed."""
         self.endpoint = Endpoint(provider.name, ring.lists_models)
         self._experience = Experience()
+        self._of_models: dict[str, Experience] = {}
         self._cooling = Cooling(self._rng)
-        self._telling = asyncio.Lock()
+        self.cooldowns = Cooldowns(provider.config, limiter, recorder, self._cooling)
         self.latency_ms: float | None = None
         """Mean latency of its answers, recent ones weighing more."""
 
@@ -128,6 +131,28 @@ class Engine:
         return self.provider.name
 
     # Before the call
+
+    async def take_over(self) -> None:
+        """Takes over which keys are out of use and what cools down, and tells Redis. Raises redis errors, StorageError."""
+        await self.ring.take_over()
+        await self.cooldowns.take_over()
+
+    async def refresh(self) -> None:
+        """The same, and looks after quarantines whose time has come."""
+        await self.ring.refresh()
+        await self.cooldowns.take_over()
+
+    @property
+    def rests(self) -> bool:
+        """Whether no call can be made here for any model: the address is wrong, or each key is out of use or cools down, as far as is
+        stored."""
+        if self.endpoint.wrong or self.ring.all_out:
+            return True
+        return self.cooldowns.seconds(self.ring.usable(""), "") > 0
+
+    def cools(self, model: str) -> float:
+        """For how many seconds, as far as is stored, no key may be used for a model that others may be."""
+        return self.cooldowns.seconds(self.ring.usable(model), model)
 
     def prepare(self, job: Claimed, since: float) -> Prepared | NoKey | Ending:
         """What to ask the limiter for, of a job claimed at `since`; or its ending, when what is known makes the call pointless."""
@@ -160,7 +185,9 @@ class Engine:
             message = f"the provider's plugin raised {type(error).__name__}"
             return self._without_call(job, Failure(FailureKind.BAD_REQUEST, "plugin_error", message))
         # the job's own id: whoever asks for it again goes on with the hold that it has
-        return Prepared(job, request, size, Want(str(job.id), charge, self.ring.usable_for(job.id, model)), since)
+        return Prepared(
+            job, request, size, Want(str(job.id), charge, self.ring.usable_for(job.id, model), model), since
+        )
 
     def _models(self, job: Claimed, asked: str) -> list[str]:
         """What the job may ask for here: its model and the fallbacks, unless its batch forbids those; without what is known to be gone."""
@@ -200,9 +227,10 @@ class Engine:
     def may_launch(self, prepared: Prepared, key: LimitedKey) -> bool:
         """Whether a call that was granted some moments ago is still to go out: not on a key or to a model that has failed
         since, nor on a pool that cools."""
-        if self.endpoint.wrong or self._cooling.cool(key.pool):
+        model = prepared.request.model
+        if self.endpoint.wrong or not self.cooldowns.may_launch(key.pool, model):
             return False
-        return self.ring.serves(key.name, prepared.request.model)
+        return self.ring.serves(key.name, model)
 
     def stands(self, prepared: Prepared) -> bool:
         """Whether a prepared job would be prepared in the same way now."""
@@ -249,7 +277,9 @@ class Engine:
         request = replace(prepared.request, api_key=self.ring.secret(grant.key.name))
         started = time.monotonic()
         # refusals come at once, answers may take minutes: who isn't refused soon has been let in
-        let_in = asyncio.get_running_loop().call_later(LET_IN_SECONDS, self._cooling.answered, grant.key.pool, started)
+        let_in = asyncio.get_running_loop().call_later(
+            LET_IN_SECONDS, self.cooldowns.answered, grant.key.pool, request.model, started
+        )
         try:
             with first_token.bounded(self._first_token(prepared.job)):
                 response = without_secrets(await self.provider.generate(request), self._secrets)
@@ -348,14 +378,14 @@ class Engine:
             least=price(of_text(usage), pricing) if usage and cost is None else None,
         )
         if left and (failure is None or failure.kind is not FailureKind.RATE_LIMIT):
-            self._cooling.answered(grant.key.pool, started)
+            self.cooldowns.answered(grant.key.pool, request.model, started)
         actual = None
         if usage:
             self.bookings.learn(request, prepared.size, usage)
             actual = self.bookings.settled(grant.charge, usage)
         if failure is None:
             self.ring.answered(grant.key.name, request.model)
-            self._experience.add("good")
+            self._lived_through("good", request.model)
             self.endpoint.answered()
             self.latency_ms = (
                 latency if self.latency_ms is None else self.latency_ms + (latency - self.latency_ms) * 0.1
@@ -369,10 +399,12 @@ class Engine:
             )
             done = Ending(job.id, job.batch_id, job.epoch, JobStatus.SUCCEEDED, end, answer, excluded=job.excluded)
             return Finished(done, actual, False)
+        if failure.retry_after is not None:
+            failure = replace(failure, retry_after=believed(failure.retry_after))
         if failure.kind in _OF_THE_API and failure.scope is not FailureScope.ENDPOINT:
             self.endpoint.answered()
         if failure.kind in _COUNTED and failure.scope is not FailureScope.ENDPOINT:
-            self._experience.add(_COUNTED[failure.kind])
+            self._lived_through(_COUNTED[failure.kind], request.model)
         try:
             past = await self._past(job)
         except StorageError:
@@ -408,7 +440,10 @@ class Engine:
         verdict = decide(failure, situation, self._rng)
         try:
             if verdict.about is About.POOL:
-                await self._refused(grant.key, failure.retry_after)
+                verdict = await self._refused(request, grant, failure, verdict)
+            elif verdict.about is About.ACCOUNT and named_by(failure) == "model":
+                wait = believed(QUOTA_SECONDS if failure.resets_in is None else failure.resets_in)
+                await self.cooldowns.refused(grant.key, request.model, failure, wait)
             elif verdict.about is About.ACCOUNT:
                 await self.ring.quarantine_pool(grant.key.name, failure)
             elif verdict.about is About.KEY and not await self.ring.confirm(grant.key.name, failure, job.id):
@@ -417,18 +452,19 @@ class Engine:
             log.warning("%s: could not tell the other workers: %s", grant.key.name, type(error).__name__)
         return verdict
 
-    async def _refused(self, key: LimitedKey, retry_after: float | None) -> None:
-        """A 429: the pool may have to cool. One is told at a time: hundreds come at once, and when it cools the others are known."""
-        async with self._telling:
-            if self._cooling.cool(key.pool, retry_after or 0.0):
-                return
-            seconds = self._cooling.seconds(key.pool, told=retry_after is not None)
-            cools = True  # also when Redis is away: the hundreds behind this one needn't each wait for it
-            try:
-                cools = await self._limiter.too_many(key, retry_after, seconds)
-            finally:
-                if cools:
-                    self._cooling.cools(key.pool, max(seconds, retry_after or 0.0))
+    async def _refused(self, request: Request, grant: Grant, failure: Failure, verdict: Verdict) -> Verdict:
+        """Takes in a 429. A job whose model cools down for long goes back to its lane: the limiter holds it there, and lets it go on another
+        key, or when the cooldown is ended."""
+        cools = await self.cooldowns.refused(grant.key, request.model, failure, failure.retry_after)
+        if cools and verdict.delay is not None and verdict.delay > SHOWN_SECONDS:
+            return replace(verdict, delay=self._rng.uniform(1.0, 3.0))
+        return verdict
+
+    def _lived_through(self, kind: Kind, model: str) -> None:
+        self._experience.add(kind)
+        if model not in self._of_models and len(self._of_models) >= MOST_MODELS:
+            del self._of_models[next(iter(self._of_models))]
+        self._of_models.setdefault(model, Experience()).add(kind)
 
     async def _past(self, job: Claimed) -> list[Past]:
         rows = await self._recorder.call(lambda connection: attempt_store.history(connection, job.id))
@@ -453,6 +489,8 @@ class Engine:
         kind = _COUNTED.get(failure.kind, "bad")
         alike = _OUTCOMES[kind]
         mine = [one for one in past if one.provider == self.name and one.outcome in alike]
+        # limits are mostly a model's own: that others are answered says nothing of this one's
+        experience = self._of_models.get(request.model, self._experience) if kind == "limited" else self._experience
         now = time.monotonic()
         if self.shut():
             self._shut_at = now
@@ -468,8 +506,7 @@ class Engine:
             another_model=bool(
                 self.ring.untried(job.id, [one for one in self._models(job, asked) if one != request.model])
             ),
-            others_succeed=bool(mine)
-            and self._experience.answers_others(kind, max(one.age for one in mine), len(mine) + 1),
+            others_succeed=bool(mine) and experience.answers_others(kind, max(one.age for one in mine), len(mine) + 1),
             outage=now - self._shut_at < AFTERMATH_SECONDS,
             shut=self._shut_at == now,
             retry_for=self.config.worker.retry_for,

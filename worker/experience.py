@@ -63,7 +63,7 @@ class Experience:
 
 
 class Cooling:
-    """How long pools are left alone after 429s: a second or two at first, twice as long each time that nothing came through
+    """How long pools, or models on them, are left alone after 429s: a second or two at first, twice as long each time that nothing came through
     in between. `clock` is monotonic."""
 
     def __init__(self, rng: random.Random, clock: Callable[[], float] = time.monotonic) -> None:
@@ -90,6 +90,11 @@ class Cooling:
             self._rounds[pool] = min(self._rounds.get(pool, 0) + 1, 10)
             self._began[pool] = now
         self._until[pool] = max(self._until.get(pool, now), now + seconds)
+
+    def end(self, pool: str) -> None:
+        """It cools no longer, by a person's word."""
+        self._until.pop(pool, None)
+        self._rounds.pop(pool, None)
 
     def cool(self, pool: str, seconds: float = 0.0) -> bool:
         """Whether the pool is left alone, as far as this process knows: now, and in so many seconds."""

@@ -131,15 +131,14 @@ class Janitor:
         self._looked.clear()
         for runner in self._runners.values():
             lanes = set(routing.lanes(runner.engine.config, runner.name))
-            rests = runner.engine.ring.all_out or runner.engine.endpoint.wrong
-            if not runner.draining and self._waiting & lanes and not rests:
+            if not runner.draining and self._waiting & lanes and not runner.engine.rests:
                 await self._ring(runner.name)
             elif not runner.draining and self._snoozed:
                 await runner.scouts.look()
         if self._ruling is not None:
             await self._ruling.refresh()
         for runner in self._runners.values():
-            await runner.engine.ring.refresh()
+            await runner.engine.refresh()
 
     def _look(self, connection: Connection, slow: bool, held: Mapping[int, int]) -> tuple[set[str], bool]:
         """One round in one transaction. The lanes in which something can be claimed, and whether suspects are to run."""

@@ -13,13 +13,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, RowMapping
 
 from models.config import Config, KeyConfig, ProviderConfig
+from models.pools import pool_name
 from models.request import Failure, FailureKind, FailureScope
 from models.store import keys as key_store
-from worker.limits.limiter import LimitedKey, Limiter
-from worker.pools import PoolLimits, limited_key, pool_name, ruled
+from worker.limits.limiter import LONGEST_SECONDS, LimitedKey, Limiter
+from worker.pools import PoolLimits, limited_key, ruled
 from worker.providers.base import Provider, ProviderRefused
 from worker.recorder import Recorder
 from worker.refusals import ANY_KEY, ANY_MODEL, MOST, REMEMBER_SECONDS, Refusals
@@ -29,6 +30,8 @@ log = logging.getLogger("truckllm.keys")
 MOST_MODELS = MOST
 QUOTA_SECONDS = 3600.0
 """How long a pool without money or quota rests when the provider doesn't tell when it comes back."""
+BILLING_SECONDS = 40 * 86_400.0
+"""An account's money comes back within a month; a later time counts as a day."""
 ASK_SECONDS = 10.0
 """How long the free model list may take to answer for a key."""
 GOOD_SECONDS = 30.0
@@ -38,6 +41,11 @@ EMPTY_AGAIN_SECONDS = (60.0, 300.0, 900.0, QUOTA_SECONDS)
 REFUSED = "refused"
 PROBE_SECONDS = (60.0, 300.0, 900.0)
 """A refused key is asked about again after 1, 5 and then every 15 minutes, by the free model list, never with a job."""
+
+
+def _believed(seconds: float) -> float:
+    """How long an account is left alone that comes back in so many seconds."""
+    return seconds if seconds <= BILLING_SECONDS else LONGEST_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +261,8 @@ class KeyRing:
         names it alone."""
         pool = pool_name(self.settings, self.key(name))
         known = self._out.get(name)
-        seconds = failure.resets_in if failure.resets_in is not None else QUOTA_SECONDS
+        wait = failure.retry_after if failure.resets_in is None else failure.resets_in
+        seconds = QUOTA_SECONDS if wait is None else _believed(wait)
         if known is None:  # all calls that were under way report the same
             times = self._empty[pool] = self._empty.get(pool, 0) + 1
             if times > 1:
@@ -375,7 +384,10 @@ class KeyRing:
             if row["provider"] != self.settings.id or row["fingerprint"] not in (mark, key_store.ANY_SECRET):
                 continue
             if row["state"] == key_store.QUARANTINED:
-                out[f"{self.settings.id}/{row['key_id']}"] = Quarantine(row["reason"], row["until"], row["probes"])
+                until = row["until"]
+                if until is not None and _believed(until - now) < until - now:
+                    until = await self._bring_near(row, now)
+                out[f"{self.settings.id}/{row['key_id']}"] = Quarantine(row["reason"], until, row["probes"])
         for name, held in self._out.items():
             if self._taken_out.get(name, float("-inf")) >= asked - ASK_SECONDS:
                 out.setdefault(name, held)  # too young to be in what was read
@@ -386,6 +398,13 @@ class KeyRing:
         for name in lifted:
             await self._limiter.unblock(self._lock(name))
         await self._free_strays()
+
+    async def _bring_near(self, row: RowMapping, now: float) -> float:
+        """Shortens a quarantine whose end lies beyond belief: an earlier version, or a wrong clock, has set it. Its new end."""
+        until = now + LONGEST_SECONDS
+        what = row["provider"], row["key_id"], row["fingerprint"]
+        await self._recorder.call(lambda connection: key_store.postpone(connection, *what, row["until"], until))
+        return until
 
     async def _free_strays(self) -> None:
         """Unblocks what Redis still holds back and SQL doesn't: lifted while no worker lived, or read back from an old file. What

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from models.config import KeyConfig, ProviderConfig
+from models.pools import pool_name
 from models.store import keys as key_store
 from worker.limits.shapes import Bucket, LimitedKey, Unit
 
@@ -18,11 +19,6 @@ _UNITS: dict[str, Unit] = {
     "limit_input_tokens_per_min": "input_tokens",
     "limit_output_tokens_per_min": "output_tokens",
 }
-
-
-def pool_name(provider: ProviderConfig, key: KeyConfig) -> str:
-    """The quota that a key draws on: its own, unless it names one that it shares."""
-    return f"pool:{key.pool}" if key.pool else f"{provider.id}/{key.id}"
 
 
 def limited_key(provider: ProviderConfig, key: KeyConfig, model: str, rank: int = 0) -> LimitedKey:

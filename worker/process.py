@@ -377,9 +377,7 @@ class Process:
 
     async def _take_over(self) -> None:
         """Takes over which keys are out of use, and tells Redis. Raises when that is away, and knows all the same."""
-        told = await asyncio.gather(
-            *(r.engine.ring.take_over() for r in self._runners.values()), return_exceptions=True
-        )
+        told = await asyncio.gather(*(r.engine.take_over() for r in self._runners.values()), return_exceptions=True)
         for error in filter(None, told):
             raise error
 

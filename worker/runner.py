@@ -45,6 +45,8 @@ MOST_PAUSE = 1.0
 WAKE_SECONDS = 0.5
 MOST_WAITING = 4 * MOST_WANTS
 IDLE_SECONDS = 0.25
+COOLING_SECONDS = 5.0
+"""After so long it is looked again whether a model that cools down for longer still does: a person may have ended it."""
 
 
 class Runner:
@@ -105,6 +107,7 @@ class Runner:
             passed_on=passed_on,
         )
         self._waiting = Waiting(limiter, self._flights.give_back)
+        self._cooling: dict[tuple[str, str], str] = {}  # lane and model of jobs whose model (here) cools down for long
 
     @property
     def name(self) -> str:
@@ -149,7 +152,7 @@ class Runner:
                 await self._turns.full(self.engine.latency_ms)
             await self._pause(IDLE_SECONDS, landing=True)
             return True
-        if self.engine.ring.all_out or self.engine.endpoint.wrong:
+        if self.engine.rests:
             await self._turns.full(self.engine.latency_ms)
             return False
         if self._flights.held_back and not self._waiting.startable():
@@ -162,7 +165,7 @@ class Runner:
             if self._ended_without_call:
                 self._ask = MOST_WANTS
                 return True
-            if self._waiting.slow:
+            if self._waiting.slow.keys() - self._cooling.keys():
                 await self._pause(LEAST_PAUSE)
                 return True
             return await self._idle(deadline)
@@ -202,6 +205,7 @@ class Runner:
         wake = now - self._woken_at >= WAKE_SECONDS
         room = self._waiting.room
         worker_id = self._worker_id()
+        self._skip_cooling()
         lanes = await self._turns.open_lanes(self.engine.latency_ms)
         withheld = [lane for lane in self._turns.lanes if lane not in lanes]
         if any(self._turns.takes_turns(lane) for lane in lanes):
@@ -246,6 +250,17 @@ class Runner:
         await self._prepare([(job, now) for job in claimed])
         await self._turns.count(claimed)
         return True
+
+    def _skip_cooling(self) -> None:
+        """Leaves jobs alone whose model cools down for long, and the lanes' others to better candidates, for as long as that is so."""
+        now = time.monotonic()
+        for what, model in list(self._cooling.items()):
+            if seconds := self.engine.cools(model):
+                self._waiting.slow[what] = now + min(seconds, COOLING_SECONDS)
+                self._turns.full_models[model] = self._waiting.slow[what]
+            else:
+                del self._cooling[what]
+                self._waiting.slow.pop(what, None)
 
     async def _prepare(self, claimed: Sequence[tuple[Claimed, float]]) -> None:
         """Puts claimed jobs (with when that was) among those that wait for the limiter, or lets them go."""
@@ -298,7 +313,8 @@ class Runner:
             return 1.0
         self._seldom.over("Redis is away")
         granted: list[tuple[Prepared, Grant]] = []
-        pauses: list[float] = []
+        shared: list[float] = []  # waits that concern every model
+        apart = False
         back: list[Prepared] = []
         later: list[Prepared] = []
         now = time.monotonic()
@@ -313,31 +329,36 @@ class Runner:
                     self._waiting.let_go(prepared)
                     self._refuse(prepared, answer)
                 case Wait():
-                    pauses.append(answer.seconds)
-                    if by_model:
-                        self._turns.full_models[prepared.request.model] = now + max(answer.seconds, LEAST_PAUSE)
+                    of_model = by_model or answer.reason == "model"
+                    until = now + min(max(answer.seconds, LEAST_PAUSE), COOLING_SECONDS)
+                    if of_model:
+                        apart = True
+                        self._turns.full_models[prepared.request.model] = until
+                    else:
+                        shared.append(answer.seconds)
                     if answer.held:
                         self._waiting.holding.add(prepared.job.id)
-                    elif by_model:
+                    elif of_model:
                         # what waits for one model must not stand before what could start on another
-                        until = now + max(answer.seconds, LEAST_PAUSE)
                         slow[prepared.waits_as] = min(until, slow.get(prepared.waits_as, until))
+                        if answer.reason == "model" and self.engine.cools(prepared.request.model):
+                            self._cooling[prepared.waits_as] = prepared.request.model
                     waited = now - prepared.since + answer.seconds > HOLD_SECONDS
                     (back if waited and not answer.held else later).append(prepared)
         gone = {prepared.job.id for prepared in asking} - {prepared.job.id for prepared in later}
         self._waiting.take(lambda prepared: prepared.job.id in gone)
-        # with limits for single models, that one waits says nothing of the others
-        self._turns.room = by_model or not pauses
-        self._ask = min(MOST_WANTS, self._ask * 2) if not pauses else max(1, len(granted) * 2)
+        # where a limit is for single models, that one waits says nothing of the others
+        self._turns.room = not shared
+        self._ask = min(MOST_WANTS, self._ask * 2) if not (shared or apart) else max(1, len(granted) * 2)
         if granted:
             self._flights.board(granted)
         if not self._turns.room:  # told now: while this waits it claims nothing, so it would not say it for seconds
             await self._turns.full(self.engine.latency_ms)
         await self._waiting.give_back(back)
-        if by_model and pauses:
+        if apart and not shared:
             self._ask = max(self._ask, LEAST_ASK)
             return LEAST_PAUSE if self._waiting.holding else 0.0
-        return max(min(pauses), LEAST_PAUSE) if pauses else 0.0
+        return max(min(shared), LEAST_PAUSE) if shared else 0.0
 
     def _refuse(self, prepared: Prepared, answer: TooLarge) -> None:
         """A job bigger than a whole minute: for good, unless a key that is out of use just now has more."""

@@ -17,7 +17,7 @@ from models.states import JobStatus
 from models.store import batches as batch_store
 from models.store import outcomes
 from models.store.reruns import Which
-from submit import exports, rerunning, shapes, steering
+from submit import cooldowns, exports, rerunning, shapes, steering
 from submit.api.asked import Api, batch_number, query, stored
 from submit.api.uploads import Uploads
 from submit.batch_options import LARGEST_PRIORITY, BatchOptions, Given
@@ -161,7 +161,9 @@ def jobs(request: Request) -> Response:
         batch_store.get(connection, number)
         rows = outcomes.listing(connection, number, status=asked.status, after=asked.after, most=asked.limit + 1)
         prompts = prompts_of(connection, rows[: asked.limit])
-    return JSONResponse(shapes.jobs(rows, asked.limit, prompts))
+        now = api.database.now(connection)
+        waits = cooldowns.of_jobs(connection, rows, api.config, now)
+    return JSONResponse(shapes.jobs(rows, asked.limit, prompts, waits, now))
 
 
 def results(request: Request) -> Response:

@@ -16,7 +16,7 @@ from models.config import Config
 from models.database import Database
 from models.money import decimal_amount
 from models.states import JobStatus
-from models.store import keys, traffic, workers
+from models.store import cooldowns, keys, traffic, workers
 from models.store.traffic import BUCKETS_MS, TOKENS, Label, Sums
 from submit.bell import is_live
 from submit.obstacles import quarantined
@@ -24,6 +24,7 @@ from submit.progress import snapshot
 
 SETTLED_SECONDS = 30.0
 """A call that started before then, and before every call under way, is counted for good."""
+SHOWN_COOLDOWNS = 200
 SHOWN_BATCHES = 50
 """Unfinished batches that get rows of their own; the number of series must not grow without end."""
 
@@ -156,6 +157,14 @@ def _key_metrics(connection: Connection, config: Config, now: float) -> Iterator
     yield usable
     yield limits
     yield used
+    waits = GaugeMetricFamily(
+        "truckllm_cooldown_seconds",
+        "Seconds left of a wait over 30 s that a provider has asked for; model empty: all models",
+        labels=("pool", "model"),
+    )
+    for one in cooldowns.standing(connection, now)[:SHOWN_COOLDOWNS]:
+        waits.add_metric([one.pool.removeprefix("pool:"), one.model], one.until - now)
+    yield waits
 
 
 def _worker_metrics(connection: Connection, now: float) -> Iterator[Metric]:

@@ -17,9 +17,10 @@ from starlette.responses import JSONResponse, Response
 from models.database import Database, schema_version
 from models.errors import NotFoundError, StorageError
 from models.money import decimal_amount
+from models.pools import pool_name
 from models.states import Outcome
+from models.store import cooldowns, ledger, traffic
 from models.store import keys as key_store
-from models.store import ledger, traffic
 from models.store import workers as worker_store
 from models.store.traffic import BUCKETS_MS, TOKENS, Label, Sums
 from submit import reports, shapes
@@ -147,8 +148,10 @@ def keys(request: Request) -> Response:
     api = Api.of(request)
     with stored(api.database), api.database.read() as connection:
         states = key_store.everything(connection)
+        now = api.database.now(connection)
+        waits = cooldowns.standing(connection, now)
     found = [
-        shapes.key(provider, one, state_of(provider, one, states))
+        shapes.key(provider, one, state_of(provider, one, states), waits, now)
         for provider in api.config.providers
         for one in provider.keys
     ]
@@ -172,7 +175,9 @@ def enable_key(request: Request) -> Response:
     provider = api.config.provider(request.path_params["provider"])
     one = provider.key(request.path_params["key"])
     with stored(api.database), api.database.write() as connection:
-        key_store.enable(connection, provider.id, one.id, api.database.now(connection))
+        now = api.database.now(connection)
+        key_store.enable(connection, provider.id, one.id, now)
+        cooldowns.lift(connection, pool_name(provider, one), now)
     return keys(request)
 
 

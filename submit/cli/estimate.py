@@ -14,14 +14,13 @@ from models.lanes import Lanes
 from models.money import decimal_amount, format_money
 from models.prices import Cost
 from models.store import batches, ledger
-from models.wording import counted
+from models.wording import counted, duration
 from submit.batch_options import BatchOptions
 from submit.caps import exactness
 from submit.cli.inputs import InputArgument, takes_batch_options
 from submit.cli.options import ConfigOption, JsonOption, known, stored
 from submit.cli.output import note, print_json, print_table, say
 from submit.forecast import ASSUMED_OUTPUT_TOKENS, Average, Forecast, Group, averages, forecast
-from submit.lines import duration
 from submit.price_sources import listed_prices
 from submit.producer import check
 from submit.source import opened

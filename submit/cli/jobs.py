@@ -12,9 +12,9 @@ from sqlalchemy.engine import RowMapping
 from models.states import JobStatus
 from models.store import batches, outcomes
 from models.wording import counted
-from submit import shapes
+from submit import cooldowns, shapes
 from submit.cli.options import BatchArgument, ConfigOption, JsonOption, found_config, stored
-from submit.cli.output import note, print_json, print_table
+from submit.cli.output import note, print_json, print_table, say
 from submit.stored_inputs import export_failed, prompts_of
 
 _MOST = 1 << 62
@@ -62,7 +62,8 @@ def jobs(
     """List a batch's jobs, in the order of the input. A queued job that waits for a time is shown as snoozed.
 
     --json: {"next_after": position or null on the last page, "jobs": [{id, position (from 0), status, lane, provider, model, attempts, error {code, message} or null,
-    prompt (its beginning, or null), not_before, finished_at}]}; `id` is the line's own. With --export-failed {"path", "lines"}.
+    prompt (its beginning, or null), not_before, finished_at, cooldown {key, pool, model (null: all), reason, since, until, seconds left} or null: what
+    a queued job waits for}]}; `id` is the line's own. With --export-failed {"path", "lines"}.
     """
     if export_failed_to is not None:
         with stored(found_config(config)) as database:
@@ -76,7 +77,8 @@ def jobs(
         else:
             note(f"{export_failed_to} holds {counted(lines, 'failed line')} of batch {batch}")
         return
-    with stored(found_config(config)) as database, database.read() as connection:
+    settings = found_config(config)
+    with stored(settings) as database, database.read() as connection:
         batches.get(connection, batch)
         rows = outcomes.listing(
             connection,
@@ -87,7 +89,9 @@ def jobs(
             most=limit + 1,
         )
         prompts = prompts_of(connection, rows[:limit])
-    page = shapes.jobs(rows, limit, prompts)
+        now = database.now(connection)
+        waits = cooldowns.of_jobs(connection, rows, settings, now)
+    page = shapes.jobs(rows, limit, prompts, waits, now)
     more, rows = len(rows) > limit, rows[:limit]
     if json:
         print_json(page)
@@ -115,6 +119,9 @@ def jobs(
         note(
             f"batch {batch} has no {f'{status} ' if status else ''}jobs{f' behind position {after}' if after >= 0 else ''}"
         )
+    if not json:
+        for sentence in dict.fromkeys(map(cooldowns.sentence, waits.values())):
+            say(sentence)
     if more:
         note(f"… and more; --limit shows more than {limit}, and --after {page['next_after']} the next")
 

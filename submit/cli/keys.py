@@ -9,10 +9,13 @@ import typer
 from models.config import Config, KeyConfig, ProviderConfig
 from models.config_file import load_config
 from models.errors import UsageError
+from models.pools import pool_name
+from models.store import cooldowns
 from models.store import keys as key_store
 from submit import shapes
 from submit.cli.options import ConfigOption, JsonOption, stored
-from submit.cli.output import note, print_json, print_table
+from submit.cli.output import note, print_json, print_table, say
+from submit.cooldowns import of_key, sentence
 from submit.obstacles import state_of
 
 DISABLED = "disabled by hand"
@@ -26,16 +29,19 @@ KeyArgument = Annotated[str, typer.Argument(help="The key, as PROVIDER/KEY.", me
 def listing(context: typer.Context, config: ConfigOption = None, json: JsonOption = False) -> None:
     """Show the keys and whether they are usable; `keys disable` and `keys enable` change that.
 
-    --json: {"keys": [{provider, key_id, pool, state, reason, since, until}]}. `state` is active or quarantined; `since` and `until`
-    are times in UTC or null; `until` null on a quarantined key means that a person has to act.
+    --json: {"keys": [{provider, key_id, pool, state, reason, since, until, cooldowns: [{key, pool, model (null: all), reason, since, until,
+    seconds left}]}]}. `state` is active or quarantined; `since` and `until` are times in UTC or null; `until` null on a quarantined key
+    means that a person has to act. `cooldowns` are waits of more than 30 s that the provider has asked for.
     """
     if context.invoked_subcommand is not None:
         return
     settings = load_config(config, secrets=False)
     with stored(settings) as database, database.read() as connection:
         states = key_store.everything(connection)
+        now = database.now(connection)
+        waits = cooldowns.standing(connection, now)
     found = [
-        shapes.key(provider, key, state_of(provider, key, states))
+        shapes.key(provider, key, state_of(provider, key, states), waits, now)
         for provider in settings.providers
         for key in provider.keys
     ]
@@ -44,6 +50,9 @@ def listing(context: typer.Context, config: ConfigOption = None, json: JsonOptio
         return
     columns = ("provider", "key_id", "pool", "state", "reason", "since", "until")
     print_table(columns, [[" ".join((row[name] or "").split()) for name in columns] for row in found], cut=("reason",))
+    for one in waits:
+        if any(of_key(provider, key, [one]) for provider in settings.providers for key in provider.keys):
+            say(sentence(one))
 
 
 @keys.command()
@@ -59,12 +68,21 @@ def disable(key: KeyArgument, config: ConfigOption = None) -> None:
 
 @keys.command()
 def enable(key: KeyArgument, config: ConfigOption = None) -> None:
-    """Put a key back into use, for all workers, whatever took it out: your word, a refusal, or a used-up quota."""
+    """Put a key back into use, for all workers, whatever took it out: your word, a refusal, a used-up quota, or a wait that its provider
+    has asked for."""
     settings = load_config(config, secrets=False)
     provider, one = _named(settings, key)
     with stored(settings) as database, database.write() as connection:
-        done = key_store.enable(connection, provider.id, one.id, database.now(connection))
-    note(f"{key} is back in use; workers see it within seconds" if done else f"{key} is in use already")
+        now = database.now(connection)
+        done = key_store.enable(connection, provider.id, one.id, now)
+        ended = cooldowns.lift(connection, pool_name(provider, one), now)
+    if ended:
+        models = ", ".join(found.model or "all models" for found in ended)
+        note(f"{key} doesn't wait any longer for {models}; workers see it within seconds")
+    elif done:
+        note(f"{key} is back in use; workers see it within seconds")
+    else:
+        note(f"{key} is in use already")
 
 
 def _named(config: Config, text: str) -> tuple[ProviderConfig, KeyConfig]:

@@ -28,7 +28,7 @@ from models.money import DEFAULT_CURRENCY
 from models.permissions import exposed
 from models.processes import end_signals
 from models.store import ledger, outcomes, reruns
-from models.wording import counted
+from models.wording import counted, duration
 from submit import bell, shapes
 from submit.batch_options import BatchOptions
 from submit.cli.inputs import InputArgument, takes_batch_options
@@ -38,7 +38,7 @@ from submit.cli.vigil import GivenUpError, Vigil
 from submit.damages import told_errors
 from submit.disk import check_target
 from submit.exports import STDOUT, Exported, export, kept_sentence
-from submit.lines import duration, failures, fitted
+from submit.lines import failures, fitted
 from submit.live import LiveView
 from submit.obstacles import NO_KEY, resume_command
 from submit.producer import submit_with

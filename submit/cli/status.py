@@ -7,10 +7,11 @@ from typing import Annotated
 import typer
 
 from models.store import batches
+from models.wording import duration
 from submit import shapes
 from submit.cli.options import ConfigOption, JsonOption, found_config, known, stored
 from submit.cli.output import note, print_json, print_table, say, terminal_width
-from submit.lines import duration, failures, line, money
+from submit.lines import failures, line, money
 from submit.progress import Snapshot, snapshot, watch
 from submit.shapes import iso
 
@@ -31,7 +32,7 @@ def status(
 
     --json: {batch_id, name, input_name, status, total, succeeded, failed, cancelled, running, queued, rate (jobs a second), eta_seconds,
     blocked (reason or null), paused (reason or null), problem (what doesn't add up, or null), unserved (who no live worker serves, or null), waiting (why calls are held back, or null), troubles (sentences on
-    providers that fail just now), created_at, started_at, finished_at, costs ({currency: nano-units}), unpriced_tokens, cap ({most, spent,
+    providers that fail just now), cooldowns ([{key, pool, model (null: all), reason, since, until, seconds left}]: waits over 30 s that providers ask for), created_at, started_at, finished_at, costs ({currency: nano-units}), unpriced_tokens, cap ({most, spent,
     reserved, assumed, currency}: nano-units, or null), providers: [{provider,
     succeeded, failed, calls, input_tokens, output_tokens, costs, unpriced_tokens}], failures: [{code, number, id, message}]}; without BATCH {"batches": [the same, …]}. Status is
     loading, queued, running, paused, blocked, finalizing, completed, cancelled or deleting. With --watch the exit code is that of `run`.

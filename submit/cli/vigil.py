@@ -15,9 +15,9 @@ from models.config import Config
 from models.database import Database, home, storage_errors
 from models.errors import StorageError, UsageError
 from models.store import batches, jobs, workers
-from models.wording import counted
+from models.wording import counted, duration
 from submit import bell
-from submit.lines import duration
+from submit.cooldowns import sentence as told
 from submit.obstacles import lost_lanes, lost_sentence
 from submit.progress import Snapshot
 from submit.pulse import Pulse
@@ -34,6 +34,8 @@ IDLE_SECONDS = 10.0
 """How long workers with nothing in flight may take to end."""
 
 PULSE_SECONDS = 1.0
+
+HOUR_SECONDS = 3600.0
 
 AILING_SECONDS = 900.0
 """How long a run waits for workers or a database that don't answer: what waits to be stored meanwhile is paid for."""
@@ -59,6 +61,7 @@ class Vigil:
         self._started = self._looked = self._felt = time.monotonic()
         self._lanes: set[str] = set()
         self._said: set[str] = set()
+        self._cooling: set[tuple[str, str, bool]] = set()
         self._ailing: str | None = None
         self._ailing_since = 0.0
         self._heard = self._started
@@ -100,6 +103,7 @@ class Vigil:
         if seen.finished:
             return seen
         self._say_if_no_failover(seen)
+        self._say_what_cools_down(seen)
         with contextlib.suppress(StorageError):  # the next snapshot fails, too, and is tried again
             if now - self._felt >= PULSE_SECONDS:
                 self._felt = now
@@ -160,6 +164,14 @@ class Vigil:
         direct = [name for name in direct if name not in self._config.routes]
         if direct and not any(said.startswith("note: no route") for said in self._said):
             self._tell_once(f"note: no route for {direct[0]}: its jobs wait for it and go to no other provider")
+
+    def _say_what_cools_down(self, seen: Snapshot) -> None:
+        """Once for each key and model, and again where that has become a matter of hours."""
+        for one in seen.cooldowns:
+            what = (one.pool, one.model, one.until - one.since > HOUR_SECONDS)
+            if what not in self._cooling:
+                self._cooling.add(what)
+                self._tell(f"note: {told(one)}")
 
     def _say_who_is_missing(self) -> None:
         with storage_errors(self._database), self._database.read() as connection:

@@ -19,7 +19,8 @@ from models.errors import NotFoundError
 from models.store import batches
 from models.store import jobs as job_store
 from models.store import keys as key_store
-from submit.lines import duration, line
+from models.wording import duration
+from submit.lines import line
 from submit.live import LiveView
 from submit.producer import submit_batch
 from submit.progress import Pace, Part, Snapshot, snapshot, watch

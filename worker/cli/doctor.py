@@ -28,9 +28,10 @@ from models.database import SCHEMA, Database, home_path, open_database, schema_v
 from models.errors import ConfigError, TruckError
 from models.model_lists import ModelList, keep
 from models.permissions import exposed
+from models.store import cooldowns
 from models.store import keys as key_store
 from models.store import workers as worker_store
-from models.wording import counted
+from models.wording import counted, utc
 
 if TYPE_CHECKING:
     from worker.http import HttpSender
@@ -264,6 +265,7 @@ def _of_workers(config: Config, database: Database) -> Iterator[Finding]:
         now = database.now(connection)
         live = [r for r in worker_store.everyone(connection) if r["heartbeat_at"] > now - LIVE_SECONDS]
         states = key_store.everything(connection)
+        waits = cooldowns.standing(connection, now)
     served = {name for row in live for name in row["queues"].split(",")}
     missing = [provider.id for provider in config.providers if provider.id not in served]
     if config.redis_url is None:
@@ -285,6 +287,11 @@ def _of_workers(config: Config, database: Database) -> Iterator[Finding]:
             if row["reason"].startswith(REFUSED):
                 todo = "replace the key where its secret comes from"
             yield Finding("keys", "warning", f"{name} is out of use: {row['reason']}", todo)
+
+    for one in waits:
+        what = f"{one.key}, {f'model {one.model}' if one.model else 'all models'}"
+        told = f"{what}: no call starts until {utc(one.until)}: {one.reason}"
+        yield Finding("keys", "warning", told, f"wait, or `truckllm keys enable {one.key}`")
 
 
 def _is_configured(row: RowMapping, config: Config) -> bool:

@@ -30,6 +30,16 @@ local current = math.floor(now / SLOT)
 local stepped = expected and now > expected + STEP
 local run = redis.call('GET', PREFIX .. 'run') or ''
 
+-- The values of any number of names: Lua passes no more than some 8,000 arguments at once.
+local function read_all(names)
+  local found = {}
+  for first = 1, #names, 4000 do
+    local some = redis.call('MGET', unpack(names, first, math.min(first + 3999, #names)))
+    for n = 1, #some do found[first + n - 1] = some[n] end
+  end
+  return found
+end
+
 local function bucket_key(id) return PREFIX .. 'b:' .. id end
 
 local function save(key, b)
@@ -126,3 +136,60 @@ end
 -- Units of pacing credit an idle bucket may save up: about half a second's worth, at least one call. A provider that slices its minutes
 -- by the second then still takes a start whose first calls bunch up behind connections being made.
 local function burst_of(limit, rate) return math.max(1, math.floor((limit - math.floor(60 * rate)) / 2)) end
+
+-- The cooldowns of a pool: by model, '' for all of them, until when nothing of it starts. They are packed into one value, so that
+-- a call of reserve.lua pays for them only where there are any. An entry is {end, kind, trial}: `kind` 1 where the provider named
+-- the model itself; `trial` 1 where one call is to find out first whether it is over, instead of all that wait.
+local BELIEVED = 25 * 3600  -- seconds: whoever names a later end is asked again after `LONGEST`
+local LONGEST = 24 * 3600
+local TRIAL = 10            -- seconds a trial call has until the next one goes
+local AFTER = 3600          -- seconds an entry outlives its end, for its trial
+local MOST_COOLING = 1000   -- models of one pool: who submits lines may name any
+
+local function cooldown_key(pool) return PREFIX .. 'r:' .. pool end
+
+local function save_cooldowns(pool, entries)
+  local latest, names = 0, {}
+  for model, entry in pairs(entries) do
+    if entry[1] + (entry[3] == 1 and AFTER or 0) <= now then
+      entries[model] = nil
+    else
+      latest = math.max(latest, entry[1])
+      names[#names + 1] = model
+    end
+  end
+  if #names > MOST_COOLING then
+    table.sort(names, function(a, b) return entries[a][1] > entries[b][1] end)
+    for n = MOST_COOLING + 1, #names do entries[names[n]] = nil end
+  end
+  if #names == 0 then
+    redis.call('DEL', cooldown_key(pool))
+  else
+    redis.call('SET', cooldown_key(pool), cmsgpack.pack(entries), 'EX', math.ceil(math.max(0, latest - now)) + AFTER)
+  end
+end
+
+-- From what is stored, or nil. An end that lies too far ahead is brought near, also where it was written before a clock was set.
+local function cooldowns_of(pool, packed)
+  if not packed then return nil end
+  local entries, far = cmsgpack.unpack(packed), false
+  for _, entry in pairs(entries) do
+    if entry[1] > now + BELIEVED then
+      entry[1], entry[3], far = now + LONGEST, 1, true
+    end
+  end
+  if far then save_cooldowns(pool, entries) end
+  return entries
+end
+
+local function cooldowns(pool) return cooldowns_of(pool, redis.call('GET', cooldown_key(pool))) end
+
+-- Lets nothing of a model start before `till`, if it doesn't rest for longer already.
+local function cool_down(entries, model, till, kind, trial)
+  local entry = entries[model]
+  if entry and entry[1] >= till then
+    entry[2] = math.min(entry[2], kind)
+  else
+    entries[model] = {till, kind, trial}
+  end
+end

@@ -19,7 +19,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import redis.asyncio
@@ -34,6 +34,7 @@ from worker.limits.shapes import (
     Bucket,
     BucketRoom,
     Charge,
+    Cooldown,
     Grant,
     KeyRoom,
     LimitedKey,
@@ -52,6 +53,7 @@ __all__ = [
     "Bucket",
     "BucketRoom",
     "Charge",
+    "Cooldown",
     "Grant",
     "KeyRoom",
     "LimitedKey",
@@ -73,14 +75,30 @@ SEVERAL, SHARE, LONG_RETRY = (
     3,
     0.01,
     5.0,
-)  # 429s in 10 s that cool a pool, their share of its grants, a long Retry-After
+)  # 429s in 10 s that cool a model or a pool, their share of its grants, a long Retry-After
+TRIAL_SECONDS = 30.0
+"""After a longer cooldown one call goes first, and the others wait for its answer."""
+BELIEVED_SECONDS = 25 * 3600.0
+LONGEST_SECONDS = 24 * 3600.0
+"""A wait of more than 25 h counts as 24 h: no limit is counted over a longer time, and a provider's clock or words may be wrong."""
+
+Named = Literal["", "model", "pool"]
+"""What a provider says its 429 is about: nothing, the one model, or all of the key's or the account's calls."""
+
+_REASONS: dict[int, Literal["cooling", "model"]] = {-1: "cooling", -3: "model"}
 
 _RESERVE = Script("bucket.lua", "reserve.lua")
 _SETTLE = Script("bucket.lua", "settle.lua")
 _COOL = Script("bucket.lua", "cool.lua")
+_COOLDOWNS = Script("bucket.lua", "cooldowns.lua")
 _BLOCK = Script("bucket.lua", "block.lua")
 _DROP = Script("bucket.lua", "drop.lua")
 _ROOM = Script("bucket.lua", "room.lua")
+
+
+def believed(seconds: float) -> float:
+    """How long a wait counts that a provider asks for."""
+    return seconds if seconds <= BELIEVED_SECONDS else LONGEST_SECONDS
 
 
 class Limiter:
@@ -127,7 +145,9 @@ class Limiter:
             steady=self._steady,
             now=self._now,
         )
-        self._cooling: dict[str, float] = {}  # pools, and until when on our steady clock
+        self._cooling: dict[
+            tuple[str, str], tuple[float, bool]
+        ] = {}  # pool and model: until when (steady), whether named
 
     async def reserve(self, wants: Sequence[Want]) -> list[Grant | Wait | TooLarge]:
         """Books what can start within the horizon, in the order of `wants` (at most 64): one answer each, same order.
@@ -170,17 +190,69 @@ class Limiter:
         if ids:
             await _DROP.run(self._client, self._now(), want_id, ids)
 
-    async def too_many(self, key: LimitedKey, retry_after: float | None, least: float | None = None) -> bool:
-        """A 429 came on `key`: empties its buckets' pacing credit and, if it was not a lone one (three or over 1 % of the
-        pool's grants in 10 s, or a Retry-After over 5 s), cools the pool for `retry_after` seconds, or `least` (1 to 2 if None) if that is longer. True if it cools."""
+    async def too_many(
+        self,
+        key: LimitedKey,
+        retry_after: float | None,
+        least: float | None = None,
+        *,
+        model: str = "",
+        named: Named = "",
+        answered: bool = False,
+    ) -> list[Cooldown]:
+        """Counts a 429 on `key`: it empties the pacing credit of the key's buckets and, unless it was a lone one (three or over 1 % of
+        the model's grants on the pool in 10 s, or a Retry-After over 5 s), lets `model` cool down on the pool for `retry_after` seconds, or
+        `least` (1 to 2 if None) if that is longer.
+
+        The whole pool cools where the provider `named` it, where no model is given, and where a second model is refused while another
+        cools, unless yet another one is `answered`. Returns what cools now, the model before the pool; empty for a lone 429.
+        """
         least = self._rng.uniform(1.0, 2.0) if least is None else least
-        seconds = least if retry_after is None else max(retry_after, least)
+        seconds = believed(least if retry_after is None else max(retry_after, least))
         ids = [bucket.id for bucket in key.buckets]
         asked = retry_after is not None and retry_after > LONG_RETRY
-        reply = await _COOL.run(self._client, self._now(), key.pool, ids, seconds, asked, SEVERAL, SHARE, LONG_RETRY)
-        if reply:
-            self._cooling[key.pool] = max(self._cooling.get(key.pool, 0.0), self._steady() + seconds)
-        return bool(reply)
+        packed = await _COOL.run(
+            self._client,
+            self._now(),
+            key.pool,
+            model,
+            ids,
+            seconds,
+            asked,
+            SEVERAL,
+            SHARE,
+            LONG_RETRY,
+            TRIAL_SECONDS,
+            named,
+            answered,
+        )
+        of_model, of_pool = map(float, msgspec.msgpack.decode(packed))
+        found = [
+            *([Cooldown(key.pool, model, of_model, named == "model")] if of_model else []),
+            *([Cooldown(key.pool, "", of_pool)] if of_pool else []),
+        ]
+        now = self._steady()
+        for one in found:
+            self._cooling[one.pool, one.model] = now + one.seconds, one.named
+        return found
+
+    async def cool_down(self, cooldowns: Sequence[Cooldown]) -> None:
+        """Puts cooldowns in place for all workers, where Redis has lost them; one that stands stays as it is."""
+        if cooldowns:
+            await self._tell_cooldowns(cooldowns, [])
+
+    async def end_cooldown(self, pool: str, model: str) -> bool:
+        """Ends a cooldown for all workers. False when there was none."""
+        self._cooling.pop((pool, model), None)
+        return bool(await _COOLDOWNS.run(self._client, self._now(), [], [(pool, model)]))
+
+    async def _tell_cooldowns(self, begin: Sequence[Cooldown], end: Sequence[tuple[str, str]]) -> None:
+        told = [
+            (one.pool, one.model, believed(one.seconds), int(one.named), int(one.seconds > TRIAL_SECONDS))
+            for one in begin
+            if one.seconds > 0
+        ]
+        await _COOLDOWNS.run(self._client, self._now(), told, end)
 
     async def block(self, name: str, seconds: float | None) -> None:
         """Quarantines a key (by its `lock`) or a pool for all workers, for `seconds` or (None) until `unblock`."""
@@ -196,15 +268,19 @@ class Limiter:
         names, pools = [key.lock for key in keys], [key.pool for key in keys]
         booked, cooling, blocked = msgspec.msgpack.decode(await _ROOM.run(self._client, self._now(), ids, names, pools))
         sums = dict(zip(ids, booked, strict=True))
-        return [
-            KeyRoom(
-                key=key,
-                buckets=tuple(BucketRoom(bucket, int(sums[bucket.id])) for bucket in key.buckets),
-                cooling=float(cooling[n]),
-                blocked=float("inf") if blocked[n] > 1e12 else float(blocked[n]),
+        rooms = []
+        for n, key in enumerate(keys):
+            models = dict(zip(cooling[n][::2], map(float, cooling[n][1::2]), strict=True)) if cooling[n] else {}
+            rooms.append(
+                KeyRoom(
+                    key=key,
+                    buckets=tuple(BucketRoom(bucket, int(sums[bucket.id])) for bucket in key.buckets),
+                    cooling=models.pop("", 0.0),
+                    blocked=float("inf") if blocked[n] > 1e12 else float(blocked[n]),
+                    models=models,
+                )
             )
-            for n, key in enumerate(keys)
-        ]
+        return rooms
 
     async def _ask(
         self, question: Question, wants: Sequence[Want], *, again: bool = False
@@ -260,9 +336,8 @@ class Limiter:
         if self._restarted is not None:
             await self._restarted()
         now = self._steady()
-        self._cooling = {pool: until for pool, until in self._cooling.items() if until > now}
-        for pool, until in self._cooling.items():
-            await _COOL.run(self._client, self._now(), pool, [], until - now, True, SEVERAL, SHARE, -1.0)
+        self._cooling = {what: (until, named) for what, (until, named) in self._cooling.items() if until > now}
+        await self.cool_down([Cooldown(*what, until - now, named) for what, (until, named) in self._cooling.items()])
 
     def _wait(self, want: Want, kind: int, seconds: float, state: int) -> Wait:
         """Turns the earliest start the script saw into the time to ask again, never after that start: what nobody asks for
@@ -276,7 +351,7 @@ class Limiter:
             pause = min(max(seconds - self._horizon / 2, 0.2), 1.0)
         else:
             pause = max((seconds - self._horizon / 4) / 1.2, 0.05)
-        return Wait(want.id, pause * spread, state == 1, "cooling" if kind == -1 else "limit")
+        return Wait(want.id, pause * spread, state == 1, _REASONS.get(kind, "limit"))
 
     def _now(self) -> tuple[float | bool, float | bool]:
         """What every script begins with: the time, if it isn't the server's own, and what it should be at the latest."""

@@ -21,8 +21,9 @@ class Question:
         self._key_index: dict[LimitedKey, int] = {}
         self._members: list[list[int]] = []
         self._sets: list[list[int]] = []
-        self._set_index: dict[tuple[LimitedKey, ...], int] = {}
-        self._known: dict[int, tuple[int, tuple[int, int, int, int]]] = {}
+        self._set_index: dict[tuple[tuple[LimitedKey, ...], str], int] = {}
+        self._set_models: list[str] = []
+        self._known: dict[tuple[int, str], tuple[int, tuple[int, int, int, int]]] = {}
         self._want_ids: list[str] = []
         self._want_sets: list[int] = []
         self._charges: list[int] = []
@@ -43,15 +44,16 @@ class Question:
         charge = want.charge
         amounts = (charge.requests, charge.tokens, charge.input_tokens, charge.output_tokens)
         # Wants of one model share the very same tuple of keys, so most are found by identity.
-        known = self._known.get(id(want.keys))
+        known = self._known.get((id(want.keys), want.model))
         if known is None:
-            known = self._known[id(want.keys)] = (self._set(want.keys), _least_limits(want.keys))
+            chosen = self._set(want.keys, want.model)
+            known = self._known[id(want.keys), want.model] = (chosen, _least_limits(want.keys))
         chosen, least = known
         if any(amount > limit for amount, limit in zip(amounts, least, strict=True)):
             able = tuple(key for key in want.keys if all(charge.of(b.unit) <= b.limit for b in key.buckets))
             if not able:
                 return _too_large(want)
-            chosen = self._set(able)
+            chosen = self._set(able, want.model)
         self.places.append(place)
         self._want_ids.append(want.id)
         self._want_sets.append(chosen)
@@ -69,16 +71,18 @@ class Question:
             [key.rank for key in self.keys],
             self._members,
             self._sets,
+            self._set_models,
             self._want_ids,
             self._want_sets,
             self._charges,
         )
 
-    def _set(self, keys: tuple[LimitedKey, ...]) -> int:
-        index = self._set_index.get(keys)
+    def _set(self, keys: tuple[LimitedKey, ...], model: str) -> int:
+        index = self._set_index.get((keys, model))
         if index is None:
             self._sets.append([self._key(key) for key in sorted(keys, key=lambda key: key.rank)])
-            index = self._set_index[keys] = len(self._sets)
+            self._set_models.append(model)
+            index = self._set_index[keys, model] = len(self._sets)
         return index
 
     def _key(self, key: LimitedKey) -> int:

@@ -1,15 +1,16 @@
 -- Grants wants their start times and keys, or says how long until it makes sense to ask again. See limiter.py.
 --
 -- args: now, horizon, pace, create, rules (the mark that the limits were made by, or false), worker, bucket ids, bucket units, bucket limits,
---       key names, key pools, key ranks, buckets of each key, key sets (cheapest first), want ids, want sets, charges (4 a want)
+--       key names, key pools, key ranks, buckets of each key, key sets (cheapest first), the model of each set, want ids, want
+--       sets, charges (4 a want)
 -- reply: {1, run, now, indexes of buckets never seen}, or {2, run, now} if other rules hold: nothing was booked; or
 --        {0, run, now, a, b, c, a, b, c, ...}, three numbers a want:
 --          key index, start in seconds from now, slot         granted
---          0 limit | -1 cooling | -2 blocked, seconds, 0 | 1 holds | 2 kept out by another
+--          0 limit | -1 cooling | -2 blocked | -3 its model cools, seconds, 0 | 1 holds | 2 kept out by another
 local horizon, pace, create, rules, worker = args[2], args[3], args[4], args[5], args[6]
 local ids, units, limits = args[7], args[8], args[9]
 local names, pools, ranks, members, sets = args[10], args[11], args[12], args[13], args[14]
-local want_ids, want_sets, charges = args[15], args[16], args[17]
+local set_models, want_ids, want_sets, charges = args[15], args[16], args[17], args[18]
 if rules and redis.call('GET', PREFIX .. 'limits-mark') ~= rules then return cmsgpack.pack({2, run, now}) end
 local latest = now + horizon + 1e-6
 local OVERSIZE = 0.25   -- of the burst: smaller ones always find a gap under saturation, bigger ones need a hold to
@@ -60,22 +61,43 @@ end
 
 local marks = {}
 for k = 1, #names do
-  local x, c = PREFIX .. 'x:', PREFIX .. 'c:'
-  marks[3 * k - 2], marks[3 * k - 1], marks[3 * k] = x .. names[k], x .. pools[k], c .. pools[k]
+  local x = PREFIX .. 'x:'
+  marks[3 * k - 2], marks[3 * k - 1], marks[3 * k] = x .. names[k], x .. pools[k], cooldown_key(pools[k])
 end
-if #marks > 0 then marks = redis.call('MGET', unpack(marks)) end
-local blocked, open = {}, {}               -- by key: blocked until, or nil; the earliest its pool lets it start
+marks = read_all(marks)
+local blocked, cooling = {}, {}            -- by key: blocked until, or nil; its pool's cooldowns by model, or nil
+local by_pool, tried = {}, {}              -- the same by pool; pools with a cooldown that a trial call goes for
 local low, room, users = {}, {}, {}        -- by key: no start before this, free share of its rings; by bucket: its keys
 for i = 1, #ids do users[i] = {} end
 for k = 1, #names do
-  local a, b, c = tonumber(marks[3 * k - 2] or 0), tonumber(marks[3 * k - 1] or 0), tonumber(marks[3 * k] or 0)
-  local till = math.max(a, b)
+  local till = math.max(tonumber(marks[3 * k - 2] or 0), tonumber(marks[3 * k - 1] or 0))
   if till > now then blocked[k] = till end
-  open[k] = math.max(now, c)
-  low[k], room[k] = open[k], 1
+  if marks[3 * k] then
+    by_pool[pools[k]] = by_pool[pools[k]] or cooldowns_of(pools[k], marks[3 * k])
+    cooling[k] = by_pool[pools[k]]
+  end
+  low[k], room[k] = now, 1
   for _, i in ipairs(members[k]) do
     low[k], room[k] = math.max(low[k], base[i]), math.min(room[k], left[i] / limits[i])
     table.insert(users[i], k)
+  end
+end
+
+-- The earliest start that cooldowns leave a model on key `k`, and whether it is its own that decides.
+local function open(k, model)
+  local whole, own = cooling[k][''], cooling[k][model]
+  local at, of_model = whole and math.max(now, whole[1]) or now, false
+  if own and own[1] > at then at, of_model = own[1], true end
+  return at, of_model
+end
+
+-- A call goes where a cooldown has ended that wants a trial: nobody follows before there is time for its answer.
+local function try(k, model, start)
+  for _, name in ipairs(model == '' and {''} or {'', model}) do
+    local entry = cooling[k][name]
+    if entry and entry[3] == 1 then
+      entry[1], tried[pools[k]] = start + TRIAL, true
+    end
   end
 end
 
@@ -191,12 +213,13 @@ end
 
 local granted, reply, charge = {}, {0, run, now}, {}
 local function decide(w)
-  local id, set = want_ids[w], sets[want_sets[w]]
+  local id, set, model = want_ids[w], sets[want_sets[w]], set_models[want_sets[w]]
   local at = 4 * w - 4
   charge[1], charge[2], charge[3], charge[4] = charges[at + 1], charges[at + 2], charges[at + 3], charges[at + 4]
   local little = not holders[id] and charge[2] <= small[2] and charge[3] <= small[3] and charge[4] <= small[4]
   local key, start                         -- the best that can go
   local late, late_key, late_big           -- the best that can't yet, of the keys it is not kept out of
+  local late_cool, late_own                -- whether that is for a cooldown, and for its model's own
   local soon, behind, freed                -- the earliest hope of all, whether it is kept out there, the first block's end
   local holder, holder_start, holder_out   -- the key it holds something on
   for n = 1, #set do
@@ -207,9 +230,14 @@ local function decide(w)
     elseif key and low[k] >= start - 1e-6 and (low[k] > start + 1e-6 or room[k] <= room[key]) then
       -- It can be no better than what is found. Where it still could, it is looked at:
     else
-      local s, out, big, mine = open[k], false, false, false
+      local s, out, big, mine = now, false, false, false
+      local opens, own = now, false
+      if cooling[k] then
+        opens, own = open(k, model)
+        s = opens
+      end
       local unit = late_unit[k]
-      if unit and little and charge[unit] >= late_amount[k] then
+      if unit and little and opens <= now and charge[unit] >= late_amount[k] then
         s, out = late_start[k], late_out[k]
       else
         local list = members[k]
@@ -240,7 +268,7 @@ local function decide(w)
             end
           end
         end
-        if amount_late and little then
+        if amount_late and little and opens <= now then
           late_unit[k], late_amount[k], late_start[k], late_out[k] = unit, amount_late, s, out
         end
         if mine then holder, holder_start, holder_out = k, s, out end
@@ -249,7 +277,10 @@ local function decide(w)
         if not key or s < start - 1e-6 or (s < start + 1e-6 and room[k] > room[key]) then key, start = k, s end
       else
         if not soon or s < soon then soon, behind = s, out end
-        if not out and (not late or s < late) then late, late_key, late_big = s, k, big end
+        if not out and (not late or s < late) then
+          late, late_key, late_big = s, k, big
+          late_cool, late_own = opens > now and opens >= s, own
+        end
       end
     end
   end
@@ -257,7 +288,10 @@ local function decide(w)
   if key then
     local slot = book(key, start, charge)
     if any_hold then let_go(id, set) end
-    granted[pools[key]] = (granted[pools[key]] or 0) + 1
+    if cooling[key] then try(key, model, start) end
+    local counts = granted[pools[key]]
+    if not counts then counts = {}; granted[pools[key]] = counts end
+    counts[model] = (counts[model] or 0) + 1
     reply[at], reply[at + 1], reply[at + 2] = key, start - now, slot
   elseif not soon then
     reply[at], reply[at + 1], reply[at + 2] = -2, (freed or now) - now, 0
@@ -271,7 +305,7 @@ local function decide(w)
     elseif behind then
       state = 2
     end
-    if late_key and late == soon and open[late_key] >= late then kind = -1 end
+    if late_key and late == soon and late_cool then kind = late_own and -3 or -1 end
     reply[at], reply[at + 1], reply[at + 2] = kind, soon - now, state
   end
 end
@@ -315,9 +349,10 @@ for i = 1, #ids do
   end
   if guarded[i] then save_guard(key, b) end
 end
-for pool, count in pairs(granted) do
-  local key = PREFIX .. 'g:' .. pool .. ':' .. math.floor(now)
-  redis.call('INCRBY', key, count)
+for pool, counts in pairs(granted) do
+  local key = PREFIX .. 'gm:' .. pool .. ':' .. math.floor(now)
+  for model, count in pairs(counts) do redis.call('HINCRBY', key, model, count) end
   redis.call('EXPIRE', key, 15)
 end
+for pool in pairs(tried) do save_cooldowns(pool, by_pool[pool]) end
 return cmsgpack.pack(reply)

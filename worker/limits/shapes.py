@@ -6,7 +6,7 @@ Says nothing about how a bucket is kept: that is bucket.lua's business.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Unit = Literal["requests", "tokens", "input_tokens", "output_tokens"]
@@ -72,11 +72,13 @@ class LimitedKey:
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """A call that would like to start; `id` stays the same while it asks again, for its hold."""
+    """A call that would like to start; `id` stays the same while it asks again, for its hold. `model` is what cools down by itself on
+    a pool."""
 
     id: str
     charge: Charge
     keys: tuple[LimitedKey, ...]
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +97,13 @@ class Grant:
 @dataclass(frozen=True, slots=True)
 class Wait:
     """Nothing was booked; ask again in `seconds` (jittered). `held`: its bucket is being kept free for this want, which
-    lapses two seconds after it last asked. `blocked`: every key it may use is quarantined."""
+    lapses two seconds after it last asked. `blocked`: every key it may use is quarantined. `model`: its model cools down, which
+    concerns no other one."""
 
     want_id: str
     seconds: float
     held: bool
-    reason: Literal["limit", "cooling", "blocked"]
+    reason: Literal["limit", "cooling", "blocked", "model"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +146,17 @@ def put_off(grant: Grant, seconds: float) -> tuple[Grant, tuple[Settlement, ...]
 
 
 @dataclass(frozen=True, slots=True)
+class Cooldown:
+    """How long nothing starts on a pool: of one model, or of any where `model` is "". `named`: the provider named the model itself,
+    which says nothing of the pool."""
+
+    pool: str
+    model: str
+    seconds: float
+    named: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class BucketRoom:
     """A bucket as it stands: units booked in the last 60 s, of its limit."""
 
@@ -152,9 +166,11 @@ class BucketRoom:
 
 @dataclass(frozen=True, slots=True)
 class KeyRoom:
-    """A key as it stands: its buckets, and the seconds it still cools or is blocked (0: it does not; inf: no end set)."""
+    """A key as it stands: its buckets, and the seconds it still cools or is blocked (0: it does not; inf: no end set). `models` are
+    the seconds that single models still cool on its pool."""
 
     key: LimitedKey
     buckets: tuple[BucketRoom, ...]
     cooling: float
     blocked: float
+    models: Mapping[str, float] = field(default_factory=dict)

@@ -31,6 +31,7 @@ def test_keys_are_listed_with_their_state_and_never_their_secret(command: Cli, s
                 "reason": "refused: invalid_api_key",
                 "since": "2023-11-14T22:13:20Z",
                 "until": "2023-11-14T22:14:20Z",
+                "cooldowns": [],
             },
             {
                 "provider": "claude",
@@ -40,6 +41,7 @@ def test_keys_are_listed_with_their_state_and_never_their_secret(command: Cli, s
                 "reason": "",
                 "since": None,
                 "until": None,
+                "cooldowns": [],
             },
         ]
     }

@@ -45,9 +45,9 @@ class World:
         options.setdefault("rng", random.Random(self.serial))
         return Limiter(client, clock=lambda: self.now, server_time=lambda: self.now + self.step, **options)
 
-    def want(self, keys: Sequence[LimitedKey], **charge: int) -> Want:
+    def want(self, keys: Sequence[LimitedKey], *, model: str = "", **charge: int) -> Want:
         self.serial += 1
-        return Want(f"w{self.serial}", Charge(**charge), tuple(keys))
+        return Want(f"w{self.serial}", Charge(**charge), tuple(keys), model)
 
     async def ask(self, limiter: Limiter, *wants: Want) -> list[Grant | Wait | TooLarge]:
         answers = await limiter.reserve(wants)

@@ -229,7 +229,7 @@ def test_everything_carries_the_hash_tag_and_an_expiry(virtual):
         for name in names:
             assert name.startswith(b"{truckllm}:")
             assert await client.ttl(name) > 0, name
-        for name in ("c:p/k", "x:p/k"):  # nothing ends before its time
+        for name in ("r:p/k", "x:p/k"):  # nothing ends before its time
             assert await client.ttl("{truckllm}:" + name) > 30
         await client.aclose()
 
