@@ -284,7 +284,7 @@ def _explain(error: BaseException, clocks: Clocks, call: Call) -> SendError:
         case aiohttp.ClientHttpProxyError():
             return _lost("proxy_error", f"no connection to {host} through the proxy: HTTP {error.status}", sent=False)
         case aiohttp.ClientConnectorError():
-            reason = error.strerror or type(error.os_error).__name__
+            reason = os.strerror(error.errno) if error.errno else type(error.os_error).__name__
             return _lost("connect_error", f"no connection to {error.host}:{error.port}: {reason}", sent=False)
         case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError():
             return _lost("bad_url", "the call's URL is no http(s) URL; is base_url right?", sent=False)

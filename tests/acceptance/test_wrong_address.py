@@ -118,6 +118,7 @@ def test_rows_of_a_route_go_to_the_next_candidate(make: Make) -> None:
 
 
 @pytest.mark.full
+@pytest.mark.timeout(300)
 def test_a_host_that_has_never_answered_ends_the_run_after_a_minute(make: Make) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -132,4 +133,4 @@ def test_a_host_that_has_never_answered_ends_the_run_after_a_minute(make: Make) 
     assert {call["error_code"] for one in replay.jobs() for call in replay.attempts(one)} <= NEVER_REACHED
     config.write_text(right)
     process = replay.start()
-    wait_for(lambda: process.poll() == 0, "the same run to go on where the address is right", 60)
+    wait_for(lambda: process.poll() == 0, "the same run to go on where the address is right", 120)
