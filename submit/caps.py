@@ -17,10 +17,10 @@ from models.guesses import COLD_OUTPUT_TOKENS, output_bound
 from models.money import format_money
 from models.prices import Cost, price
 from models.request import EMBEDDINGS, SIMPLE, Usage
-from models.store.budgets import FIRST_CALLS
+from models.store.budgets import FIRST_CALLS, FIRST_MODELS
 from models.wording import counted
 
-FIRST = f"the first calls ({FIRST_CALLS}, or one of each model)"
+FIRST = f"the first calls ({FIRST_CALLS}, or one each of up to {FIRST_MODELS} models)"
 
 
 def asked(line: Line) -> Any:
@@ -91,5 +91,6 @@ def _at_most(costs: list[Cost]) -> str:
     if len({cost.currency for cost in costs}) != 1:
         return ""
     dearest = sorted((cost.nanos for cost in costs), reverse=True)
-    total = sum(dearest) if len(dearest) >= FIRST_CALLS else dearest[0] * FIRST_CALLS
+    # one model may take all of the first calls, and then each other has one
+    total = dearest[0] * FIRST_CALLS + sum(dearest[1 : FIRST_MODELS - FIRST_CALLS + 1])
     return f", at most {format_money(total, costs[0].currency)}"

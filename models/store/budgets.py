@@ -42,6 +42,9 @@ FIRST_CALLS = 4
 more calls of its provider and model: the one that replaces it, and another."""
 PROVEN_AFTER = 5
 """Answers in a row that have to keep to a model's estimates before those count as proven."""
+FIRST_MODELS = 16
+"""Where a batch asks more models than `FIRST_CALLS`, one call of each of so many may be under way before they answer: so a slow model
+keeps no other from its first answer."""
 OPEN_AFTER = 1000
 """After so many such answers in a row, calls under way are no longer counted."""
 
@@ -270,7 +273,7 @@ def _may_leave(group: Group, under_way: Mapping[Group, int], estimates: Mapping[
     if kept > 0:
         return mine < FIRST_CALLS + kept
     unproven = sum(number for one, number in under_way.items() if estimates.get(one, (0, 0))[0] == 0)
-    return mine == 0 or unproven < FIRST_CALLS
+    return unproven < (FIRST_CALLS if mine else FIRST_MODELS)
 
 
 def waits_for_answers(connection: Connection, batch_id: int) -> bool:

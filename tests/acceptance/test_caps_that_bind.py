@@ -167,7 +167,7 @@ def test_few_of_many_calls_leave_before_the_first_answers(
     assert Decimal("0.6") < server.billed <= 1 + FIRST_CALLS * Decimal("0.051")
 
 
-@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("stream", [pytest.param(False, marks=pytest.mark.full), True])
 def test_answers_without_usage_count_as_their_reservations(
     config: Callable[..., Path], capped: Callable[..., str], stream: bool
 ) -> None:
@@ -176,15 +176,17 @@ def test_answers_without_usage_count_as_their_reservations(
     assert 15 <= server.calls <= 20, "each may have cost 0.01, and a little for its input"
 
 
+@pytest.mark.full
 def test_a_server_that_ignores_the_bound_is_known_by_its_first_answers(
     config: Callable[..., Path], capped: Callable[..., str]
 ) -> None:
     with serving(lambda _: tokens(5, 10_000)) as server:
         said = capped(config(server), 200, "0.05", max_tokens=10)
     assert server.calls <= FIRST_CALLS
-    assert f"by what the first calls ({FIRST_CALLS}, or one of each model) cost more than estimated" in said
+    assert f"by what the first calls ({FIRST_CALLS}, or one each of up to 16 models) cost more than estimated" in said
 
 
+@pytest.mark.full
 def test_the_longest_output_of_a_model_is_reserved_until_its_bound_is_proven(
     config: Callable[..., Path], capped: Callable[..., str]
 ) -> None:
@@ -196,6 +198,7 @@ def test_the_longest_output_of_a_model_is_reserved_until_its_bound_is_proven(
     assert server.billed <= Decimal("5.5")
 
 
+@pytest.mark.full
 def test_input_that_the_server_adds_is_known_by_its_first_answers(
     config: Callable[..., Path], capped: Callable[..., str]
 ) -> None:

@@ -29,7 +29,7 @@ def config(*, kind: str = "openai", route: bool = False, **model: Any) -> Config
 def test_where_all_lines_are_bounded_only_wrong_estimates_of_the_first_calls_exceed_the_cap() -> None:
     said = exactness(config(), {})
     assert "max_tokens" not in said
-    assert f"the first calls ({FIRST_CALLS}, or one of each model)" in said
+    assert f"the first calls ({FIRST_CALLS}, or one each of up to 16 models)" in said
 
 
 def test_lines_without_a_bound_are_counted_and_their_models_named() -> None:

@@ -13,7 +13,7 @@ from models.prices import Cost
 from models.states import BatchStatus, JobStatus, Outcome
 from models.store import attempts, budgets, jobs
 from models.store.attempts import Announcement
-from models.store.budgets import FIRST_CALLS, PROVEN_AFTER
+from models.store.budgets import FIRST_CALLS, FIRST_MODELS, PROVEN_AFTER
 from models.store.endings import record
 from models.tables import budget_reservations
 from tests.making import NOW, announcement, batch_status, claim, ending, make_batch, make_worker
@@ -103,8 +103,8 @@ def test_the_number_under_way_doubles_with_each_round_of_answers(database: Datab
 def test_models_share_the_first_calls_and_each_may_have_one(database: Database) -> None:
     capped(database)
     assert len(left(database, 20, model="a")) == FIRST_CALLS
-    for model in ("b", "c"):
-        assert len(left(database, 20, model=model)) == 1
+    others = [len(left(database, 5, model=f"model {number}")) for number in range(20)]
+    assert others == [1] * (FIRST_MODELS - FIRST_CALLS) + [0] * (20 - FIRST_MODELS + FIRST_CALLS)
 
 
 def test_a_dearer_answer_raises_later_estimates_and_the_reservations_under_way(database: Database) -> None:
