@@ -13,6 +13,8 @@ LARGE_LINE = 8 * 1024 * 1024
 """Lines above this many bytes are read one at a time in the whole process."""
 
 _UNSUSPICIOUS = 1024 * 1024
+_MANY_BLANK = 1000
+"""Blank lines behind each other from which on they are read together; looking ahead copies the buffer, so not for a few."""
 _LARGE = 64 * 1024 * 1024
 _LARGEST = 512 * 1024 * 1024
 """Most bytes that the objects of a decoded line may take: 24 bytes of memory come from each byte of `[{},{},…]`."""
@@ -57,13 +59,16 @@ class LineReader(io.BufferedReader):
     def __init__(self, content: io.BufferedReader, large: LargeInput) -> None:
         super().__init__(_Raw(content), _UNSUSPICIOUS)
         self._large = large
+        self._blank = 0
 
     def readline(self, size: int | None = -1, /) -> bytes:
-        """Returns the next line. Raises Refused for one that is too long, or holds too many values, and goes on behind it."""
+        """Returns the next line, or several blank ones together. Raises Refused for one that is too long, or holds too many values, and
+        goes on behind it."""
         self._large.release()
         line = super().readline(_UNSUSPICIOUS)
         if len(line) < _UNSUSPICIOUS or line.endswith(b"\n"):
-            return line
+            self._blank = self._blank + 1 if line.isspace() else 0
+            return line + self._blank_ahead() if self._blank > _MANY_BLANK else line
         parts = [line]
         length = len(line)
         del line
@@ -80,6 +85,12 @@ class LineReader(io.BufferedReader):
         parts.clear()
         self._weigh(whole)
         return whole
+
+    def _blank_ahead(self) -> bytes:
+        """Returns the blank lines that are in the buffer next: of millions each would cost a call."""
+        ahead = self.peek()
+        blank = len(ahead) - len(ahead.lstrip())
+        return self.read(ahead.rfind(b"\n", 0, blank) + 1)
 
     def _skip(self, part: bytes) -> None:
         while part and not part.endswith(b"\n"):

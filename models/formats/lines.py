@@ -148,8 +148,10 @@ def read_lines(
             _skip_rest(stream)
             judged = bad(number, f"longer than {MAX_LINE // 1024 // 1024} MB")
         else:
+            breaks = line.count(b"\n") if line[:1].isspace() else 1
             line = line.removeprefix(_BOM).strip()
             if not line:
+                number += max(breaks, 1) - 1  # a stream may return many blank lines together
                 continue
             judged = judge(line, number)
         taken += 1

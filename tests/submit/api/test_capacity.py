@@ -77,9 +77,10 @@ def test_so_many_requests_are_answered_at_a_time_and_health_always(small: Api) -
         one.close()
 
 
-def test_archives_that_hold_one_endless_line_take_bounded_memory() -> None:
-    body = gzip.compress(b'{"prompt": "' + b"a" * 100_000_000)
-    assert len(body) < 100_000
+@pytest.mark.parametrize("unit", [b"a", b"{},", b"\n"], ids=["a text", "many objects", "blank lines"])
+def test_archives_that_hold_much_take_bounded_memory(unit: bytes) -> None:
+    body = gzip.compress(b'{"prompt": [' + unit * (100_000_000 // len(unit)))
+    assert len(body) < 300_000
     with serving() as api:
         replies: list[Reply] = []
         threads = [threading.Thread(target=lambda: replies.append(submit(api, body))) for _ in range(6)]
@@ -145,6 +146,14 @@ def accepts(api: Api) -> bool:
     except OSError:
         return False
     return True
+
+
+def test_an_archive_unpacks_to_so_much() -> None:
+    with serving("--largest-unpacked", "1") as api:
+        assert submit(api, gzip.compress(LINE * 1000)).status == 201
+        refused = submit(api, gzip.compress(LINE * 20_000))
+        assert (refused.status, refused.error["code"]) == (400, "invalid_input")
+        assert "unpacks to more than" in refused.error["message"]
 
 
 @pytest.fixture(scope="module")
