@@ -22,6 +22,7 @@ from models.config import (
     Pricing,
     ProviderConfig,
     RouteConfig,
+    SignalConfig,
     WorkerConfig,
 )
 from models.config_agreement import SEVERAL, Place, Problem, disagreements, yaml_path
@@ -58,6 +59,7 @@ _BELOW: dict[str, tuple[type[BaseModel], bool]] = {
     "pricing": (Pricing, False),
     "worker": (WorkerConfig, False),
     "api": (ApiConfig, False),
+    "signals": (SignalConfig, True),
 }
 """What a field holds, and whether in a list or mapping of several."""
 
@@ -81,6 +83,7 @@ _MISSING = {
     "id": "is missing: a short name, used in reports and options",
     "secret": 'is missing: the key itself, best as a variable: "${OPENAI_API_KEY}". For a server that asks for none, set '
     "keyless: true on the provider",
+    "meaning": "is missing: what the refusal means, such as no_money or rate_limit",
     "keys": "is missing: a provider needs at least one key (id and secret)",
     "candidates": 'is missing: a list like ["openai/gpt-4o", "claude/claude-haiku-4-5"]',
     "input_token_cost": "is missing: the price of 1,000 input tokens (0 if they are free)",

@@ -100,10 +100,10 @@ def _dumped(wait: Any) -> Any:
 
 
 Codes = Annotated[Names, BeforeValidator(_codes)]
-Statuses = Annotated[tuple[int, ...], PlainValidator(_statuses)]
-Words = Annotated[tuple[str, ...], PlainValidator(_words)]
-Meaning = Annotated[FailureKind, PlainValidator(_meaning)]
-ScopeName = Annotated[FailureScope, PlainValidator(_scope)]
+Statuses = Annotated[tuple[int, ...], PlainValidator(_statuses), PlainSerializer(list)]
+Words = Annotated[tuple[str, ...], PlainValidator(_words), PlainSerializer(list)]
+Meaning = Annotated[FailureKind, PlainValidator(_meaning), PlainSerializer(str)]
+ScopeName = Annotated[FailureScope, PlainValidator(_scope), PlainSerializer(str)]
 WaitTime = Annotated[Wait, PlainValidator(_wait), PlainSerializer(_dumped)]
 
 
