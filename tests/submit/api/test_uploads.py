@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
+import gzip
+import io
 import json
 import logging
 import resource
@@ -12,7 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 from starlette.testclient import TestClient
 
 from models.database import Database
@@ -21,6 +26,7 @@ from submit.api.access import Access
 from submit.api.app import application
 from submit.api.asked import Api
 from tests.submit.api.conftest import TOKEN
+from tests.submit.test_workbooks import workbook
 
 LINE = json.dumps({"prompt": "x" * 1000, "model": "openai/gpt-4o"}).encode() + b"\n"
 
@@ -115,3 +121,28 @@ def test_jobs_are_read_page_by_page(client: TestClient, database: Database) -> N
     assert pages == [[0, 1], [2, 3], [4]]
     assert client.get("/v1/batches/1/jobs?after=99").json() == {"jobs": [], "next_after": None}
     assert client.get("/v1/batches/1/jobs?after=-2").status_code == 400
+
+
+def test_a_table_is_one_batch_however_often_it_is_uploaded(client: TestClient) -> None:
+    """Readers that seek in the upload change nothing in its identity."""
+    for kind, content in (("parquet", parquet_of(["a", "b"])), ("xlsx", workbook(["text"], ["a"], ["b"]))):
+        asked = {"template": f"{kind} {{text}}", "model": "openai/gpt-4o"}
+        answers = [client.post("/v1/batches", params=asked, content=content) for _ in range(4)]
+        assert [answer.status_code for answer in answers] == [201, 200, 200, 200]
+        assert len({answer.json()["batch_id"] for answer in answers}) == 1
+
+
+def test_what_an_upload_unpacks_to_has_a_limit(api: Api) -> None:
+    small = dataclasses.replace(api, largest_unpacked=100_000)
+    with TestClient(application(small, Access(TOKEN, None))) as client:
+        client.headers["Authorization"] = f"Bearer {TOKEN}"
+        assert client.post("/v1/batches", content=gzip.compress(LINE * 90)).status_code == 201
+        refused = client.post("/v1/batches", content=gzip.compress(LINE * 100))
+    assert refused.status_code == 400
+    assert "unpacks to more than 100,000 bytes" in refused.json()["error"]["message"]
+
+
+def parquet_of(texts: list[str]) -> bytes:
+    out = io.BytesIO()
+    parquet.write_table(pyarrow.table({"text": texts}), out)
+    return out.getvalue()
