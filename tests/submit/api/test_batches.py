@@ -15,6 +15,8 @@ from models.database import Database
 from models.store import batches, endings
 from models.store.attempts import Announcement
 from models.store.endings import Ending
+from submit.api.batches import Submission
+from submit.batch_options import Given
 from tests.making import NOW, announce, claim, ending, make_batch, make_worker
 
 LINES = [{"id": f"p{n}", "prompt": f"say {n}", "model": "gpt-4o"} for n in range(3)]
@@ -53,6 +55,11 @@ def test_a_packed_body_and_a_table_are_taken_too(client: TestClient) -> None:
     assert submit(client, gzip.compress(BODY))["total"] == 3
     table = submit(client, b"text\nhello\nworld\n", template="Translate: {text}", model="gpt-4o")
     assert table["total"] == 2
+
+
+def test_every_option_of_a_batch_is_a_parameter() -> None:
+    names = {field.alias or name for name, field in Submission.model_fields.items()}
+    assert set(Given.__annotations__) <= names
 
 
 def test_a_schema_that_answers_must_fit_is_taken_as_json(client: TestClient, database: Database) -> None:
