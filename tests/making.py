@@ -9,6 +9,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import sqlalchemy as sa
 import zstandard
@@ -96,6 +97,7 @@ def claim(
     most_bytes: int = 1 << 30,
     provider: str = "openai",
     lanes: Sequence[str] = (),
+    **others: Any,
 ) -> list[Claimed]:
     """Claims for a provider, from its own lane unless `lanes` says which."""
     with database.write() as connection:
@@ -107,6 +109,7 @@ def claim(
             most=most,
             most_bytes=most_bytes,
             now=NOW,
+            **others,
         )
 
 

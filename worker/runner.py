@@ -45,6 +45,8 @@ MOST_PAUSE = 1.0
 WAKE_SECONDS = 0.5
 MOST_WAITING = 4 * MOST_WANTS
 IDLE_SECONDS = 0.25
+PASSED_SECONDS = 3.0
+"""So long claims begin behind jobs that were passed over; who has come back among those meanwhile waits as long."""
 COOLING_SECONDS = 5.0
 """After so long it is looked again whether a model that cools down for longer still does: a person may have ended it."""
 
@@ -107,6 +109,9 @@ class Runner:
             passed_on=passed_on,
         )
         self._waiting = Waiting(limiter, self._flights.give_back)
+        self._passed: claims.Passed = {}
+        self._passed_by: set[tuple[str, str]] = set()
+        self._passed_since = float("-inf")
         self._cooling: dict[tuple[str, str], str] = {}  # lane and model of jobs whose model (here) cools down for long
 
     @property
@@ -225,6 +230,7 @@ class Runner:
                 now=at,
                 skip=skip,
                 withheld=withheld,
+                passed=self._passed,
             )
             if claimed or (withheld and job_store.waiting_lanes(connection, withheld)):
                 return claimed, at
@@ -236,6 +242,8 @@ class Runner:
                 await self._pause(IDLE_SECONDS, landing=True)
             return bool(self._waiting)
         skip = list(self._waiting.slow)
+        if set(skip) != self._passed_by or now - self._passed_since >= PASSED_SECONDS:
+            self._passed, self._passed_by, self._passed_since = {}, set(skip), now
         try:
             claimed, self._claimable = await self._recorder.call(claim)
         except StorageError:

@@ -251,11 +251,14 @@ def _first_claimable(lane: str) -> sa.ScalarSelect[int]:
 NO_SUSPECT = jobs.c.rescues < sa.literal_column(str(SUSPECT_RESCUES))
 
 
-def claimable_in(lane: str) -> tuple[sa.ColumnElement[bool], ...]:
-    """What makes a job claimable from a lane by an ordinary worker. Ordered by lane and position, as only the partial index is, no
-    planner prefers to walk through all jobs of a batch, those that have ended first."""
+def claimable_in(lane: str, after: sa.BindParameter[int] | None = None) -> tuple[sa.ColumnElement[bool], ...]:
+    """What makes a job claimable from a lane by an ordinary worker; `after`: behind this position. Ordered by lane and position, as only
+    the partial index is, no planner prefers to walk through all jobs of a batch, those that have ended first."""
+    its: tuple[sa.ColumnElement[bool], ...] = (jobs.c.lane.between(lane, lane),)
+    if after is not None:  # by both columns, or SQLite reads the lane's part of the index from its beginning
+        its = (sa.tuple_(jobs.c.lane, jobs.c.position) > sa.tuple_(sa.literal(lane), after), jobs.c.lane <= lane)
     return (
-        jobs.c.lane.between(lane, lane),
+        *its,
         jobs.c.status == sa.literal_column("'queued'"),  # literal, or the partial index isn't used
         jobs.c.not_before.is_(None),
         NO_SUSPECT,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import math
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,9 @@ from models.store import batches as batch_store
 from models.tables import job_inputs, jobs
 
 LOWER_PRIORITY_SHARE = 0.05
+Passed = MutableMapping[tuple[int, str], int]
+"""By batch and lane, the position up to which all queued jobs are of models that are passed over."""
+_ALL = (1 << 63) - 1
 BATCHES_A_CLAIM = 32
 """Among how many batches one claim is shared; which of them, changes from claim to claim."""
 
@@ -54,11 +57,12 @@ def claim(
     now: float,
     skip: Collection[tuple[str, str]] = (),
     withheld: Collection[str] = (),
+    passed: Passed | None = None,
 ) -> list[Claimed]:
     """Takes up to `most` queued jobs of these lanes, `most_bytes` of input together (one bigger job alone).
 
     `skip` are (lane, model) pairs that can't start at this moment; from `withheld` lanes only jobs are taken that another provider of
-    the route has failed. Batches of the highest priority share equally, by position inside each; lower ones get 5 %. Jobs that `provider` has already
+    the route has failed. Where `passed` is given, claims with the same `skip` begin behind what an earlier one has passed over, and add to it. Batches of the highest priority share equally, by position inside each; lower ones get 5 %. Jobs that `provider` has already
     failed are left to the others of their route, and suspects to `models.store.suspects`.
     """
     found = batch_store.runnable(connection, [*lanes, *withheld])
@@ -68,10 +72,10 @@ def claim(
     first = [row["id"] for row in found if row["priority"] == top]
     lower = [row["id"] for row in found if row["priority"] != top]
     keep = math.ceil(most * LOWER_PRIORITY_SHARE) if lower and random.random() < most * LOWER_PRIORITY_SHARE else 0
-    low = _share(connection, lower, lanes, provider, keep, skip) if keep else []
-    picked = _share(connection, first, lanes, provider, most - len(low), skip)
+    low = _share(connection, lower, lanes, provider, keep, skip, passed) if keep else []
+    picked = _share(connection, first, lanes, provider, most - len(low), skip, passed)
     if lower and len(picked) + len(low) < most:
-        low = _share(connection, lower, lanes, provider, most - len(picked), skip)
+        low = _share(connection, lower, lanes, provider, most - len(picked), skip, passed)
     picked += low
     for lane in withheld:
         if len(picked) < most:
@@ -148,6 +152,7 @@ def _share(
     provider: str,
     most: int,
     skip: Collection[tuple[str, str]],
+    passed: Passed | None,
 ) -> list[RowMapping]:
     """Equal parts of these batches, up to BATCHES_A_CLAIM of them; what some can't fill goes to the others."""
     random.shuffle(batch_ids)
@@ -160,7 +165,10 @@ def _share(
         for lane in lanes:
             if wanted <= 0:
                 break
-            rows = _queued(connection, batch_id, lane, provider, wanted, -1, skip)
+            begin = -1 if passed is None else passed.get((batch_id, lane), -1)
+            rows = _queued(connection, batch_id, lane, provider, wanted, begin, skip)
+            if passed is not None and any(of == lane for of, _ in skip):
+                passed[batch_id, lane] = max(begin, rows[0]["position"] - 1) if rows else _ALL
             picked += rows
             wanted -= len(rows)
             if rows:
@@ -196,8 +204,7 @@ def _queued_in(lane: str, provider: str) -> sa.Select[Any]:
         claimable(lane, provider, sa.bindparam("most", type_=sa.Integer))
         .where(
             jobs.c.batch_id == sa.bindparam("batch"),
-            *batch_store.claimable_in(lane),
-            jobs.c.position > sa.bindparam("after"),
+            *batch_store.claimable_in(lane, sa.bindparam("after")),
         )
         .order_by(jobs.c.lane, jobs.c.position)
     )

@@ -18,7 +18,7 @@ from models.store import claims
 from models.store import jobs as job_store
 from models.store import workers as worker_store
 from models.store.batches import SHARDS
-from models.store.claims import Claimed
+from models.store.claims import Claimed, Passed
 from models.tables import batch_counts, batches, jobs
 
 POISON = "poison"
@@ -74,6 +74,7 @@ def claim(
     now: float,
     skip: Collection[tuple[str, str]] = (),
     withheld: Collection[str] = (),
+    passed: Passed | None = None,
 ) -> list[Claimed]:
     """Takes suspects, as `claims.claim` takes other jobs: several of those that may run together; else, if this worker runs nothing
     whatever, one to run alone, those first that never died so."""

@@ -299,3 +299,16 @@ def test_the_database_itself_refuses_two_calls_for_one_claim(database: Database)
     announce(database, job)
     with pytest.raises(sa.exc.IntegrityError), database.write() as connection:
         attempt_store.announce(connection, [announcement(job)], NOW)
+
+
+def test_claims_begin_behind_what_an_earlier_one_has_passed_over(database: Database) -> None:
+    batch = make_batch(database, [new_job(n, model="big" if n < 500 else "small") for n in range(520)])
+    skip, passed = [("openai", "big")], {}
+    first = claim(database, most=8, skip=skip, passed=passed)
+    assert passed == {(batch, "openai"): 499}
+    second = claim(database, most=8, skip=skip, passed=passed)
+    assert len({job.id for job in [*first, *second]}) == 16
+    assert {job.model for job in [*first, *second]} == {"small"}
+    claim(database, most=8, skip=skip, passed=passed)
+    assert claim(database, most=8, skip=skip, passed=passed) == []
+    assert {job.model for job in claim(database, most=8)} == {"big"}

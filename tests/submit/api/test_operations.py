@@ -9,6 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from models.database import Database
+from models.store import cooldowns
+from models.store.cooldowns import Cooldown
 from tests.making import USAGE, make_batch, make_worker
 from tests.submit.api.conftest import READ_TOKEN, TOKEN
 from tests.submit.api.traffic import calls
@@ -84,6 +86,22 @@ def test_a_key_goes_out_of_use_and_comes_back(client: TestClient) -> None:
     assert client.post("/v1/keys/claude/cl-1/enable").json()["keys"][1]["state"] == "active"
     assert client.post("/v1/keys/claude/nobody/enable").status_code == 404
     assert client.post("/v1/keys/nobody/cl-1/enable").status_code == 404
+
+
+def test_a_wait_that_a_provider_asked_for_is_shown_and_ended(client: TestClient, database: Database) -> None:
+    with database.write() as connection:
+        now = database.now(connection)
+        cooldowns.begin(connection, Cooldown("pool:team", "opus", "claude/cl-1", "slow down", now, now + 86_400))
+    (shown,) = client.get("/v1/keys").json()["keys"][1]["cooldowns"]
+    assert (shown["key"], shown["pool"], shown["model"], shown["reason"]) == (
+        "claude/cl-1",
+        "team",
+        "opus",
+        "slow down",
+    )
+    assert 86_000 < shown["seconds"] <= 86_400
+    assert value(scrape(client), "truckllm_cooldown_seconds", pool="team", model="opus") > 86_000
+    assert client.post("/v1/keys/claude/cl-1/enable").json()["keys"][1]["cooldowns"] == []
 
 
 def test_workers_are_listed_and_drained(client: TestClient, database: Database) -> None:
