@@ -29,6 +29,7 @@ from models.config_fields import (
     Candidate,
     ClassPath,
     Count,
+    EmptyAnswers,
     Flag,
     Id,
     Limit,
@@ -307,6 +308,7 @@ class WorkerConfig(Node):
     grace_seconds: SecondsOrNone = 60.0
     retry_for: SecondsOrNone = 3600.0
     max_attempts: Count = 5
+    empty_answers: EmptyAnswers = "keep"
     budget_seconds: Seconds = 20.0
     max_response_bytes: Count = 128 * 1024 * 1024
 

@@ -27,6 +27,8 @@ WRONG_UNSEEN = "wrong_unseen"
 """Error type of fields whose value must not be shown."""
 
 Strategy = Literal["priority", "cost_first", "latency_first", "round_robin"]
+EmptyAnswers = Literal["keep", "retry", "fail"]
+"""What is done with an answer that is whole and holds nothing."""
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
 
 MODALITIES = ("input_audio", "input_image", "input_video", "cached_audio", "output_audio", "output_image")

@@ -28,6 +28,35 @@ class Cost:
     """By what it was counted, for people: where the prices come from, and what 1,000,000 tokens cost."""
 
 
+REPORTED = "reported by the provider"
+
+
+def charged(usage: Usage, pricing: Pricing | None) -> tuple[Cost | None, str | None]:
+    """What one call cost, and by what that was counted or which of its items has no price, for people.
+
+    What the provider itself says that it cost serves where there is no price of ours, or not for all that was billed. A reported
+    0 doesn't: gateways report it for models whose prices they don't know.
+    """
+    cost = price(usage, pricing)
+    if cost is not None:
+        return cost, cost.price
+    missing = f"no price for {', '.join(items)}" if (items := unpriced(usage, pricing)) else None
+    if usage.reported_cost is None or not usage.reported_cost[0]:
+        return None, missing
+    nanos, currency = usage.reported_cost
+    return Cost(nanos, currency), REPORTED + (f" ({missing})" if missing else "")
+
+
+def unpriced(usage: Usage, pricing: Pricing | None) -> list[str]:
+    """What of a call has no price though its tokens have: a service tier, uses that are billed by the use."""
+    if pricing is None:
+        return []
+    rates = pricing.rates(usage.tier, usage.input_tokens)
+    if rates is None:
+        return [f"the tier {usage.tier}"] if usage.tier else []
+    return [name for name, uses in usage.fees if uses and name not in rates[0].fees]
+
+
 def price(usage: Usage, pricing: Pricing | None) -> Cost | None:
     """What one call cost, rounded once; None if there is no pricing, or none for what the call used.
 

@@ -66,6 +66,9 @@ class Outcome(StrEnum):
     ABORTED = "aborted"
 
 
+EMPTY_ANSWER = "empty_answer"
+"""The error code of a call whose answer is whole and holds nothing; one that is kept has succeeded all the same."""
+
 RUNNABLE = (BatchStatus.QUEUED, BatchStatus.RUNNING)
 UNFINISHED = (
     BatchStatus.LOADING,

@@ -63,6 +63,7 @@ batches = Table(
         server_default="0",
         comment="1: its jobs use no fallback model and no second candidate",
     ),
+    Column("empty_answers", String(8), comment="keep, retry or fail; NULL: as the worker's configuration has it"),
     Column("finalizer", String(64), comment="While finalizing: a random mark of who reconciles it"),
     Column("checked_at", Double, comment="While finalizing: when its finalizer last wrote"),
     Column("problem", Text, comment="While finalizing: what doesn't add up, for people; NULL: nothing found so far"),
@@ -107,6 +108,7 @@ batch_counts = Table(
     ),
     Column("failed", Big, nullable=False, server_default="0", comment="As above"),
     Column("cancelled", Big, nullable=False, server_default="0", comment="As above"),
+    Column("empty", Big, comment="Of those that succeeded, the empty answers; NULL: none"),
     comment="How many jobs of a batch have ended, and how",
 )
 
@@ -263,6 +265,12 @@ attempts = Table(
     Column("cost_nanos", Big, comment="10^-9 of the currency; NULL: unpriced or unknown"),
     Column("currency", String(8), comment="Of the cost; NULL: unpriced or unknown"),
     Column("price", Text, comment="By what its cost was counted, for people; NULL: no cost, or counted by older code"),
+    Column(
+        "reported_nanos",
+        Big,
+        comment="What the provider says that it cost, 10^-9 of that currency; NULL: it says nothing",
+    ),
+    Column("reported_currency", String(8), comment="Of what the provider says"),
     Column("latency_ms", Big, comment="From sending to the reply's last byte"),
     Column("started_at", Double, nullable=False, comment="When it was announced, just before it was sent"),
     Column("finished_at", Double, comment="When its end was recorded; NULL: it wasn't"),

@@ -9,8 +9,9 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, TypedDict, Unpack
+from typing import Any, BinaryIO, TypedDict, Unpack, get_args
 
+from models.config_fields import EmptyAnswers
 from models.errors import BadLine, UsageError
 from models.formats.defaults import Defaults, response_format
 from models.formats.lines import Line, read_lines
@@ -22,6 +23,7 @@ Schema = str | Path | Mapping[str, Any]
 
 
 LARGEST_PRIORITY = 1_000_000
+EMPTY_ANSWERS: tuple[str, ...] = get_args(EmptyAnswers)
 
 
 def checked_priority(number: int) -> int:
@@ -47,6 +49,7 @@ class Given(TypedDict, total=False):
     temperature: float | None
     schema: Schema | None
     skip_invalid: bool
+    empty_answers: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +58,9 @@ class BatchOptions:
 
     `model` is asked for instead of every line's own. `provider` or `route` is for lines that name neither. With `no_fallback`
     a job uses no fallback model, and of a route only the first candidate. `limit` takes only so many lines. `template` makes
-    prompts of a table's rows; `sheet` is a workbook's, `encoding` a text's that isn't UTF-8. `defaults` are filled into simple lines. With `skip_invalid` bad lines become failed jobs. Raises
-    UsageError for a value that can't be.
+    prompts of a table's rows; `sheet` is a workbook's, `encoding` a text's that isn't UTF-8. `defaults` are filled into simple lines.
+    With `skip_invalid` bad lines become failed jobs. `empty_answers` is one of EMPTY_ANSWERS; None is what the workers' configuration
+    has. Raises UsageError for a value that can't be.
     """
 
     model: str | None = None
@@ -69,8 +73,11 @@ class BatchOptions:
     encoding: str | None = None
     defaults: Defaults = field(default_factory=Defaults)
     skip_invalid: bool = False
+    empty_answers: str | None = None
 
     def __post_init__(self) -> None:
+        if self.empty_answers not in (None, *EMPTY_ANSWERS):
+            raise UsageError(f"empty_answers is {self.empty_answers!r}: it must be one of {', '.join(EMPTY_ANSWERS)}")
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"limit is {self.limit}: it must be 1 or more")
         if self.route is not None and self.provider is not None:
@@ -98,6 +105,7 @@ class BatchOptions:
                 None if schema is None else _shape(schema),
             ),
             skip_invalid=bool(given.get("skip_invalid")),
+            empty_answers=given.get("empty_answers"),
         )
 
     def lines(self, stream: BinaryIO, lanes: Lanes) -> Iterator[Line | BadLine]:
@@ -120,7 +128,10 @@ class BatchOptions:
 
     def stored(self) -> str:
         """As JSON in one spelling, for the batch's row; those that aren't given leave no trace."""
-        names = ("model", "provider", "route", "no_fallback", "limit", "template", "sheet", "encoding", "skip_invalid")
+        names = (
+            *("model", "provider", "route", "no_fallback", "limit", "template", "sheet", "encoding"),
+            *("skip_invalid", "empty_answers"),
+        )
         given = {**{name: getattr(self, name) or None for name in names}, **self.defaults.given()}
         return json.dumps({name: value for name, value in given.items() if value is not None}, sort_keys=True)
 

@@ -21,6 +21,8 @@ def line(seen: Snapshot, width: int | None = None) -> str:
     parts = [f"batch {seen.batch_id} {seen.status}: {seen.ended:,}/{seen.total:,} done"]
     if seen.failed:
         parts.append(f"{seen.failed:,} failed")
+    if seen.empty:
+        parts.append(counted(seen.empty, "empty answer"))
     if seen.cancelled:
         parts.append(f"{seen.cancelled:,} cancelled")
     if not seen.finished and seen.status != BatchStatus.FINALIZING:

@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from models.wording import duration
+from models.wording import counted, duration
 from submit.lines import failures, fitted, line, money, rate
 from submit.progress import Part, Snapshot
 
@@ -99,6 +99,8 @@ def drawn(seen: Snapshot, width: int) -> Group:
         Text(money(seen.costs, seen.unpriced_tokens), style="bold"),
     )
     foot = [f"{seen.running:,} in flight, {seen.queued:,} waiting" if not seen.finished else ""]
+    if seen.empty:
+        foot.append(counted(seen.empty, "empty answer"))
     if seen.cancelled:
         foot.append(f"{seen.cancelled:,} cancelled")
     rows: list[RenderableType] = [head, table, Text(", ".join(filter(None, foot)), style="dim")]

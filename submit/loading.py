@@ -127,6 +127,7 @@ def begin(database: Database, order: Order) -> Load | Found | None:
                     again=same[0]["id"] if order.new and same else 0,
                     loader=loader,
                     no_fallback=order.options.no_fallback,
+                    empty_answers=order.options.empty_answers,
                     now=now,
                 )
                 if order.cap:

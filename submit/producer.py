@@ -99,7 +99,7 @@ def submit_batch(
     `template` ("Translate: {text}") makes prompts of a table's rows, `sheet` names
     a workbook's sheet, `encoding` that of a text that isn't UTF-8; `system`, `max_tokens`, `temperature` and
     `schema` (a JSON schema, or its file) are filled into simple lines that don't say them; with `skip_invalid` bad lines become
-    failed jobs.
+    failed jobs; `empty_answers` is what to do with a whole answer that holds nothing: "keep", "retry" or "fail".
 
     These don't: `name`, `priority` (higher goes first) and `max_cost` ("20 USD": pause before the batch costs more). `new` makes
     a new batch in any case. `ring` wakes workers where a Redis URL is configured.

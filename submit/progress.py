@@ -103,6 +103,8 @@ class Snapshot:
     failures: tuple[FailureGroup, ...] = ()
     cooldowns: tuple[Cooldown, ...] = ()
     """Waits of more than 30 s that providers have asked for, on the keys that its queued jobs may go to."""
+    empty: int = 0
+    """Of those that succeeded, the answers that hold nothing."""
 
     @property
     def ended(self) -> int:
@@ -203,6 +205,7 @@ def snapshot(connection: Connection, batch_id: int, config: Config | None, now: 
         succeeded=counts.succeeded,
         failed=counts.failed,
         cancelled=counts.cancelled,
+        empty=counts.empty,
         running=running,
         providers=_parts(connection, batch_id, by_provider),
         created_at=row["created_at"],

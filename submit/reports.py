@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from models.errors import UsageError
-from models.money import decimal_amount, format_money
+from models.money import DEFAULT_CURRENCY, decimal_amount, format_money
 from models.store.ledger import DIMENSIONS, Period, Spent
 from models.wording import counted
 from submit.metadata_costs import PREFIX
@@ -42,12 +42,19 @@ class Report:
             found.append(
                 f"UNPRICED: {counted(number, 'call')} used {counted(tokens, 'token')} for which no price is configured; "
                 f"{'it is' if number == 1 else 'they are'} in no cost above. Add pricing to {'its' if number == 1 else 'their'} "
-                "keys or models"
+                "keys or models; `--by price` names what else was billed and needs a fee"
             )
         if number := sum(row.untold_calls for row in self.totals):
             found.append(
                 f"USAGE NOT TOLD: the provider didn't say how many tokens {counted(number, 'call')} used; "
                 f"{'it is' if number == 1 else 'they are'} in no sum of tokens or cost above, and probably billed"
+            )
+        if number := sum(row.reported_calls for row in self.totals):
+            says = format_money(sum(row.reported_nanos for row in self.totals), DEFAULT_CURRENCY)
+            mine = format_money(sum(row.reported_counted_nanos for row in self.totals), DEFAULT_CURRENCY)
+            found.append(
+                f"REPORTED: the providers say that {counted(number, 'call')} cost {says}; "
+                f"{mine} {'is' if number == 1 else 'are'} counted above for {'it' if number == 1 else 'them'}"
             )
         if number := sum(row.unknown_calls for row in self.totals):
             booked = sum(row.unknown_booked_tokens for row in self.totals)
@@ -146,6 +153,7 @@ def as_table(found: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         "maybe billed": any(row.unknown_calls for row in found.rows),
         "unpriced": any(row.unpriced_calls for row in found.rows),
         "usage not told": any(row.untold_calls for row in found.rows),
+        "reported": any(row.reported_calls for row in found.rows),
     }
     shown = [name for name, wanted in optional.items() if wanted]
     columns = (*found.by, "calls", "succeeded", "tokens in", "cached", "tokens out", "cost", *shown)
@@ -179,6 +187,7 @@ def _cells(row: Spent, shown: Sequence[str]) -> tuple[str, ...]:
         "maybe billed": counted(row.unknown_calls, "call") if row.unknown_calls else "",
         "unpriced": counted(row.unpriced_calls, "CALL", "CALLS") if row.unpriced_calls else "",
         "usage not told": counted(row.untold_calls, "CALL", "CALLS") if row.untold_calls else "",
+        "reported": format_money(row.reported_nanos, DEFAULT_CURRENCY) if row.reported_calls else "",
     }
     return (
         f"{row.calls:,}",
@@ -212,6 +221,9 @@ def _fields(row: Spent) -> dict[str, Any]:
         "unpriced_calls": row.unpriced_calls,
         "unpriced_tokens": row.unpriced_tokens,
         "untold_calls": row.untold_calls,
+        "reported_calls": row.reported_calls,
+        "reported_cost_usd": _amount(row.reported_nanos) if row.reported_calls else None,
+        "reported_calls_cost_usd": _amount(row.reported_counted_nanos) if row.reported_calls else None,
     }
 
 

@@ -39,6 +39,7 @@ def batch(seen: Snapshot) -> dict[str, Any]:
         "succeeded": seen.succeeded,
         "failed": seen.failed,
         "cancelled": seen.cancelled,
+        "empty_answers": seen.empty,
         "running": seen.running,
         "queued": seen.queued,
         "rate": None if seen.rate is None else round(seen.rate, 3),

@@ -20,9 +20,9 @@ from models.errors import StorageError, Untranslatable
 from models.formats.simple import simple_input
 from models.guesses import characters
 from models.packing import Packer
-from models.prices import of_text, price
+from models.prices import charged, of_text, price
 from models.request import SIMPLE, Failure, FailureKind, FailureScope, Request, Response
-from models.states import WRONG_ENDPOINT, JobStatus, Outcome
+from models.states import EMPTY_ANSWER, WRONG_ENDPOINT, JobStatus, Outcome
 from models.store import attempts as attempt_store
 from models.store.claims import Claimed
 from models.store.cooldowns import SHOWN_SECONDS
@@ -359,22 +359,25 @@ class Engine:
         job, failure, usage = prepared.job, response.failure, response.usage
         latency = response.latency_ms or int((time.monotonic() - started) * 1000)
         pricing = self.provider.config.pricing(self.ring.key(grant.key.name), request.model)
-        cost = price(usage, pricing) if usage else None
+        cost, counted_by = charged(usage, pricing) if usage else (None, None)
+        if failure is None and response.empty:
+            failure = self._empty(job, response)
+        kept_empty = failure is None and response.empty
         outcome = outcome_of(failure) if left else Outcome.FAILED
         end = AttemptEnd(
             attempt_id=attempt_id,
             provider=self.name,
             outcome=outcome,
             http_status=response.http_code or None,
-            error_code=failure.code[:100] if failure else None,
+            error_code=failure.code[:100] if failure else EMPTY_ANSWER if kept_empty else None,
             served_model=(response.served_model or "")[:300] or None,
             usage=usage,
             cost_nanos=cost.nanos if cost else None,
             currency=cost.currency if cost else None,
             latency_ms=latency,
             finished_at=self._recorder.now(),
-            price=cost.price if cost else None,
-            unbilled=not left or is_unbilled(failure, response.http_code),
+            price=counted_by,
+            unbilled=not left or is_unbilled(response.failure, response.http_code),
             least=price(of_text(usage), pricing) if usage and cost is None else None,
         )
         if left and (failure is None or failure.kind is not FailureKind.RATE_LIMIT):
@@ -396,15 +399,17 @@ class Engine:
                 text=None if text is None else self._pack(text.encode("utf-8", "replace")),
                 finish_reason=response.finish_reason[:64] if response.finish_reason else None,
                 request_id=response.request_id[:200] if response.request_id else None,
+                empty=kept_empty,
             )
             done = Ending(job.id, job.batch_id, job.epoch, JobStatus.SUCCEEDED, end, answer, excluded=job.excluded)
             return Finished(done, actual, False)
+        empty = failure.code == EMPTY_ANSWER  # the provider has answered
         if failure.retry_after is not None:
             failure = replace(failure, retry_after=believed(failure.retry_after))
         if failure.kind in _OF_THE_API and failure.scope is not FailureScope.ENDPOINT:
             self.endpoint.answered()
         if failure.kind in _COUNTED and failure.scope is not FailureScope.ENDPOINT:
-            self._lived_through(_COUNTED[failure.kind], request.model)
+            self._lived_through("good" if empty else _COUNTED[failure.kind], request.model)
         try:
             past = await self._past(job)
         except StorageError:
@@ -414,7 +419,7 @@ class Engine:
             end = replace(end, outcome=Outcome.FAILED)  # a key that the provider refused and yet accepts
         elif verdict.about is About.ENDPOINT:
             end = replace(end, outcome=Outcome.REJECTED, error_code=WRONG_ENDPOINT)
-        failed = verdict.about is About.PROVIDER
+        failed = verdict.about is About.PROVIDER and not empty
         if verdict.fails and (before := before_that(self.name, past)):
             failure = replace(failure, message=f"{failure.message} (before that {before})")
         if failed and failure.retry_after:
@@ -423,6 +428,20 @@ class Engine:
         # neither a fault of the provider's nor an answer
         uncounted = failure.code == FIRST_TOKEN_TIMEOUT or verdict.about is About.ENDPOINT
         return Finished(self._ending(job, end, failure, verdict), actual, None if uncounted else failed, stuck)
+
+    def _empty(self, job: Claimed, response: Response) -> Failure | None:
+        """What an empty answer comes to by its batch's option, or else by the configuration; None where it is kept."""
+        policy = job.empty_answers or self.config.worker.empty_answers
+        if policy == "keep":
+            return None
+        kind = FailureKind.SERVER if policy == "retry" else FailureKind.BAD_REQUEST
+        reason = (
+            f"finish reason {masked(response.finish_reason, self._secrets)!r}"
+            if response.finish_reason
+            else "no reason"
+        )
+        message = f"the answer is whole and empty ({reason}); --empty-answers keep takes it as it is"
+        return Failure(kind, EMPTY_ANSWER, message, response.http_code or None)
 
     async def _verdict(
         self, job: Claimed, request: Request, grant: Grant, failure: Failure, past: Sequence[Past]

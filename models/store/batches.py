@@ -33,6 +33,8 @@ class Counts:
     succeeded: int
     failed: int
     cancelled: int
+    empty: int = 0
+    """Of those that succeeded."""
 
     @property
     def ended(self) -> int:
@@ -56,6 +58,7 @@ def create(
     loader: str,
     now: float,
     no_fallback: bool = False,
+    empty_answers: str | None = None,
 ) -> int:
     """A new batch under status `loading`. Raises IntegrityError when an unfinished one has the same file and options."""
     inserted = connection.execute(
@@ -72,6 +75,7 @@ def create(
             loaded_at=now,
             created_at=now,
             no_fallback=int(no_fallback),
+            empty_answers=empty_answers,
         )
     )
     key = inserted.inserted_primary_key
@@ -225,10 +229,10 @@ def same_file(connection: Connection, sha256: str) -> list[RowMapping]:
 
 
 def runnable(connection: Connection, lanes: Collection[str] | None = None) -> list[RowMapping]:
-    """Batches whose jobs may be claimed, highest priority first: id, status, priority, no_fallback. `lanes`: only those with a job that can be
+    """Batches whose jobs may be claimed, highest priority first: id, status, priority, no_fallback, empty_answers. `lanes`: only those with a job that can be
     claimed from one of these lanes right now."""
     query = (
-        sa.select(batches.c.id, batches.c.status, batches.c.priority, batches.c.no_fallback)
+        sa.select(batches.c.id, batches.c.status, batches.c.priority, batches.c.no_fallback, batches.c.empty_answers)
         .where(batches.c.status.in_(RUNNABLE))
         .order_by(batches.c.priority.desc(), batches.c.id)
     )
@@ -289,6 +293,7 @@ def counts(connection: Connection, batch_id: int) -> Counts:
             sa.func.coalesce(sa.func.sum(batch_counts.c.succeeded), 0),
             sa.func.coalesce(sa.func.sum(batch_counts.c.failed), 0),
             sa.func.coalesce(sa.func.sum(batch_counts.c.cancelled), 0),
+            sa.func.coalesce(sa.func.sum(batch_counts.c.empty), 0),
         ).where(batch_counts.c.batch_id == batch_id)
     ).one()
     return Counts(int(total or 0), *(int(value) for value in sums))

@@ -43,6 +43,7 @@ class Claimed:
     operation: str
     body: bytes = field(repr=False)
     no_fallback: bool = False
+    empty_answers: str | None = None
     solo_crashes: int = 0
 
 
@@ -124,7 +125,7 @@ def take(
     if started:
         batch_store.start(connection, sorted(started), now)
     inputs = {row.job_id: row for row in connection.execute(_INPUTS, {"ids": ids})}
-    strict = {row["id"] for row in found if row["no_fallback"]}
+    by_batch = {row["id"]: row for row in found}
     return [
         Claimed(
             id=row["id"],
@@ -138,7 +139,8 @@ def take(
             dialect=inputs[row["id"]].dialect,
             operation=inputs[row["id"]].operation,
             body=inputs[row["id"]].body,
-            no_fallback=row["batch_id"] in strict,
+            no_fallback=bool(by_batch[row["batch_id"]]["no_fallback"]),
+            empty_answers=by_batch[row["batch_id"]]["empty_answers"],
             solo_crashes=row["solo_crashes"],
         )
         for row in taken

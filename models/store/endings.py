@@ -60,6 +60,8 @@ class Answer:
     text: bytes | None = field(repr=False, default=None)
     finish_reason: str | None = None
     request_id: str | None = None
+    empty: bool = False
+    """It holds nothing, and is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,11 @@ _COUNT = (
     batch_counts.update()
     .where(batch_counts.c.batch_id == sa.bindparam("b_batch"), batch_counts.c.shard == sa.bindparam("b_shard"))
     .values({name: batch_counts.c[name] + sa.bindparam(f"more_{name}") for name in _ENDS})
+)
+_COUNT_EMPTY = (
+    batch_counts.update()
+    .where(batch_counts.c.batch_id == sa.bindparam("b_batch"), batch_counts.c.shard == sa.bindparam("b_shard"))
+    .values(empty=sa.func.coalesce(batch_counts.c.empty, 0) + sa.bindparam("more"))
 )
 
 
@@ -216,6 +223,8 @@ def _close(connection: Connection, closing: Sequence[tuple[Ending, AttemptEnd]],
                 "cost_nanos": end.cost_nanos,
                 "price": end.price,
                 "currency": end.currency,
+                "reported_nanos": end.usage.reported_cost[0] if end.usage and end.usage.reported_cost else None,
+                "reported_currency": end.usage.reported_cost[1] if end.usage and end.usage.reported_cost else None,
                 "latency_ms": end.latency_ms,
                 "finished_at": end.finished_at,
             }
@@ -308,6 +317,10 @@ def _count(connection: Connection, moving: Sequence[Ending], stopped: set[int], 
                 for batch_id in sorted(ended)
             ],
         )
+    empty = Counter(ending.batch_id for ending in moving if ending.answer is not None and ending.answer.empty)
+    if empty:
+        rows = [{"b_batch": batch_id, "b_shard": shard, "more": number} for batch_id, number in sorted(empty.items())]
+        connection.execute(_COUNT_EMPTY, rows)
 
 
 def _spend(

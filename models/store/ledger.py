@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from models.money import DEFAULT_CURRENCY
 from models.states import JobStatus, Outcome
 from models.tables import attempts, jobs
 
@@ -37,7 +38,9 @@ class Spent:
     Tokens and `cost_nanos` are those of calls whose reply was read: `failed_nanos` is the part of `cost_nanos` that was billed
     for calls that gave no answer (fenced ones too). `unknown_*` are calls without a whole reply, maybe billed: their number, what the
     limiter had booked for them, and what is known of their cost. `open_calls` are under way. `unpriced_*` are calls that used
-    tokens for which no price is configured; `untold_calls` are answers of which the provider didn't say what they used.
+    tokens, or something else, for which no price is configured; `untold_calls` are answers of which the provider didn't say what they
+    used. `reported_*` are calls of which the provider itself says what they cost, in US dollars: what it says, and what is counted for
+    these calls in `cost_nanos` where that is in US dollars, too.
     """
 
     group: tuple[str, ...]
@@ -59,6 +62,9 @@ class Spent:
     unpriced_calls: int
     unpriced_tokens: int
     untold_calls: int
+    reported_calls: int = 0
+    reported_nanos: int = 0
+    reported_counted_nanos: int = 0
 
 
 _NUMBERS = tuple(name for name in Spent.__dataclass_fields__ if name not in ("group", "currency"))
@@ -105,6 +111,7 @@ def spent(
     unpriced = sa.and_(attempts.c.cost_nanos.is_(None), told, sa.or_(tokens > 0, answered), known)
     opened = sa.and_(unknown, attempts.c.finished_at.is_(None), under_way)
     lost = sa.and_(unknown, sa.not_(opened))
+    reported = sa.and_(known, attempts.c.reported_currency == DEFAULT_CURRENCY)
     columns: dict[str, sa.ColumnElement[Any]] = {
         "calls": sa.literal_column("1"),
         "succeeded": _one_if(answered),
@@ -122,6 +129,11 @@ def spent(
         "unpriced_calls": _one_if(unpriced),
         "unpriced_tokens": sa.case((unpriced, tokens), else_=None),
         "untold_calls": _one_if(sa.and_(answered, sa.not_(told), attempts.c.cost_nanos.is_(None))),
+        "reported_calls": _one_if(reported),
+        "reported_nanos": sa.case((reported, attempts.c.reported_nanos), else_=None),
+        "reported_counted_nanos": sa.case(
+            (sa.and_(reported, attempts.c.currency == DEFAULT_CURRENCY), attempts.c.cost_nanos), else_=None
+        ),
     }
     inner = sa.select(
         *(_dimension(connection, name).label(f"by_{name}") for name in by),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from models.states import TERMINAL, BatchStatus, JobStatus, Outcome
+from models.states import EMPTY_ANSWER, TERMINAL, BatchStatus, JobStatus, Outcome
 from models.store.batches import SHARDS
 from models.tables import attempts, batch_counts, batch_spend, batches, budgets, jobs, results
 
@@ -33,6 +33,11 @@ def recount(connection: Connection, batch_id: int) -> None:
             sa.select(jobs.c.status, sa.func.count()).where(jobs.c.batch_id == batch_id).group_by(jobs.c.status)
         )
     }
+    empty = connection.execute(
+        sa.select(sa.func.count())
+        .select_from(results.join(attempts, attempts.c.id == results.c.attempt_id))
+        .where(attempts.c.batch_id == batch_id, attempts.c.error_code == EMPTY_ANSWER)
+    ).scalar_one()
     # updated, not replaced: who waits for these rows must find them again
     for shard, numbers in ((0, counted), *((shard, {}) for shard in range(1, SHARDS))):
         connection.execute(
@@ -42,6 +47,7 @@ def recount(connection: Connection, batch_id: int) -> None:
                 succeeded=numbers.get(JobStatus.SUCCEEDED, 0),
                 failed=numbers.get(JobStatus.FAILED, 0),
                 cancelled=numbers.get(JobStatus.CANCELLED, 0),
+                empty=int(empty) if shard == 0 else 0,
             )
         )
     connection.execute(batch_spend.delete().where(batch_spend.c.batch_id == batch_id))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from models.states import RUNNABLE, BatchStatus, JobStatus
+from models.states import EMPTY_ANSWER, RUNNABLE, BatchStatus, JobStatus
 from models.store.suspects import POISON
 from models.tables import attempts, batch_counts, batch_spend, batches, job_inputs, jobs, results
 
@@ -133,19 +133,31 @@ def rerun(
             )
         )
     counted = batch_counts.c[which.status.value]
+    job_ids = [job_id for ids in groups.values() for job_id in ids]
+    fewer = {counted: counted - number}
+    if which.status == JobStatus.SUCCEEDED and (empty := _empty(connection, job_ids)):
+        fewer[batch_counts.c.empty] = sa.func.coalesce(batch_counts.c.empty, 0) - empty
     connection.execute(
-        batch_counts.update()
-        .where(batch_counts.c.batch_id == batch_id, batch_counts.c.shard == 0)
-        .values({counted: counted - number})
+        batch_counts.update().where(batch_counts.c.batch_id == batch_id, batch_counts.c.shard == 0).values(fewer)
     )
     if which.status == JobStatus.SUCCEEDED:  # after the counters, as everybody locks them
-        _give_answers_up(connection, batch_id, [job_id for ids in groups.values() for job_id in ids])
+        _give_answers_up(connection, batch_id, job_ids)
     connection.execute(
         batches.update()
         .where(batches.c.id == batch_id, batches.c.status != BatchStatus.PAUSED)
         .values(status=BatchStatus.RUNNING, finished_at=None, finalizer=None, checked_at=None, problem=None)
     )
     return Requeued(number, last)
+
+
+def _empty(connection: Connection, job_ids: Sequence[int]) -> int:
+    """How many of these jobs have an empty answer."""
+    query = (
+        sa.select(sa.func.count())
+        .select_from(results.join(attempts, attempts.c.id == results.c.attempt_id))
+        .where(results.c.job_id.in_(job_ids), attempts.c.error_code == EMPTY_ANSWER)
+    )
+    return int(connection.execute(query).scalar_one())
 
 
 def _give_answers_up(connection: Connection, batch_id: int, job_ids: Sequence[int]) -> None:

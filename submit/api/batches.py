@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, Json
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from models.config_fields import EmptyAnswers
 from models.errors import ConflictError
 from models.formats.form import Form
 from models.money import DEFAULT_CURRENCY, parse_cap
@@ -49,6 +50,7 @@ class Submission(BaseModel):
     temperature: Annotated[float, Field(ge=0)] | None = None
     answer: Annotated[Json[dict[str, Any]] | None, Field(alias="schema")] = None
     skip_invalid: bool = False
+    empty_answers: EmptyAnswers | None = None
     name: str | None = None
     priority: Priority = 0
     new: bool = False

@@ -84,9 +84,15 @@ def call_metrics(sums: Mapping[Label, Sums]) -> Iterator[Metric]:
     cost = CounterMetricFamily(
         "truckllm_cost", "Cost of these calls, in units of the currency", labels=(*by, "currency")
     )
+    unpriced = CounterMetricFamily(
+        "truckllm_unpriced_tokens",
+        "Tokens of calls that are in no cost: something that they used has no price",
+        labels=by,
+    )
     latency = HistogramMetricFamily("truckllm_call_duration_seconds", "From sending to the last byte", labels=by)
     used: dict[tuple[str, str, str], Sums] = {}
     spent: dict[tuple[str, str, str, str], int] = {}
+    without: dict[tuple[str, str, str], int] = {}
     for label, group in sums.items():
         place = (label.provider, label.key_id, label.model)
         calls.add_metric([*place, label.outcome, label.error_code], group.calls)
@@ -94,6 +100,8 @@ def call_metrics(sums: Mapping[Label, Sums]) -> Iterator[Metric]:
         if label.currency:
             money = (*place, label.currency)
             spent[money] = spent.get(money, 0) + group.cost_nanos
+        elif used_tokens := group.tokens[0] + group.tokens[1]:
+            without[place] = without.get(place, 0) + used_tokens
     for place, group in used.items():
         for name, number in zip(TOKENS, group.tokens, strict=True):
             tokens.add_metric([*place, name.removesuffix("_tokens")], number)
@@ -101,7 +109,9 @@ def call_metrics(sums: Mapping[Label, Sums]) -> Iterator[Metric]:
         latency.add_metric([*place], [*bounds, ("+Inf", group.timed)], sum_value=group.latency_ms / 1000)
     for money, nanos in spent.items():
         cost.add_metric([*money], float(decimal_amount(nanos)))
-    return iter((calls, tokens, cost, latency))
+    for place, number in without.items():
+        unpriced.add_metric([*place], number)
+    return iter((calls, tokens, cost, unpriced, latency))
 
 
 def _batch_metrics(connection: Connection, config: Config, now: float) -> Iterator[Metric]:

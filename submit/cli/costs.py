@@ -54,7 +54,8 @@ def costs(
     usage wasn't told are shown apart. Currencies are never added up. JSON: {by, rows, totals, notes}; the rows hold the dimensions, currency, cost (decimal text),
     failed_but_billed_cost, calls, succeeded, input_tokens, output_tokens, cached_tokens, cache_write_tokens, reasoning_tokens,
     failed_but_billed_calls, unknown_calls, unknown_booked_tokens, unknown_known_cost, open_calls, unpriced_calls, unpriced_tokens,
-    untold_calls.
+    untold_calls, reported_calls, reported_cost_usd and reported_calls_cost_usd (what the providers themselves say that calls cost, and
+    what is counted for these calls).
     """
     names = dimensions(by)
     period = period_between(since, until)

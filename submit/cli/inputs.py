@@ -74,6 +74,13 @@ def batch_options(
     skip_invalid: Annotated[
         bool, typer.Option("--skip-invalid", help="Let bad lines be failed jobs instead of refusing the file.")
     ] = False,
+    empty_answers: Annotated[
+        str | None,
+        typer.Option(
+            help="What to do with a whole answer that holds nothing: keep, retry or fail; else what the configuration has.",
+            metavar="WHAT",
+        ),
+    ] = None,
 ) -> BatchOptions:
     """The options of a batch, each as the command line takes it. Raises UsageError."""
     return BatchOptions.of(
@@ -90,6 +97,7 @@ def batch_options(
         temperature=temperature,
         schema=schema,
         skip_invalid=skip_invalid,
+        empty_answers=empty_answers,
     )
 
 

@@ -301,6 +301,7 @@ def _rest(exported: Exported | None, spent: Sequence[ledger.Spent], seconds: flo
 
 def _summary(end: Snapshot, exported: Exported | None, seconds: float, *, repeatable: bool) -> str:
     parts = [f"{end.succeeded:,} of {counted(end.total, 'job')} succeeded"]
+    parts += [f"{end.empty:,} of them with an empty answer"] if end.empty else []
     parts += [f"{end.failed:,} failed"] if end.failed else []
     parts += [f"{end.cancelled:,} cancelled"] if end.cancelled else []
     lines = [f"batch {end.batch_id}: {', '.join(parts)}, {duration(seconds)}"]

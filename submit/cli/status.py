@@ -30,7 +30,7 @@ def status(
 ) -> None:
     """Show batches, or how far one is.
 
-    --json: {batch_id, name, input_name, status, total, succeeded, failed, cancelled, running, queued, rate (jobs a second), eta_seconds,
+    --json: {batch_id, name, input_name, status, total, succeeded, failed, cancelled, empty_answers, running, queued, rate (jobs a second), eta_seconds,
     blocked (reason or null), paused (reason or null), problem (what doesn't add up, or null), unserved (who no live worker serves, or null), waiting (why calls are held back, or null), troubles (sentences on
     providers that fail just now), cooldowns ([{key, pool, model (null: all), reason, since, until, seconds left}]: waits over 30 s that providers ask for), created_at, started_at, finished_at, costs ({currency: nano-units}), unpriced_tokens, cap ({most, spent,
     reserved, assumed, currency}: nano-units, or null), providers: [{provider,
