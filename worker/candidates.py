@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 import redis.exceptions
 
 from worker.breaker import Breaker
-from worker.keys import KeyRing
 from worker.standings import Standings
 
 Pair = tuple[str, str]
@@ -18,20 +17,21 @@ Pair = tuple[str, str]
 
 
 class Candidates:
-    """The providers of one process's routes. `ring` returns the keys of a provider that this process serves, else None."""
+    """The providers of one process's routes. `rests` returns whether a provider can make no call for a model, as far as this process
+    serves it: its address is wrong, or no key may be used, because it is out of use or cools down for long."""
 
-    def __init__(self, breaker: Breaker, standings: Standings, ring: Callable[[str], KeyRing | None]) -> None:
+    def __init__(self, breaker: Breaker, standings: Standings, rests: Callable[[str, str], bool]) -> None:
         self._breaker = breaker
         self._standings = standings
-        self._ring = ring
+        self._rests = rests
 
     def shut(self, provider: str) -> bool:
         """Whether this provider's breaker was open when this process last read it."""
         return self._breaker.shut(provider)
 
     async def busy(self, pairs: Sequence[Pair], *, room: bool = False) -> list[str]:
-        """Those that can't take a job now: their breaker is open, or no key of theirs may be used; with `room` also those whose
-        limits let nothing start at this moment. Of one that is served elsewhere only the breaker and the room are known.
+        """Those that can't take a job now: their breaker is open, or they rest; with `room` also those whose limits let nothing
+        start at this moment. Of one that is served elsewhere only the breaker and the room are known.
 
         Everyone is busy while Redis is away.
         """
@@ -44,8 +44,7 @@ class Candidates:
         except (redis.exceptions.RedisError, OSError, TimeoutError):
             return names
         for name, model in pairs:
-            ring, standing = self._ring(name), standings.get(name)
-            without_key = ring is not None and not any(ring.usable(one) for one in ring.models_to_try(model))
-            if without_key or (standing is not None and not standing.has_room(model)):
+            standing = standings.get(name)
+            if self._rests(name, model) or (standing is not None and not standing.has_room(model)):
                 found.append(name)
         return list(dict.fromkeys(found))

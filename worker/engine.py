@@ -154,6 +154,12 @@ class Engine:
         """For how many seconds, as far as is stored, no key may be used for a model that others may be."""
         return self.cooldowns.seconds(self.ring.usable(model), model)
 
+    def may_take(self, model: str) -> bool:
+        """Whether a key may be used now for the model or one of its fallbacks, as far as is known."""
+        return not self.rests and any(
+            self.ring.usable(one) and not self.cools(one) for one in self.ring.models_to_try(model)
+        )
+
     def prepare(self, job: Claimed, since: float) -> Prepared | NoKey | Ending:
         """What to ask the limiter for, of a job claimed at `since`; or its ending, when what is known makes the call pointless."""
         asked = routing.model_for(self.config, job.lane, self.name, job.model)

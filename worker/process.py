@@ -202,7 +202,7 @@ class Process:
             await self._limiter.meet(str(self._lease.worker_id))
         await self._warn_of_others()
         standings = Standings(self._client)
-        candidates = Candidates(self._breaker, standings, self._ring_of)
+        candidates = Candidates(self._breaker, standings, self._rests)
         for name in self.served:
             settings = self.config.provider(name)
             provider = make_provider(settings, self._sender.bind(settings))
@@ -233,9 +233,10 @@ class Process:
         janitor = Janitor(self._lease, self._recorder, self._runners, self._ring, self._warden, self._ruling)
         self._janitor = asyncio.ensure_future(janitor.run())
 
-    def _ring_of(self, provider: str) -> KeyRing | None:
+    def _rests(self, provider: str, model: str) -> bool:
+        """Whether a provider that this process serves can make no call for a model."""
         runner = self._runners.get(provider)
-        return runner.engine.ring if runner is not None else None
+        return runner is not None and not runner.engine.may_take(model)
 
     async def _warn_of_others(self) -> None:
         """Says when live workers go by another configuration."""
