@@ -51,6 +51,8 @@ class Bookings:
     def learn(self, request: Request, size: tuple[int, int], usage: Usage) -> None:
         """Takes in what a call really took."""
         self._estimates.learn(request.model, size, usage.input_tokens, usage.output_tokens)
+        if self._provider.max_output_tokens(request) is None:
+            self._estimates.learn_unbounded(request.model, usage.output_tokens)
 
     def may_cost(self, request: Request, size: tuple[int, int], key: LimitedKey) -> Cost | None:
         """Returns the estimated cost of a call on this key: at the tier that the request asks for, with output up to the request's own bound,
@@ -59,20 +61,36 @@ class Bookings:
         It uses nothing that this process has learned, so that all workers of a batch estimate alike; `models.store.budgets` adds
         what answers have shown.
         """
-        return self._cost(request, size, key, largest=False)
+        return self._cost(request, size, key)
 
     def most_cost(self, request: Request, size: tuple[int, int], key: LimitedKey) -> Cost | None:
         """Returns the same for a server that ignores the request's bound. None if the model's longest output isn't configured."""
         return self._cost(request, size, key, largest=True)
 
-    def _cost(self, request: Request, size: tuple[int, int], key: LimitedKey, *, largest: bool) -> Cost | None:
+    def learned_cost(self, request: Request, size: tuple[int, int], key: LimitedKey) -> Cost | None:
+        """Returns the same as `may_cost` for a request without a bound, with output as long as the longest that this process has seen of
+        such requests, where that is less. None if too few have answered, or the request is bounded."""
+        longest = self._estimates.longest_output(request.model)
+        return None if longest is None else self._cost(request, size, key, longest=longest)
+
+    def _cost(
+        self,
+        request: Request,
+        size: tuple[int, int],
+        key: LimitedKey,
+        *,
+        largest: bool = False,
+        longest: int | None = None,
+    ) -> Cost | None:
         config = self._provider.config
         try:
             most = config.max_output_tokens(self._ring.key(key.name), request.model)
             bound = self._provider.max_output_tokens(request)
-            if largest and most is None:
+            if (largest and most is None) or (longest is not None and bound is not None):
                 return None
             guess = config.default_output_tokens or COLD_OUTPUT_TOKENS
+            if longest is not None:
+                most = min(longest, guess if most is None else most)
             known = [tokens for tokens in (most, None if largest else bound) if tokens is not None]
             coming_out = min(known, default=guess)
             usage = self._provider.may_use(request, min(tokens_of(size), MOST_TOKENS), min(coming_out, MOST_TOKENS))

@@ -67,6 +67,7 @@ class Estimates:
         self._cold_output = default_output_tokens or COLD_OUTPUT_TOKENS
         self._input: dict[str, _Line] = {}
         self._output: dict[str, tuple[int, float]] = {}
+        self._longest: dict[str, tuple[int, int]] = {}
 
     def input_tokens(self, model: str, size: tuple[int, int]) -> int:
         """Returns the expected tokens of an input of this size; never less than cold while few calls are known."""
@@ -82,6 +83,16 @@ class Estimates:
         seen, mean = self._output.get(model, (0, 0.0))
         expected = max(1, round(mean)) if seen >= WARM_AFTER else (most or self._cold_output)
         return min(expected, most) if most else expected
+
+    def longest_output(self, model: str) -> int | None:
+        """Returns the longest output of calls without a bound of their own, and a quarter more; None until some have answered."""
+        seen, longest = self._longest.get(model, (0, 0))
+        return longest + longest // 4 + 1 if seen >= WARM_AFTER else None
+
+    def learn_unbounded(self, model: str, output_tokens: int) -> None:
+        """Takes in how long the output of a call without a bound was."""
+        seen, longest = self._longest.get(model, (0, 0))
+        self._keep(self._longest, model, (seen + 1, max(longest, min(output_tokens, LONGEST_OUTPUT))))
 
     def learn(self, model: str, size: tuple[int, int], input_tokens: int, output_tokens: int) -> None:
         """Takes in what a call really took."""

@@ -56,7 +56,8 @@ class Reservable(Protocol):
     """A call about to leave.
 
     `may_cost` returns its estimate by its own bound (None: it has no price), `most_cost` what it costs if the model writes as much as it is
-    known to be able to (None: that isn't known). `elsewhere` takes a currency and returns the providers that the job
+    known to be able to (None: that isn't known), `learned_cost` what it costs if it writes as much as others without a bound (None: it has a
+    bound, or too few have answered). `elsewhere` takes a currency and returns the providers that the job
     has to exclude to reach a candidate of its route with a price in it (None: there is none).
     """
 
@@ -74,6 +75,8 @@ class Reservable(Protocol):
     def may_cost(self) -> Callable[[], Cost | None]: ...
     @property
     def most_cost(self) -> Callable[[], Cost | None]: ...
+    @property
+    def learned_cost(self) -> Callable[[], Cost | None]: ...
     @property
     def elsewhere(self) -> Callable[[str], str | None]: ...
 
@@ -249,7 +252,9 @@ class _Room:
         kept, excess = self._estimates.get(group, (0, 0))
         if kept < OPEN_AFTER and not _may_leave(group, self.under_way, self._estimates):
             return False
-        needed = cost.nanos + excess
+        learned = call.learned_cost() if kept >= PROVEN_AFTER else None
+        base = cost.nanos if learned is None or learned.currency != currency else learned.nanos
+        needed = base + excess
         if kept < PROVEN_AFTER and (most := call.most_cost()) is not None and most.currency == currency:
             largest = max(needed, most.nanos)
             # where that is too much, a single call may try whether the server keeps to the request's bound
@@ -262,7 +267,7 @@ class _Room:
         if kept < OPEN_AFTER:
             self.under_way[group] += 1
         row = {"attempt_id": call.attempt_id, "batch_id": self._budget["batch_id"]}
-        self.taken.append({**row, "nanos": needed, "base_nanos": cost.nanos})
+        self.taken.append({**row, "nanos": needed, "base_nanos": base})
         return True
 
 

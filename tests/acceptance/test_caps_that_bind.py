@@ -258,3 +258,10 @@ def test_a_capped_route_without_any_price_is_paused_with_the_reason(
     assert done.returncode == 3, done.stderr
     assert "a call has no price in USD, so its cost can't be capped" in done.stdout
     assert server.calls == 0
+
+
+@pytest.mark.full
+def test_short_answers_without_a_bound_use_the_cap_up(config: Callable[..., Path], capped: Callable[..., str]) -> None:
+    with serving(lambda _: tokens(10, 20)) as server:
+        capped(config(server), 200, "0.3")
+    assert Decimal("0.28") < server.billed <= Decimal("0.3"), "each was estimated at 0.1 before the first answers"

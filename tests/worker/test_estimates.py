@@ -133,3 +133,13 @@ def test_overhead_and_ratio_are_told_apart_by_inputs_of_different_lengths() -> N
         estimates.learn("m", (length, 0), 500 + length // 2, 5)
     assert abs(estimates.input_tokens("m", (10_000, 0)) - 5500) < 100
     assert abs(estimates.input_tokens("m", (100, 0)) - 550) < 50
+
+
+def test_the_longest_output_without_a_bound_is_known_after_some_answers() -> None:
+    estimates = Estimates()
+    for tokens in (10, 80, 20, 30):
+        estimates.learn_unbounded("m", tokens)
+    assert estimates.longest_output("m") is None
+    estimates.learn_unbounded("m", 40)
+    assert estimates.longest_output("m") == 101
+    assert estimates.longest_output("other") is None

@@ -28,6 +28,7 @@ def asks(
     *,
     base: int = BASE,
     most: int | None = None,
+    learned: int | None = None,
     model: str = "m",
     provider: str = "openai",
     elsewhere: str | None = None,
@@ -43,6 +44,7 @@ def asks(
             requested_model=model,
             may_cost=lambda: Cost(base, currency),
             most_cost=lambda: None if most is None else Cost(most, currency),
+            learned_cost=lambda: None if learned is None else Cost(learned, currency),
             elsewhere=lambda _: elsewhere,
         )
         for job in claim(database, make_worker(database), most=number)
@@ -128,6 +130,18 @@ def test_as_much_as_the_model_can_write_is_reserved_until_five_answers_kept_to_t
         ends(database, call)
     left(database, 1, most=5000)
     assert sums(database, batch)[1] == BASE
+
+
+def test_a_proven_estimate_without_a_bound_shrinks_to_what_was_learned(database: Database) -> None:
+    batch = capped(database, most=PROVEN_AFTER * 5 + 3 * 20)
+    for _ in range(PROVEN_AFTER):
+        (call,) = left(database, 1, base=60, learned=20)
+        ends(database, call, cost=5)
+    calls = left(database, 9, base=60, learned=20)
+    assert len(calls) == 3
+    assert sums(database, batch)[1] == 60
+    ends(database, calls[0], cost=40)
+    assert sums(database, batch)[1] == 2 * (20 + 26), "20 more than was learned, a quarter and 1"
 
 
 def test_where_the_longest_answer_does_not_fit_one_call_tries_the_bound(database: Database) -> None:
