@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow
 import pytest
+import zstandard
 from pyarrow import parquet
 
 from models.errors import InputError
@@ -106,6 +110,17 @@ def test_a_parquet_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None
     assert path.stat().st_size < 300_000
     told, peak = reading(path, "{text}")
     assert "the column 'text' takes" in told
+    assert peak < 250
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, zstandard.ZstdCompressor().compress])
+def test_blank_lines_in_an_archive_are_passed_over_quickly_and_counted(
+    tmp_path: Path, pack: Callable[[bytes], bytes]
+) -> None:
+    path = tmp_path / "in.jsonl.packed"
+    path.write_bytes(pack(b"\n" * 64_000_000 + b"{\n"))
+    told, peak = reading(path)
+    assert told.startswith("truncated")
     assert peak < 250
 
 
