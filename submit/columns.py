@@ -6,6 +6,7 @@ It does not judge the lines it makes; `models.formats.lines` does, as it would i
 from __future__ import annotations
 
 import base64
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -25,8 +26,8 @@ UNFILLED = ("temperature",)
 LARGEST_ROW = 16 * 1024 * 1024
 """Most characters of a row. A sheet's cell holds 32,767; a reader of CSV takes 4 bytes for each character of a cell."""
 
-Row = Sequence[Any] | Refused | None
-"""A row's cells, in the order of the columns; why it can't be read; None for a line that is no row."""
+Row = Sequence[Any] | Refused | int | None
+"""A row's cells, in the order of the columns; why it can't be read; None for a line that is no row, or the number of such lines."""
 
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
@@ -120,8 +121,8 @@ class Lines:
             row = next(self._rows)
         except StopIteration:
             return b""
-        if row is None:
-            return b"\n"
+        if row is None or isinstance(row, int):
+            return b"\n" * (row or 1)
         if isinstance(row, Refused):
             raise row
         line: dict[str, Any] = {}
@@ -190,20 +191,25 @@ def _near(wanted: str, names: Sequence[str]) -> str:
 
 def without_blank_end(rows: Iterator[Row]) -> Iterator[Row]:
     """Yields the rows up to the last that holds anything; sheets leave rows of separators for deleted ones behind it."""
-    waiting = bytearray()  # of each row since then, whether it has cells
-    empty: Row = None
+    waiting: list[tuple[Sequence[Any] | None, int]] = []  # what came since then, and how often
+    kind: Sequence[Any] | None
     for row in rows:
-        if row is None and not waiting:
-            yield None
-        elif row is None:
-            waiting.append(0)
+        if row is None or isinstance(row, int):
+            if not waiting:
+                yield row
+                continue
+            kind, times = None, row or 1
         elif not isinstance(row, Refused) and all(map(is_blank, row)):
-            waiting.append(1)
-            empty = row
+            kind, times = row, 1
         else:
-            yield from (empty if has_cells else None for has_cells in waiting)
+            for held, often in waiting:
+                yield from [often] if held is None else itertools.repeat(held, often)
             waiting.clear()
             yield row
+            continue
+        if waiting and (waiting[-1][0] is None) == (kind is None):
+            times += waiting.pop()[1]
+        waiting.append((kind, times))
 
 
 def is_blank(value: object) -> bool:

@@ -18,6 +18,9 @@ SUFFIXES = (".csv", ".tsv", ".tab", ".psv")
 _SEPARATORS = (",", ";", "\t", "|")
 _SEP_LINE = re.compile(r'"?sep=(.)"?[\r\n]*', re.IGNORECASE)
 """A first line that names the separator, as Excel reads and writes it."""
+_MANY_BLANK = 1000
+"""Empty lines behind each other from which on they are read together."""
+_MOST_SKIPPED = 1_000_000
 _FIELD_LIMIT = 2 * LARGEST_ROW  # that of the row is found first
 _LARGE_ROW = LARGEST_ROW // 8
 _HEAD_CHARACTERS = 64 * 1024
@@ -35,6 +38,7 @@ class _TextLines:
         self._large = large
         self._text = io.TextIOWrapper(content, "utf-8", "surrogateescape", newline="")
         self._name = name
+        self._ahead: io.StringIO | None = None
         self._row = 0
         self._size = 0
 
@@ -56,11 +60,31 @@ class _TextLines:
         self._size = 0
         self._large.release()
 
+    def skip_blank(self) -> int:
+        """Reads past empty lines that come next, and returns their number. To be called between rows."""
+        skipped = 0
+        end = ""
+        while (
+            self._ahead is None
+            and (skipped < _MOST_SKIPPED or end == "\r")
+            and (chunk := self._text.read(_HEAD_CHARACTERS))
+        ):
+            rest = chunk.lstrip("\r\n")
+            blank = chunk[: len(chunk) - len(rest)]
+            skipped += blank.count("\n") + blank.count("\r") - blank.count("\r\n") - (end + blank[:1] == "\r\n")
+            end = blank[-1:]
+            if rest:
+                self._ahead = io.StringIO(rest + self._text.readline(LARGEST_ROW + 1), newline="")
+        return skipped
+
     def __iter__(self) -> _TextLines:
         return self
 
     def __next__(self) -> str:
-        line = self._text.readline(LARGEST_ROW + 1)
+        line = self._ahead.readline() if self._ahead is not None else ""
+        if not line:
+            self._ahead = None
+            line = self._text.readline(LARGEST_ROW + 1)
         if not line:
             raise StopIteration
         self._size += len(line)
@@ -124,7 +148,10 @@ def _separator(head: Sequence[str], usual: str) -> str:
 def _rows(reader: Iterator[list[str]], lines: _TextLines, header: Sequence[str], separator: str) -> Iterator[Row]:
     yield None  # the header's line
     width = len(header)
-    for number in itertools.count(2):
+    number = 1
+    blank = 0
+    while True:
+        number += 1
         lines.row_begins(number)
         try:
             cells = next(reader)
@@ -133,8 +160,12 @@ def _rows(reader: Iterator[list[str]], lines: _TextLines, header: Sequence[str],
         except csv.Error as error:
             yield Refused(_why_not_csv(str(error)))
             continue
+        blank = 0 if cells else blank + 1
         if not cells:
             yield None
+            if blank > _MANY_BLANK and (skipped := lines.skip_blank()):
+                number += skipped
+                yield skipped
         elif len(cells) == width:
             yield cells
         elif len(cells) > width and all(map(is_blank, cells[width:])):

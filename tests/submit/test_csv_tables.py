@@ -262,3 +262,19 @@ def test_many_rows_are_sniffed_by_the_first_of_them() -> None:
     generator = random.Random(7)
     rows = "".join(f"{n};{generator.choice(['a, b', 'c', 'd, e, f'])}\n" for n in range(2000))
     assert len(read("id;text\n" + rows)) == 2000
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("number", [999, 1003, 70_000, 200_001])
+def test_many_empty_lines_are_passed_over_together_and_counted(end: str, number: int) -> None:
+    content = end.join(["text,n", "a,1", *[""] * number, '"b', 'c",2', ",", "", "", "d,3", "e", ""])
+    lines = read(content)
+    assert [(line.number, text) for line, text in zip(lines, asked(lines), strict=True) if text][:1] == [(2, "a")]
+    found = {line.number: text for line, text in zip(lines, asked(lines), strict=True)}
+    assert found[number + 3] == f"b{end}c"
+    assert found[number + 7] == "d"
+    assert found[number + 8].startswith("has 1 cell")
+
+
+def test_millions_of_empty_lines_of_a_table_take_no_time() -> None:
+    assert asked(read("text\na\n" + "\n" * 30_000_000 + "b\n")) == ["a", "b"]
