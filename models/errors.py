@@ -53,13 +53,33 @@ class BadLine:
     reason: str
 
 
-class InputError(UsageError):
-    """Input lines that can't become jobs: the first of them in `lines`, all of them counted in `count`."""
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Bad lines that share a cause: how many, the numbers of the first of them, and the reason of the first."""
 
-    def __init__(self, message: str, lines: Sequence[BadLine] = (), count: int | None = None) -> None:
+    reason: str
+    count: int
+    lines: tuple[int, ...]
+
+
+class InputError(UsageError):
+    """Input lines that can't become jobs: the first of them in `lines`, all of them counted in `count`, and their `causes`.
+
+    Where `causes` aren't given, each of the lines is its own.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        lines: Sequence[BadLine] = (),
+        count: int | None = None,
+        causes: Sequence[Cause] | None = None,
+    ) -> None:
         super().__init__(message)
         self.lines = tuple(lines)
         self.count = len(self.lines) if count is None else count
+        own = [Cause(line.reason, 1, (line.number,)) for line in self.lines]
+        self.causes = tuple(own if causes is None else causes)
 
 
 class BlockedError(TruckError):

@@ -56,6 +56,15 @@ class Lanes:
             return model
         return model.removeprefix(f"{settings.id}/") or model
 
+    def models_of(self, route: str) -> tuple[str, ...]:
+        """Returns the models of a route's candidates; none for a route that isn't configured."""
+        return tuple(model for _, model in self._routes[route].pairs()) if route in self._routes else ()
+
+    def has_plugin(self, lane: str) -> bool:
+        """Returns True where a plugin may serve the lane: its parameters are its own affair."""
+        ids = [provider for provider, _ in self._routes[lane].pairs()] if lane in self._routes else [lane]
+        return any(self._providers[one].type not in _BUILT_IN for one in ids)
+
     def resolve(
         self,
         *,

@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, BinaryIO, TypedDict, Unpack, get_args
+from typing import Any, BinaryIO, TypedDict, TypeVar, Unpack, get_args
 
 from models.config_fields import EmptyAnswers
 from models.errors import BadLine, UsageError
 from models.formats.defaults import Defaults, response_format
 from models.formats.lines import Line, read_lines
+from models.formats.reading import EmptyPrompts, LastAnswer, Reading, SkippedLine, UnknownFields
 from models.lanes import Lanes, NoLane
 from submit.encodings import checked_encoding
 
@@ -50,6 +52,9 @@ class Given(TypedDict, total=False):
     schema: Schema | None
     skip_invalid: bool
     empty_answers: str | None
+    empty_prompts: str | None
+    unknown_fields: str | None
+    last_answer: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +65,8 @@ class BatchOptions:
     a job uses no fallback model, and of a route only the first candidate. `limit` takes only so many lines. `template` makes
     prompts of a table's rows; `sheet` is a workbook's, `encoding` a text's that isn't UTF-8. `defaults` are filled into simple lines.
     With `skip_invalid` bad lines become failed jobs. `empty_answers` is one of EMPTY_ANSWERS; None is what the workers' configuration
-    has. Raises UsageError for a value that can't be.
+    has. `reading` holds the choices for empty prompts, unknown fields and last answers. Raises
+    UsageError for a value that can't be.
     """
 
     model: str | None = None
@@ -74,6 +80,7 @@ class BatchOptions:
     defaults: Defaults = field(default_factory=Defaults)
     skip_invalid: bool = False
     empty_answers: str | None = None
+    reading: Reading = Reading()
 
     def __post_init__(self) -> None:
         if self.empty_answers not in (None, *EMPTY_ANSWERS):
@@ -84,6 +91,11 @@ class BatchOptions:
             raise UsageError("provider and route: a line waits for one of them; keep one")
         if self.route is not None and self.model is not None:
             raise UsageError("route and model: a route's candidates name their models; keep one of them")
+
+    @property
+    def asks_empty(self) -> bool:
+        """True where lines with an empty prompt are asked."""
+        return self.reading.empty_prompts is EmptyPrompts.ASK
 
     @classmethod
     def of(cls, **given: Unpack[Given]) -> BatchOptions:
@@ -106,10 +118,11 @@ class BatchOptions:
             ),
             skip_invalid=bool(given.get("skip_invalid")),
             empty_answers=given.get("empty_answers"),
+            reading=_reading(given),
         )
 
-    def lines(self, stream: BinaryIO, lanes: Lanes) -> Iterator[Line | BadLine]:
-        """The lines of an input under these options. Raises UsageError for a provider or route that isn't configured."""
+    def lines(self, stream: BinaryIO, lanes: Lanes) -> Iterator[Line | BadLine | SkippedLine]:
+        """Yields the lines of an input under these options. Raises UsageError for a provider or route that isn't configured."""
         try:
             lanes.check(provider=self.provider, route=self.route)
         except NoLane as unknown:
@@ -124,6 +137,7 @@ class BatchOptions:
             defaults=self.defaults,
             alone=self.no_fallback,
             keep_bad=self.skip_invalid,
+            reading=self.reading,
         )
 
     def stored(self) -> str:
@@ -132,8 +146,32 @@ class BatchOptions:
             *("model", "provider", "route", "no_fallback", "limit", "template", "sheet", "encoding"),
             *("skip_invalid", "empty_answers"),
         )
-        given = {**{name: getattr(self, name) or None for name in names}, **self.defaults.given()}
+        given = {
+            **{name: getattr(self, name) or None for name in names},
+            **self.reading.given(),
+            **self.defaults.given(),
+        }
         return json.dumps({name: value for name, value in given.items() if value is not None}, sort_keys=True)
+
+
+_Choice = TypeVar("_Choice", bound=StrEnum)
+
+
+def _reading(given: Given) -> Reading:
+    usual = Reading()
+    empty, unknown, last = (given.get(name) for name in ("empty_prompts", "unknown_fields", "last_answer"))
+    return Reading(
+        _chosen(EmptyPrompts, "empty_prompts", empty) or usual.empty_prompts,
+        _chosen(UnknownFields, "unknown_fields", unknown) or usual.unknown_fields,
+        _chosen(LastAnswer, "last_answer", last),
+    )
+
+
+def _chosen(kind: type[_Choice], name: str, value: object) -> _Choice | None:
+    try:
+        return None if value is None else kind(str(value))
+    except ValueError:
+        raise UsageError(f"{name} is {value!r:.60}: it must be one of {', '.join(kind)}") from None
 
 
 def _shape(schema: Schema) -> dict[str, Any]:

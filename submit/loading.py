@@ -22,6 +22,7 @@ from models import processes
 from models.database import Database
 from models.errors import BadLine, ConflictError
 from models.formats.lines import Line
+from models.formats.reading import SkippedLine
 from models.lanes import Lanes
 from models.states import UNFINISHED, BatchStatus
 from models.store import batches, budgets, loads
@@ -186,10 +187,10 @@ class _Changed(Exception):
     """The input isn't what was checked."""
 
 
-def _chunks(lines: Iterator[Line | BadLine]) -> Iterator[list[NewJob]]:
+def _chunks(lines: Iterator[Line | BadLine | SkippedLine]) -> Iterator[list[NewJob]]:
     chunk: list[NewJob] = []
     room = CHUNK_BYTES
-    for position, line in enumerate(lines):
+    for position, line in enumerate(line for line in lines if not isinstance(line, SkippedLine)):
         if isinstance(line, BadLine):
             raise _Changed
         size = len(line.body) + len(line.metadata or b"")

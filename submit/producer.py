@@ -18,6 +18,7 @@ from models.config_file import load_config
 from models.database import Database, open_database, storage_errors
 from models.errors import BadLine, ConfigError, ConflictError, InputError, NotFoundError
 from models.formats.lines import Line
+from models.formats.reading import Note, SkippedLine, sentence
 from models.lanes import Lanes
 from models.money import format_money, parse_cap
 from models.plugins import unclaimed_in
@@ -27,6 +28,7 @@ from models.store import batches, outcomes
 from models.wording import counted
 from submit import bell, caps, lookalikes
 from submit.batch_options import BatchOptions, Given, checked_priority
+from submit.causes import Causes, sentences
 from submit.loading import Found, Load, Order, begin, differences, fill
 from submit.obstacles import resume_command
 from submit.price_sources import price_notes
@@ -35,6 +37,7 @@ from submit.source import Input, Source, opened
 
 SHOWN_BAD_LINES = 20
 SHOWN_SKIPPED = 3
+SHOWN_NOTES = 12
 _TICK_LINES = 5000
 
 Progress = Callable[[str, int], None]
@@ -99,7 +102,8 @@ def submit_batch(
     `template` ("Translate: {text}") makes prompts of a table's rows, `sheet` names
     a workbook's sheet, `encoding` that of a text that isn't UTF-8; `system`, `max_tokens`, `temperature` and
     `schema` (a JSON schema, or its file) are filled into simple lines that don't say them; with `skip_invalid` bad lines become
-    failed jobs; `empty_answers` is what to do with a whole answer that holds nothing: "keep", "retry" or "fail".
+    failed jobs; `empty_answers` is what to do with a whole answer that holds nothing: "keep", "retry" or "fail"; `empty_prompts` ("fail", "skip", "ask"), `unknown_fields` ("fail", "metadata", "send") and `last_answer` ("drop", "send")
+    are the command line's options of these names.
 
     These don't: `name`, `priority` (higher goes first) and `max_cost` ("20 USD": pause before the batch costs more). `new` makes
     a new batch in any case. `ring` wakes workers where a Redis URL is configured.
@@ -142,7 +146,12 @@ def submit_with(
     settings = config if isinstance(config, Config) else load_config(config, secrets=False)
     lanes = Lanes(settings)
     with opened(
-        source, options.template, sheet=options.sheet, encoding=options.encoding, most=largest_unpacked
+        source,
+        options.template,
+        ask_empty=options.asks_empty,
+        sheet=options.sheet,
+        encoding=options.encoding,
+        most=largest_unpacked,
     ) as given:
         checked = check(given, lanes, options, progress=progress, bounds=cap is not None)
         strangers = unclaimed_in(settings, checked.lanes)
@@ -194,13 +203,19 @@ def check(
     dialects: Counter[str] = Counter()
     models: set[tuple[str, str]] = set()
     shown: list[BadLine] = []
-    bad = 0
+    causes = Causes()
+    notes: Counter[Note] = Counter()
+    bad = skipped = 0
     is_bad_from_the_start = False
     with source.open() as (stream, identity):
         for number, line in enumerate(options.lines(stream, lanes), 1):
+            if isinstance(line, SkippedLine):
+                skipped += 1
+                continue
             reason = line.reason if isinstance(line, BadLine) else line.refused
             if reason is not None:
                 bad += 1
+                causes.add(line.number, reason)
                 is_bad_from_the_start = is_bad_from_the_start or number == 1
                 if len(shown) < SHOWN_BAD_LINES:
                     shown.append(BadLine(line.number, reason))
@@ -210,6 +225,7 @@ def check(
                 models.add((line.lane, line.model))
                 if bounds and caps.is_unbounded(line):
                     unbounded[line.lane, line.model] += 1
+                notes.update(line.notes)
             if progress and number % _TICK_LINES == 0:
                 progress("checking", number)
         sha256 = identity.sha256()
@@ -221,20 +237,33 @@ def check(
             f"{'a job' if bad == 1 else 'jobs'}; nothing was enqueued",
             shown,
             bad,
+            causes.found(),
         )
+    if not good and skipped:
+        raise InputError(f"{source.shown}: nothing is left to ask: {_skipped(skipped)}; nothing was enqueued")
     if not good:
         raise InputError(f"{source.shown} is empty: it needs at least one line that isn't blank")
     warnings = [*source.notes]
     if bad:
-        first = "; ".join(f"line {line.number}: {line.reason}" for line in shown[:SHOWN_SKIPPED])
+        first = "; ".join(sentences(causes.found()[:SHOWN_SKIPPED], bad))
         warnings.append(
-            f"{counted(bad, 'line')} can't be sent, and {'counts' if bad == 1 else 'count'} as failed ({first}{'; …' if bad > SHOWN_SKIPPED else ''})"
+            f"{counted(bad, 'line')} can't be sent, and {'counts' if bad == 1 else 'count'} as failed ({first})"
         )
+    if skipped:
+        warnings.append(_skipped(skipped))
+    warnings += [sentence(note, count) for note, count in notes.most_common(SHOWN_NOTES)]
+    if len(notes) > SHOWN_NOTES:
+        warnings.append(f"… and {len(notes) - SHOWN_NOTES:,} more notes of this kind")
     if (own := good.total() - dialects[SIMPLE]) and (given := options.defaults.given()):
         warnings.append(
             f"{counted(own, 'line')} in a vendor's own form {'goes as it is' if own == 1 else 'go as they are'}: {', '.join(given)} of the batch isn't filled in"
         )
     return Checked(sha256, dict(good), bad, tuple(warnings), tuple(sorted(models)), unbounded)
+
+
+def _skipped(count: int) -> str:
+    have, are = ("has", "is") if count == 1 else ("have", "are")
+    return f"{counted(count, 'line')} {have} an empty prompt and {are} skipped: no row in the results"
 
 
 def _told_apart(source: Source) -> str | None:

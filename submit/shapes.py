@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy.engine import RowMapping
 
 from models.config import KeyConfig, ProviderConfig
+from models.errors import InputError
 from models.store import keys as key_store
 from models.store.cooldowns import Cooldown
 from submit.bell import is_live
@@ -26,6 +27,17 @@ def iso(seconds: float | None) -> str | None:
         return None
     moment = datetime.datetime.fromtimestamp(seconds, tz=datetime.UTC)
     return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def input_error(error: InputError) -> dict[str, Any]:
+    """Bad lines of an input: the first of them, their number, and their causes."""
+    return {
+        "lines": [{"line": line.number, "reason": line.reason} for line in error.lines],
+        "bad_lines": error.count,
+        "causes": [
+            {"reason": cause.reason, "count": cause.count, "lines": list(cause.lines)} for cause in error.causes
+        ],
+    }
 
 
 def batch(seen: Snapshot) -> dict[str, Any]:

@@ -18,17 +18,21 @@ _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def beside(row: Mapping[str, Any], line: bytes, own: Collection[str]) -> bytes | None:
-    """The line's `metadata` as JSON, byte for byte; with every other field that is neither in `own` nor one of ours among it.
+    """Returns the line's `metadata` as JSON, byte for byte, with every other field that is neither in `own` nor one of ours in it.
 
     `row` is `line` decoded. Where a field of the metadata has the same name, that one stays. None if there is nothing.
     """
     extra = [name for name in row if name not in own and name not in PLACE and name != METADATA]
-    metadata = row.get(METADATA)
-    if not extra and metadata is None:
+    if not extra and row.get(METADATA) is None:
         return None
-    members = _members.decode(line)
+    return merged_metadata(row, _members.decode(line), extra)
+
+
+def merged_metadata(row: Mapping[str, Any], members: Mapping[str, msgspec.Raw], extra: Collection[str]) -> bytes | None:
+    """Returns the metadata with the fields in `extra` in it, as JSON; None if there is nothing. `members` are the row's, as written."""
+    metadata = row.get(METADATA)
     if not extra:
-        return bytes(members[METADATA])
+        return None if metadata is None else bytes(members[METADATA])
     found = {name: members[name] for name in extra}
     if type(metadata) is dict:
         found |= _members.decode(members[METADATA])

@@ -1,6 +1,6 @@
 """The Anthropic Message Batches dialect: `{custom_id, params}` in, `{custom_id, result}` out.
 
-It does not change a body: the user's `params` are what is stored, byte for byte.
+A body is stored byte for byte as the user wrote it, except for whole numbers written as 5.0, and for a cloud's version field.
 """
 
 from __future__ import annotations
@@ -15,50 +15,93 @@ from models.formats.beside import beside
 from models.formats.draft import Draft
 from models.formats.fields import Refused, show
 from models.formats.outcome import Outcome, as_line, carried, refusal
+from models.formats.parameters import with_whole_numbers
 from models.formats.replies import shaped
 
 DIALECT = "claude"
 
-OWN = frozenset({"custom_id", "params"})
-"""Fields of a line that are the dialect's; what stands beside them is the user's."""
+_FORMS = {"params": "custom_id", "modelInput": "recordId", "request": "custom_id"}
+"""Where a request and its id stand: Anthropic's Message Batches, Bedrock's records, and Vertex AI's lines (their batch guides)."""
+_VERSION = "anthropic_version"
+"""Field of a request at Bedrock and Vertex AI; Anthropic's own API has a header for it and refuses the field."""
 
 
 def recognises(row: Mapping[str, Any]) -> bool:
-    """Whether a line means to be a Message Batches line."""
-    return "params" in row and not fields.asks_itself(row)
+    """Returns True for a line that means to be a Message Batches line, or a cloud's batch line for a Claude model."""
+    if fields.asks_itself(row):
+        return False
+    if "params" in row or "modelInput" in row:
+        return True
+    request = row.get("request")
+    return type(request) is dict and "contents" not in request and (_VERSION in request or "messages" in request)
+
+
+def _form(row: Mapping[str, Any]) -> str:
+    return next(field for field in _FORMS if field in row)
 
 
 def identify(row: Mapping[str, Any]) -> str | None:
-    """The line's custom_id. Raises Refused, also when there is none: the dialect demands it."""
-    own = fields.custom_id(row, "custom_id")
+    """Returns the line's own id. Raises Refused, also when there is none: these forms demand it."""
+    form = _form(row)
+    own = fields.custom_id(row, _FORMS[form])
     if own is None:
-        raise Refused("custom_id is missing: an Anthropic Message Batches line needs custom_id and params")
+        raise Refused(
+            f"{_FORMS[form]} is missing: an Anthropic Message Batches line needs custom_id and params"
+            if form == "params"
+            else f"{_FORMS[form]} is missing beside {form}"
+        )
     return own
 
 
-class _Line(msgspec.Struct):
-    params: msgspec.Raw
+def own(row: Mapping[str, Any]) -> frozenset[str]:
+    """Returns the fields of a line that are the dialect's."""
+    form = _form(row)
+    return frozenset({form, _FORMS[form]})
 
 
-_line = msgspec.json.Decoder(_Line)
+def asked(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the object that holds the question."""
+    params = row[_form(row)]
+    return params if type(params) is dict else {}
+
+
+_line = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def read(row: Mapping[str, Any], line: bytes) -> Draft:
-    """What the line asks for. `row` is `line` decoded. Raises Refused."""
-    params = row["params"]
+    """Reads what the line asks for. `row` is `line` decoded. Raises Refused."""
+    form = _form(row)
+    params = row[form]
     if type(params) is not dict:
-        raise Refused(f"params must be an object, not {show(params)}")
+        raise Refused(f"{form} must be an object, not {show(params)}")
+    raw = bytes(_line.decode(line)[form])
+    if form != "params":
+        params, raw = _without_version(params, raw, form)
+    raw = with_whole_numbers(params, raw)
     for field in ("messages", "max_tokens"):
         if params.get(field) is None:
-            raise Refused(f"params.{field} is missing: Anthropic's messages demand it")
-    fields.messages(params["messages"], "params.messages")
-    fields.parameters(params, "params.")
+            raise Refused(f"{form}.{field} is missing: Anthropic's messages demand it")
+    fields.messages(params["messages"], f"{form}.messages")
+    fields.parameters(params, f"{form}.")
     system = params.get("system")
     if system is not None and type(system) is not str and type(system) is not list:
-        raise Refused(f"params.system must be a string or a list of text blocks, not {show(system)}")
-    model = fields.name(params, "model", "params.")
+        raise Refused(f"{form}.system must be a string or a list of text blocks, not {show(system)}")
+    model = fields.name(params, "model", f"{form}.") or (fields.name(row, "model") if form != "params" else None)
     provider, route = fields.name(row, "provider"), fields.name(row, "route")
-    return Draft("chat", model, provider, route, bytes(_line.decode(line).params), beside(row, line, OWN))
+    extra = frozenset({"model"}) if form != "params" else frozenset()
+    return Draft("chat", model, provider, route, raw, beside(row, line, own(row) | extra))
+
+
+def _without_version(params: dict[str, Any], raw: bytes, form: str) -> tuple[dict[str, Any], bytes]:
+    """A cloud's request as Anthropic's own API takes it. Raises Refused for a request in another model's form."""
+    if _VERSION not in params:
+        has = ", ".join(show(field, 24) for field in list(params)[:6]) or "no fields"
+        raise Refused(
+            f"{form} is no request for a Claude model (it has {has}, and no {_VERSION}): of cloud batch files these and Gemini's are "
+            "read; write the line with messages"
+        )
+    members = {name: value for name, value in _line.decode(raw).items() if name != _VERSION}
+    return {name: value for name, value in params.items() if name != _VERSION}, msgspec.json.encode(members)
 
 
 class _Reason(msgspec.Struct, omit_defaults=True):

@@ -1,6 +1,6 @@
 """The Gemini batch dialect: `{key, request}` in, `{key, response}` or `{key, error}` out.
 
-It does not change a body: the user's `request` is what is stored, byte for byte.
+A body is stored byte for byte as the user wrote it, except for whole numbers written as 5.0.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from models.formats.beside import beside
 from models.formats.draft import Draft
 from models.formats.fields import Refused, show
 from models.formats.outcome import UNSAID, Outcome, as_line, carried, refusal
+from models.formats.parameters import with_whole_numbers
 from models.formats.replies import shaped
 
 DIALECT = "gemini"
@@ -24,17 +25,30 @@ OWN = frozenset({"key", "request", "model"})
 
 
 def recognises(row: Mapping[str, Any]) -> bool:
-    """Whether a line means to be a line of a Gemini batch."""
-    return "request" in row and not fields.asks_itself(row)
+    """Returns True for a line that means to be a line of a Gemini batch, at Google's API or at Vertex AI."""
+    return "request" in row and (type(row["request"]) is dict or "key" in row) and not fields.asks_itself(row)
 
 
 def identify(row: Mapping[str, Any]) -> str | None:
-    """The line's `key`, or `metadata.key` as in inline batches; None if it has neither. Raises Refused."""
+    """Returns the line's `key`, or `metadata.key` as in inline batches; else a `custom_id` or `id` of its own. Raises Refused."""
     own = fields.custom_id(row, "key")
     metadata = row.get("metadata")
     if own is None and type(metadata) is dict:
-        return fields.custom_id(metadata, "key")
+        own = fields.custom_id(metadata, "key")
+    for field in ("custom_id", "id"):
+        own = fields.custom_id(row, field) if own is None else own
     return own
+
+
+def own(row: Mapping[str, Any]) -> frozenset[str]:
+    """Returns the fields of a line that are the dialect's."""
+    return OWN
+
+
+def asked(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the object that holds the question."""
+    request = row.get("request")
+    return request if type(request) is dict else {}
 
 
 class _Line(msgspec.Struct):
@@ -49,6 +63,9 @@ def read(row: Mapping[str, Any], line: bytes) -> Draft:
     request = row["request"]
     if type(request) is not dict:
         raise Refused(f"request must be an object, not {show(request)}")
+    raw = with_whole_numbers(request, bytes(_line.decode(line).request))
+    if request.get("contents") is None and request.get("content") is not None:
+        raise Refused('request.content asks for embeddings: write such a line as {"id": …, "embed": "the text"}')
     _check_contents(request.get("contents"))
     for field in ("generationConfig", "generation_config", "systemInstruction", "system_instruction"):
         if request.get(field) is not None and type(request[field]) is not dict:
@@ -56,7 +73,7 @@ def read(row: Mapping[str, Any], line: bytes) -> Draft:
     model = fields.name(request, "model", "request.") or fields.name(row, "model")
     provider, route = fields.name(row, "provider"), fields.name(row, "route")
     short = None if model is None else model.removeprefix("models/")
-    return Draft("chat", short, provider, route, bytes(_line.decode(line).request), beside(row, line, OWN))
+    return Draft("chat", short, provider, route, raw, beside(row, line, OWN))
 
 
 def _check_contents(contents: object) -> None:

@@ -16,12 +16,26 @@ from typing import Any, BinaryIO, cast
 import orjson
 
 from models.errors import BadLine, InputError
-from models.formats import claude, gemini, openai, simple
+from models.formats import claude, datasets, gemini, openai, simple
 from models.formats.beside import beside
-from models.formats.defaults import Defaults
+from models.formats.defaults import Defaults, Filler
+from models.formats.draft import Draft
+from models.formats.emptiness import asks_nothing
 from models.formats.fields import Refused, show
 from models.formats.ids import SeenIds
+from models.formats.parameters import refusal, unknown, with_whole_numbers
+from models.formats.reading import (
+    AS_WRITTEN,
+    EMBEDDINGS,
+    EMPTY,
+    EmptyPrompts,
+    Note,
+    Reading,
+    SkippedLine,
+    UnknownFields,
+)
 from models.lanes import Lanes, NoLane
+from models.request import EMBEDDINGS as OF_EMBEDDINGS
 
 MAX_LINE = 64 * 1024 * 1024
 """Longest line in bytes. Providers take far less; without a bound one file without line breaks would fill the memory."""
@@ -41,6 +55,7 @@ class Line:
     line (simple) or the value of its `body` (openai), `params` (claude) or `request` (gemini), byte for byte; its `model` may
     differ from ours, see `openai.with_model`. `refused` is why it can't become a job after all: then it has no lane, and a body
     only where that could be read. `metadata` is what stands beside a vendor's body, as JSON; a simple line's body holds its own.
+    `notes` are what was done to the line before it became a body.
     """
 
     number: int
@@ -52,6 +67,7 @@ class Line:
     body: bytes = field(repr=False)
     refused: str | None = None
     metadata: bytes | None = field(repr=False, default=None)
+    notes: tuple[Note, ...] = ()
 
 
 def open_input(path: str) -> BinaryIO:
@@ -77,62 +93,16 @@ def read_lines(
     defaults: Defaults = Defaults(),  # noqa: B008 - frozen
     alone: bool = False,
     keep_bad: bool = False,
-) -> Iterator[Line | BadLine]:
-    """Each line of `stream` that isn't blank, in order. A stream without such lines yields nothing.
+    reading: Reading = AS_WRITTEN,
+) -> Iterator[Line | BadLine | SkippedLine]:
+    """Yields each line of `stream` that isn't blank, in order. A stream without such lines yields nothing.
 
     `model` is asked for instead of every line's own. `provider` and `route` are for lines that name neither, also where the model
-    is written as `provider/model`. After `limit` lines (blank ones not counted) reading stops. `defaults` are filled into simple
-    lines. `alone`: a route stands for its first candidate. With `keep_bad` a bad line is a Line too, `refused`, under its own id
-    where that can be read and isn't taken.
+    is written as `provider/model`. After `limit` lines (blank and skipped ones not counted) reading stops. `defaults` are filled into
+    simple lines. `alone`: a route stands for its first candidate. With `keep_bad` a bad line is a Line too, `refused`, under its
+    own id where that can be read and isn't taken. `reading` holds the choices for empty prompts and the like; without one, lines are taken as they are written.
     """
-    seen = SeenIds()
-    filler = defaults.filler()
-
-    def judge(line: bytes, number: int) -> Line | BadLine:
-        row = named = None
-        dialect: ModuleType = simple
-        try:
-            row = _decode(line)
-            dialect = _dialect_of(row)
-            custom_id = dialect.identify(row) or f"line-{number}"
-            earlier = seen.first_line(custom_id, number)
-            if earlier is not None:
-                raise Refused(f"duplicate id {show(custom_id)}: line {earlier} has it too")
-            named = custom_id
-            draft = dialect.read(row, line)
-            wanted = model or draft.model
-            own_lane = draft.provider is not None or draft.route is not None
-            lane, asked = lanes.resolve(
-                model=wanted if own_lane else lanes.name_at(provider, wanted),
-                provider=draft.provider if own_lane else provider,
-                route=draft.route if own_lane else route,
-                dialect=dialect.DIALECT,
-                operation=draft.operation,
-                alone=alone,
-            )
-        except (Refused, NoLane) as refused:
-            body = line if row is not None and dialect is simple else b""
-            metadata = None if row is None or dialect is simple else beside(row, line, dialect.OWN)
-            return bad(number, str(refused), named, dialect.DIALECT, body, metadata)
-        fills = filler is not None and dialect is simple and draft.operation == "chat"
-        body = filler.fill(row, draft.body) if filler and fills else draft.body
-        return Line(number, custom_id, dialect.DIALECT, draft.operation, lane, asked, body, metadata=draft.metadata)
-
-    def bad(
-        number: int,
-        reason: str,
-        named: str | None = None,
-        dialect: str = simple.DIALECT,
-        body: bytes = b"",
-        metadata: bytes | None = None,
-    ) -> Line | BadLine:
-        if not keep_bad:
-            return BadLine(number, reason)
-        free = f"line-{number}"
-        while named is None:
-            named, free = (free if seen.first_line(free, number) is None else None), f"{free}-bad"
-        return Line(number, named, dialect, "chat", "", "", body, reason, metadata)
-
+    reader = _Reader(lanes, model, provider, route, defaults.filler(), alone, keep_bad, reading)
     number = taken = 0
     while limit is None or taken < limit:
         number += 1
@@ -140,29 +110,170 @@ def read_lines(
             line = stream.readline(MAX_LINE + 1)
         except Refused as refused:  # what makes the lines of a table couldn't make this one
             taken += 1
-            yield bad(number, str(refused))
+            yield reader.bad(number, str(refused))
             continue
         if not line:
             return
+        judged: Line | BadLine | SkippedLine
         if len(line) > MAX_LINE and not line.endswith(b"\n"):
             _skip_rest(stream)
-            judged = bad(number, f"longer than {MAX_LINE // 1024 // 1024} MB")
+            judged = reader.bad(number, f"longer than {MAX_LINE // 1024 // 1024} MB")
         else:
             breaks = line.count(b"\n") if line[:1].isspace() else 1
             line = line.removeprefix(_BOM).strip()
             if not line:
                 number += max(breaks, 1) - 1  # a stream may return many blank lines together
                 continue
-            judged = judge(line, number)
-        taken += 1
+            judged = reader.judge(line, number)
+        taken += not isinstance(judged, SkippedLine)
         del line  # a 50 MB line must not be held twice while the next one is read
         yield judged
         del judged
 
 
+class _Reader:
+    """Judges the lines of one input, one after the other."""
+
+    def __init__(
+        self,
+        lanes: Lanes,
+        model: str | None,
+        provider: str | None,
+        route: str | None,
+        filler: Filler | None,
+        alone: bool,
+        keep_bad: bool,
+        reading: Reading,
+    ) -> None:
+        self._lanes = lanes
+        self._model = model
+        self._provider = provider
+        self._route = route
+        self._filler = filler
+        self._alone = alone
+        self._keep_bad = keep_bad
+        self._reading = reading
+        self._seen = SeenIds()
+
+    def judge(self, line: bytes, number: int) -> Line | BadLine | SkippedLine:
+        row = named = custom_id = None
+        dialect: ModuleType = simple
+        notes: list[Note] = []
+        try:
+            row = _decode(line)
+            dialect = _dialect_of(row)
+            custom_id = dialect.identify(row) or f"line-{number}"
+            if dialect is simple:
+                row, line = self._as_asked(row, line, notes)
+            is_empty = asks_nothing(dialect.asked(row))
+            if is_empty and self._reading.empty_prompts is EmptyPrompts.SKIP:
+                return SkippedLine(number)
+            earlier = self._seen.first_line(custom_id, number)
+            if earlier is not None:
+                raise Refused(f"duplicate id {show(custom_id)}: line {earlier} has it too")
+            named = custom_id
+            draft = dialect.read(row, line)
+            if is_empty:
+                if self._reading.empty_prompts is EmptyPrompts.FAIL:
+                    raise Refused(_EMPTY)
+                notes.append(EMPTY)
+            lane, asked = self._resolve(draft, dialect)
+            body = draft.body if dialect is not simple else self._checked_fields(row, draft, lane, notes)
+        except (Refused, NoLane) as refused:
+            if named is None and custom_id is not None and self._seen.first_line(custom_id, number) is None:
+                named = custom_id
+            body = line if row is not None and dialect is simple else b""
+            metadata = None if row is None or dialect is simple else beside(row, line, dialect.own(row))
+            return self.bad(number, str(refused), named, dialect.DIALECT, body, metadata)
+        if self._filler and dialect is simple and draft.operation == "chat":
+            body = self._filler.fill(row, body)
+        return Line(
+            number,
+            custom_id,
+            dialect.DIALECT,
+            draft.operation,
+            lane,
+            asked,
+            body,
+            metadata=draft.metadata,
+            notes=tuple(notes),
+        )
+
+    def bad(
+        self,
+        number: int,
+        reason: str,
+        named: str | None = None,
+        dialect: str = simple.DIALECT,
+        body: bytes = b"",
+        metadata: bytes | None = None,
+    ) -> Line | BadLine:
+        if not self._keep_bad:
+            return BadLine(number, reason)
+        free = f"line-{number}"
+        while named is None:
+            named, free = (free if self._seen.first_line(free, number) is None else None), f"{free}-bad"
+        return Line(number, named, dialect, "chat", "", "", body, reason, metadata)
+
+    def _as_asked(self, row: dict[str, Any], line: bytes, notes: list[Note]) -> tuple[dict[str, Any], bytes]:
+        """Returns a line that isn't in a vendor's form as the simple line that it stands for. Raises Refused."""
+        made = datasets.as_simple(row, line)
+        if made is not None:
+            row, line, note = made
+            notes.append(note)
+        line = with_whole_numbers(row, line)
+        if row.get(simple.EMBED) is None and (embedder := self._embedder(row)):
+            embedding = datasets.as_embedding(row, line, embedder)
+            if embedding is not None:
+                notes.append(EMBEDDINGS)
+                return embedding
+        row, line, last = datasets.without_last_answer(row, line, self._reading.last_answer, dataset=made is not None)
+        if last is not None:
+            notes.append(last)
+        return row, line
+
+    def _embedder(self, row: Mapping[str, Any]) -> str | None:
+        """The embedding model that a line asks; None for any other."""
+        model = self._model or row.get("model")
+        route = row.get("route") or (None if row.get("provider") else self._route)
+        models = self._lanes.models_of(route) if type(route) is str else (model,)
+        if all(type(one) is str and datasets.makes_embeddings(one) for one in models):
+            return models[0] if models else None
+        return None
+
+    def _resolve(self, draft: Draft, dialect: ModuleType) -> tuple[str, str]:
+        wanted = self._model or draft.model
+        own_lane = draft.provider is not None or draft.route is not None
+        return self._lanes.resolve(
+            model=wanted if own_lane else self._lanes.name_at(self._provider, wanted),
+            provider=draft.provider if own_lane else self._provider,
+            route=draft.route if own_lane else self._route,
+            dialect=dialect.DIALECT,
+            operation=draft.operation,
+            alone=self._alone,
+        )
+
+    def _checked_fields(self, row: Mapping[str, Any], draft: Draft, lane: str, notes: list[Note]) -> bytes:
+        """Returns the simple line with its unknown fields where they were chosen to be. Raises Refused."""
+        names = unknown(row, embeds=draft.operation == OF_EMBEDDINGS)
+        if not names or self._lanes.has_plugin(lane):  # a plugin takes what it likes, and refuses the rest
+            return draft.body
+        choice = self._reading.unknown_fields
+        if choice is UnknownFields.FAIL:
+            raise Refused(refusal(names))
+        notes += [Note(str(choice), show(name, 40)) for name in names]
+        return draft.body if choice is UnknownFields.SEND else simple.with_metadata(row, draft.body, names)
+
+
 def _skip_rest(stream: BinaryIO) -> None:
     while (chunk := stream.readline(_BUFFER)) and not chunk.endswith(b"\n"):
         pass
+
+
+_EMPTY = (
+    "the prompt is empty, so that nothing would be asked: --empty-prompts skip leaves such lines out, --empty-prompts ask asks "
+    "them all the same"
+)
 
 
 def _dialect_of(row: Mapping[str, Any]) -> ModuleType:
@@ -173,7 +284,7 @@ def _dialect_of(row: Mapping[str, Any]) -> ModuleType:
     return gemini if gemini.recognises(row) else simple
 
 
-def _decode(line: bytes) -> Mapping[str, Any]:
+def _decode(line: bytes) -> dict[str, Any]:
     try:
         row = orjson.loads(line)
     except orjson.JSONDecodeError as error:
@@ -183,7 +294,7 @@ def _decode(line: bytes) -> Mapping[str, Any]:
         raise Refused(f'{what}: each line must be one JSON object, such as {{"prompt": "…"}}')
     if line.count(b"{") + line.count(b"[") > MAX_DEPTH and _is_deeper(row, MAX_DEPTH):
         raise Refused(_TOO_DEEP)
-    return cast(Mapping[str, Any], row)
+    return cast(dict[str, Any], row)
 
 
 _TOO_DEEP = f"nested more than {MAX_DEPTH} levels deep"

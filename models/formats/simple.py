@@ -5,12 +5,13 @@ It does not choose a provider and makes no call; a simple line's body is the who
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
 
-from models.formats import fields
+from models.formats import fields, parameters
+from models.formats.beside import METADATA, merged_metadata
 from models.formats.draft import Draft
 from models.formats.fields import QUESTIONS, Refused, show
 from models.formats.outcome import Outcome, as_line, metadata_in, one_line
@@ -38,6 +39,19 @@ def identify(row: Mapping[str, Any]) -> str | None:
     return own if own is not None else other
 
 
+def asked(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the object that holds the question: the line itself."""
+    return row
+
+
+def with_metadata(row: Mapping[str, Any], line: bytes, names: Collection[str]) -> bytes:
+    """Returns the line with the fields in `names` moved into its metadata. `row` is `line` decoded."""
+    members = _members.decode(line)
+    metadata = merged_metadata(row, members, names)
+    kept = {name: raw for name, raw in members.items() if name not in names}
+    return msgspec.json.encode({**kept, METADATA: msgspec.Raw(metadata or b"null")})
+
+
 def read(row: Mapping[str, Any], line: bytes) -> Draft:
     """What the line asks for. `row` is `line` decoded. Raises Refused."""
     if row.get(EMBED) is not None:
@@ -57,6 +71,7 @@ def read(row: Mapping[str, Any], line: bytes) -> Draft:
     if system is not None and type(system) is not str:
         raise Refused(f"system must be a string, not {show(system)}")
     fields.parameters(row)
+    parameters.extra(row)
     if row.get("n") not in (None, 1):
         raise Refused(
             f"n is {show(row['n'])}, and a simple line's result holds one answer: repeat the line, or write it as an OpenAI batch "
@@ -82,6 +97,7 @@ def _embedding(row: Mapping[str, Any], line: bytes) -> Draft:
         if not text:
             raise Refused(f"{EMBED} holds an empty text, which no provider takes")
     fields.parameters(row)
+    parameters.extra(row)
     return Draft(EMBEDDINGS, fields.name(row, "model"), fields.name(row, "provider"), fields.name(row, "route"), line)
 
 
@@ -89,23 +105,33 @@ def _ask_once(asked: list[str], row: Mapping[str, Any]) -> str:
     if asked:
         return f"has {' and '.join(asked)}: keep one of them"
     has = ", ".join(show(field, 24) for field in list(row)[:6]) or "no fields"
-    return f"has none of prompt, messages, input, {EMBED} (it has {has}{', …' if len(row) > 6 else ''})"
+    text = next((field for field, value in row.items() if type(value) is str and field not in _NO_QUESTION), None)
+    out = (
+        f": name the question prompt, as `jq -c '.prompt = .{text} | del(.{text})'` does"
+        if text and text.isidentifier()
+        else ""
+    )
+    return f"has none of prompt, messages, input, {EMBED} (it has {has}{', …' if len(row) > 6 else ''}){out}"
+
+
+_NO_QUESTION = frozenset({*OWN_FIELDS, "system"})
 
 
 def simple_input(body: bytes) -> dict[str, Any]:
     """A simple line in the neutral chat shape: `{"messages": [...], "max_tokens": …, …}`.
 
     `prompt`, `input` and `system` are folded into the messages, our own fields are taken out, everything else passes through
-    (whole numbers of any size keep every digit). A line that asks for embeddings gives `{"input": text or list of texts, …}`.
+    (whole numbers of any size keep every digit; null is "not given"). `extra_body` stays one field. A line that asks for embeddings gives `{"input": text or list of texts, …}`.
     `body` must be a line that `read_lines` let pass.
     """
     row: dict[str, Any] = msgspec.json.decode(body)
     if row.get(EMBED) is not None:
-        rest = {name: value for name, value in row.items() if name not in (*OWN_FIELDS, *QUESTIONS, EMBED, "system")}
+        own = (*OWN_FIELDS, *QUESTIONS, EMBED, "system")
+        rest = {name: value for name, value in row.items() if name not in own and value is not None}
         return {"input": row[EMBED], **rest}
     neutral: dict[str, Any] = {"messages": []}
     for field, value in row.items():
-        if field not in OWN_FIELDS and field not in QUESTIONS and field != "system":
+        if value is not None and field not in OWN_FIELDS and field not in QUESTIONS and field != "system":
             neutral[field] = value
     system = row.get("system")
     if system is not None:
@@ -116,6 +142,9 @@ def simple_input(body: bytes) -> dict[str, Any]:
     else:
         neutral["messages"].extend(question)
     return neutral
+
+
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class _Own(msgspec.Struct):
@@ -205,6 +234,8 @@ def _number(nanos: int) -> msgspec.Raw:
 
 def _as_written(custom_id: str, own: _Own) -> str | msgspec.Raw:
     """A whole number given as id goes back as a number, so that the user's own join still works."""
+    if not custom_id.removeprefix("-").isdigit():
+        return custom_id  # "null" and "true" are texts too
     digits = custom_id.encode("utf-8", "replace")
     for raw in (bytes(own.custom_id), bytes(own.id)):
         if raw == digits:

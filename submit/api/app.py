@@ -25,6 +25,7 @@ from submit.api.asked import Api, NoRoomError, TooLargeError
 from submit.api.failures import PROVEN, RefusedError, error_response
 from submit.api.metrics import LedgerCollector
 from submit.api.uploads import Uploads
+from submit.shapes import input_error
 
 log = logging.getLogger("truckllm.api")
 
@@ -180,10 +181,7 @@ def _refused(_: Request, error: Exception) -> Response:
     status, code = next((status, code) for kind, status, code in _STATUS if isinstance(error, kind))
     more: dict[str, Any] = {}
     if isinstance(error, InputError):
-        more = {
-            "lines": [{"line": line.number, "reason": line.reason} for line in error.lines],
-            "bad_lines": error.count,
-        }
+        more = input_error(error)
     headers = {"Retry-After": RETRY_STORAGE_SECONDS} if status == 503 else None
     return error_response(status, str(error), headers, code, **more)
 

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from models.config_fields import EmptyAnswers
 from models.errors import ConflictError
 from models.formats.form import Form
+from models.formats.reading import EmptyPrompts, LastAnswer, UnknownFields
 from models.money import DEFAULT_CURRENCY, parse_cap
 from models.states import JobStatus
 from models.store import batches as batch_store
@@ -51,6 +52,9 @@ class Submission(BaseModel):
     answer: Annotated[Json[dict[str, Any]] | None, Field(alias="schema")] = None
     skip_invalid: bool = False
     empty_answers: EmptyAnswers | None = None
+    empty_prompts: EmptyPrompts | None = None
+    unknown_fields: UnknownFields | None = None
+    last_answer: LastAnswer | None = None
     name: str | None = None
     priority: Priority = 0
     new: bool = False

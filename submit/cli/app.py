@@ -51,6 +51,8 @@ def main(entries: Mapping[str, Entry], arguments: Sequence[str] | None = None) -
         code = _unread()
     except TruckError as error:
         _say(error)
+        if isinstance(error, InputError) and "--json" in arguments:
+            _print_json(error)
         code = error.exit_code
     except KeyboardInterrupt:
         code = INTERRUPTED
@@ -166,10 +168,19 @@ def _root(
 def _say(error: Exception | str) -> None:
     print(f"truckllm: {error}", file=sys.stderr)  # noqa: T201
     if isinstance(error, InputError):
-        for line in error.lines:
-            print(f"  line {line.number}: {line.reason}", file=sys.stderr)  # noqa: T201
-        if error.count > len(error.lines) > 0:
-            print(f"  … and {error.count - len(error.lines)} more", file=sys.stderr)  # noqa: T201
+        from submit.causes import sentences
+
+        for line in sentences(error.causes, error.count):
+            print(f"  {line}", file=sys.stderr)  # noqa: T201
+
+
+def _print_json(error: InputError) -> None:
+    """The bad lines for a program that asked for JSON, in the HTTP API's form."""
+    from submit.cli.output import print_json
+    from submit.shapes import input_error
+
+    print_json({"error": {"message": str(error), **input_error(error)}})
+    sys.stdout.flush()
 
 
 def _of_database(error: Exception) -> bool:

@@ -46,10 +46,12 @@ def estimate(
     """
     settings = load_config(config, secrets=False)
     known = _pilot(settings, pilot) if pilot is not None else {}
-    with opened(file, options.template, sheet=options.sheet, encoding=options.encoding) as source:
-        check(source, Lanes(settings), options)
+    with opened(
+        file, options.template, ask_empty=options.asks_empty, sheet=options.sheet, encoding=options.encoding
+    ) as source:
+        checked = check(source, Lanes(settings), options)
         found = forecast(source, settings, options, known)
-    notes = _notes(found, settings, pilot)
+    notes = [*checked.warnings, *_notes(found, settings, pilot)]
     if json:
         groups = [_group(group) for group in found.groups]
         seconds = None if found.slowest is None else round(found.slowest, 1)

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from models.formats.reading import EmptyPrompts, LastAnswer, UnknownFields
 from submit.batch_options import BatchOptions
 
 InputArgument = Annotated[
@@ -81,6 +82,25 @@ def batch_options(
             metavar="WHAT",
         ),
     ] = None,
+    empty_prompts: Annotated[
+        EmptyPrompts,
+        typer.Option(
+            help="Lines with an empty prompt: fail as bad lines, be skipped (no row), or be asked all the same."
+        ),
+    ] = EmptyPrompts.FAIL,
+    unknown_fields: Annotated[
+        UnknownFields,
+        typer.Option(
+            help="Fields of simple lines that are no known parameters: fail, come back as metadata, or be sent."
+        ),
+    ] = UnknownFields.FAIL,
+    last_answer: Annotated[
+        LastAnswer | None,
+        typer.Option(
+            help="Simple lines that end with the assistant's message: drop it, or send it as the beginning of the answer.",
+            show_default="a training example fails, a request sends it",
+        ),
+    ] = None,
 ) -> BatchOptions:
     """The options of a batch, each as the command line takes it. Raises UsageError."""
     return BatchOptions.of(
@@ -98,6 +118,9 @@ def batch_options(
         schema=schema,
         skip_invalid=skip_invalid,
         empty_answers=empty_answers,
+        empty_prompts=empty_prompts,
+        unknown_fields=unknown_fields,
+        last_answer=last_answer,
     )
 
 

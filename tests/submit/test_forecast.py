@@ -102,7 +102,7 @@ def test_a_range_goes_from_the_cheapest_key_to_the_dearest(tmp_path: Path) -> No
     ],
 )
 def test_the_limits_tell_how_long_it_takes(tmp_path: Path, keys: str, seconds: float | None) -> None:
-    lines = [{"model": "gpt-4o", "prompt": "", "max_tokens": 5}] * 600
+    lines = [{"model": "gpt-4o", "prompt": ".", "max_tokens": 5}] * 600
     assert guess(tmp_path, config_of(keys), lines).slowest == seconds
 
 

@@ -12,7 +12,8 @@ from urllib.parse import urlencode
 
 from models.config import ProviderConfig
 from models.errors import Untranslatable
-from models.request import CHAT, EMBEDDINGS, Failure, FailureScope, Request, Response
+from models.formats.parameters import EXTRA, merged
+from models.request import CHAT, EMBEDDINGS, SIMPLE, Failure, FailureScope, Request, Response
 from models.signals import Signal
 from worker.providers.another_server import of_another_server
 from worker.providers.answers import Answer, Stream
@@ -89,8 +90,14 @@ class ChatProvider(Provider):
         if request.dialect == self.dialect:
             body = self.own_body(request)
         elif readable(request.dialect):
+            more = request.input.get(EXTRA) if request.dialect == SIMPLE else None
+            if more is not None:
+                request = replace(
+                    request, input={name: value for name, value in request.input.items() if name != EXTRA}
+                )
             try:
-                body = encode(self.translate(request))
+                translated = self.translate(request)
+                body = encode(merged(translated, more) if more else translated)
             except RecursionError:
                 raise Untranslatable("body", "the body is nested too deep to be translated") from None
         else:

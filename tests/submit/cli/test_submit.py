@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -39,7 +40,7 @@ def test_submit_takes_stdin(tmp_path: Path, environment: dict[str, str]) -> None
     assert (run.returncode, run.stdout) == (0, "1\n")
 
 
-def test_bad_lines_end_with_2_and_the_first_twenty_reasons(command: Cli, tmp_path: Path) -> None:
+def test_bad_lines_end_with_2_and_one_message_a_cause(command: Cli, tmp_path: Path) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_text('{"prompt": "fine", "model": "gpt-4o"}\n' + "{\n" * 25)
     run = command("submit", path)
@@ -47,9 +48,10 @@ def test_bad_lines_end_with_2_and_the_first_twenty_reasons(command: Cli, tmp_pat
     lines = run.stderr.splitlines()
     assert "25 of 26 lines" in lines[0]
     assert "nothing was enqueued" in lines[0]
-    assert lines[1].startswith("  line 2: ")
-    assert len(lines) == 22
-    assert lines[-1] == "  … and 5 more"
+    assert lines[1].startswith("  25 lines (2, 3, 4, 5, 6, …): truncated: ")
+    assert len(lines) == 2
+    error = json.loads(command("submit", path, "--json").stdout)["error"]
+    assert [(cause["count"], cause["lines"]) for cause in error["causes"]] == [(25, [2, 3, 4, 5, 6])]
     assert loaded(command("status", "--json")) == {"batches": []}
 
 
