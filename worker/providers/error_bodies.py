@@ -12,7 +12,17 @@ from worker.providers.replies import at, decode, objects, table
 
 _DEEPEST = 6
 _MOST_PARTS = 8
-_MESSAGES = ("message", "Message", "error_message", "errorMessage", "error_description", "msg", "detail", "description")
+_MESSAGES = (
+    "message",
+    "Message",
+    "error_message",
+    "errorMessage",
+    "error_description",
+    "msg",
+    "status_msg",
+    "detail",
+    "description",
+)
 _NESTED = (
     "error",
     "errors",
@@ -155,7 +165,7 @@ def codes_in(body: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
         if isinstance(part.get("metadata"), dict) and "flagged_input" in part["metadata"]:
             codes["flagged_input"] = None
         if isinstance(status := at(part, "base_resp", "status_code"), int) and status:
-            codes[f"{status}"] = None
+            codes[f"base_resp:{status}"] = None
     return (*codes, *(kind for kind in types if kind not in codes)), tuple(types)
 
 

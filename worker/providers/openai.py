@@ -127,8 +127,11 @@ class OpenAI(ChatProvider):
         return request_id(reply, reply.headers.get("x-request-id"), at(body, "id"))
 
     def error_in(self, body: Any) -> Any:
-        """The error of a body, beside its choices or in one of them too: an answer with an error isn't whole."""
+        """The error of a body, beside its choices or in one of them too: an answer with an error isn't whole. MiniMax's is a status of
+        its own in `base_resp`."""
         error = error_of(body)
+        if not error and at(body, "base_resp", "status_code") and not at(body, "choices"):
+            return {"base_resp": body["base_resp"]}
         return error or next((found for choice in objects(at(body, "choices")) if (found := error_of(choice))), None)
 
     def answer(self, request: Request, body: dict[str, Any], reply: Reply) -> Answer | None:

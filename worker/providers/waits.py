@@ -35,6 +35,7 @@ _DATE = re.compile(
     r"(\d{4})-(\d{2})-(\d{2})(?:(?:T|\s+at\s+|\s+)(\d{1,2}):(\d{2})(?::(\d{2})(?:\.\d+)?)?)?\s*(Z|UTC|GMT|[+-]\d{2}:?\d{2})?",
     re.IGNORECASE,
 )
+_HOUR = re.compile(r"\bresets?\b(?: \w+){0,3}? at (\d{1,2}):(\d{2})(?::\d{2})? ?(?:UTC|GMT)\b", re.IGNORECASE)
 _SECONDS = {"ms": 0.001, "mi": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _LIMITS = (
     *(
@@ -130,6 +131,8 @@ def wait_in_words(message: str, now: float, hours_east: float = 0.0) -> float | 
         return _total(found[1])
     if found := _IN_CHINESE.search(message):
         return float(found[1]) * {"秒": 1.0, "分钟": 60.0, "小时": 3600.0}[found[2]]
+    if (found := _HOUR.search(message)) and int(found[1]) < 24 and int(found[2]) < 60:
+        return (int(found[1]) * 3600 + int(found[2]) * 60 - now) % 86400
     return date_in_words(message, now, hours_east)
 
 

@@ -94,6 +94,8 @@ def test_a_field_of_the_body_states_a_wait(body: Any, wait: float | None) -> Non
         ("Limit resets at: 2026-11-22 20:00:30 UTC", 30),
         ("Your limit will reset at 2026-11-22T20:01:00+00:00", 60),
         ("You will regain access on 2026-11-23 at 00:00 UTC", 4 * 3600),
+        ("You have exceeded your daily request limit. Resets at 00:30 UTC", 4.5 * 3600),
+        ("resets at 25:00 UTC", None),
         ("available again until 2026-11-21", 0),
         ("60 requests per 60 seconds are allowed", None),
         ("Please try again later", None),

@@ -57,7 +57,7 @@ BY_STATUS: tuple[Signal, ...] = (
         "429-model",
         Kind.RATE_LIMIT,
         status=(429,),
-        words=("{model}",),
+        words=("{model}", "for this model"),
         scope=Scope.MODEL,
         source="OpenAI docs: rate limits (the message names the model)",
         known_status=True,

@@ -48,6 +48,14 @@ CLAUDE: tuple[Signal, ...] = (
         words=("blocked by content filtering",),
         source=_ERRORS,
     ),
+    Signal(
+        "claude-disabled",
+        Kind.AUTH,
+        status=(400, 401, 403),
+        words=("organization has been disabled",),
+        scope=Scope.POOL,
+        source="Anthropic API: public reports of 400 'This organization has been disabled'",
+    ),
     Signal("claude-on-hold", Kind.AUTH, status=(403,), code=("organization*",), scope=Scope.POOL, source=_ERRORS),
     Signal(
         "claude-region",

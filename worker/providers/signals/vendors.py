@@ -14,6 +14,7 @@ _MOONSHOT = "Moonshot AI docs: error codes"
 _GROQ = "Groq docs: API error codes"
 _MISTRAL = "Mistral docs: error codes"
 _BEDROCK = "Amazon Bedrock docs: API error codes"
+_MINIMAX = "MiniMax docs: error codes"
 _BEIJING = 8.0
 
 VENDORS: tuple[Signal, ...] = (
@@ -364,6 +365,18 @@ VENDORS: tuple[Signal, ...] = (
         code=("tokens_limit_reached",),
         source="GitHub Models: dyad-sh/dyad#1950",
     ),
+    # MiniMax: a 200 without an answer, with its own status
+    Signal("minimax-no-money", Kind.QUOTA, code=("base_resp:1008",), scope=Scope.POOL, source=_MINIMAX),
+    Signal("minimax-limit", Kind.RATE_LIMIT, code=("base_resp:1002", "base_resp:1039"), source=_MINIMAX),
+    Signal("minimax-bad-key", Kind.AUTH, code=("base_resp:1004", "base_resp:2049"), scope=Scope.KEY, source=_MINIMAX),
+    Signal(
+        "minimax-filtered",
+        Kind.CONTENT_FILTER,
+        code=("base_resp:1026", "base_resp:1027"),
+        scope=Scope.REQUEST,
+        source=_MINIMAX,
+    ),
+    Signal("minimax-bad-request", Kind.BAD_REQUEST, code=("base_resp:2013",), scope=Scope.REQUEST, source=_MINIMAX),
     # Volcengine, Qianfan
     Signal(
         "volcengine-arrears",
