@@ -25,6 +25,7 @@ from worker.breaker import Breaker
 from worker.engine import Engine
 from worker.flights import Flights
 from worker.limits.limiter import MOST_WANTS, Grant, Limiter, TooLarge, Wait
+from worker.limits.server import describe, is_script_error
 from worker.logs import Seldom
 from worker.prepared import NoKey, Prepared
 from worker.recorder import Recorder
@@ -315,11 +316,15 @@ class Runner:
             asking = startable[: min(allowed, MOST_WANTS)]
             answers = await self._limiter.reserve([prepared.want for prepared in asking])
         except (redis.exceptions.RedisError, OSError, TimeoutError) as error:
-            if self._seldom.news("Redis is away"):
-                log.warning("%s: Redis is away, no new call starts: %s", self.name, type(error).__name__)
+            if is_script_error(error):
+                if self._seldom.news("a script failed"):
+                    log.error("%s: a script failed in Redis, no new call starts: %s", self.name, describe(error))
+            elif self._seldom.news("Redis is away"):
+                log.warning("%s: Redis is away, no new call starts: %s", self.name, describe(error))
             await self._return_waiting(keep_holds=True)
             return 1.0
         self._seldom.over("Redis is away")
+        self._seldom.over("a script failed")
         granted: list[tuple[Prepared, Grant]] = []
         shared: list[float] = []  # waits that concern every model
         apart = False

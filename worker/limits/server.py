@@ -125,6 +125,18 @@ def _check_database(shown: str, error: Exception) -> None:
         ) from None
 
 
+def is_script_error(error: Exception) -> bool:
+    """Returns whether one of our scripts failed on a server that works: an outage would pass by itself, this doesn't."""
+    failed = ("user_script", "@user_script", "Error running script", "Error compiling script")
+    return isinstance(error, ResponseError) and str(error).removeprefix("ERR ").startswith(failed)
+
+
+def describe(error: Exception) -> str:
+    """Returns the error's kind and text on one line, at most 300 characters."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__
+
+
 @cache
 def _source(path: Path) -> str:
     return path.read_text(encoding="utf-8")

@@ -163,3 +163,16 @@ def test_more_than_64_wants_or_a_want_without_keys_is_a_mistake_of_the_caller(vi
         assert await limiter.reserve([]) == []
 
     virtual.run(story)
+
+
+def test_a_provider_may_have_more_keys_than_a_script_takes_arguments(virtual):
+    async def story(world):
+        keys = [virtual.key(f"p/k{n}", requests=60) for n in range(3_000)]
+        limiter = await world.limiter()
+        answers = await world.ask(limiter, *[world.want(keys) for _ in range(64)])
+        assert {type(answer) for answer in answers} == {Grant}
+        assert len({answer.key.name for answer in answers}) == 64
+        assert len(await limiter.room(keys)) == 3_000
+        await limiter.drop_hold("w1", keys)
+
+    virtual.run(story)

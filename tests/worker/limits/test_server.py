@@ -15,11 +15,12 @@ import pytest
 import redis
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
+from redis.exceptions import ResponseError
 
 from models.errors import ConfigError, StorageError
 from tests.servers import Valkey
 from worker.limits.limiter import Grant, Limiter, Wait, connect
-from worker.limits.server import examine, misfit
+from worker.limits.server import describe, examine, is_script_error, misfit
 
 
 def test_in_real_time_two_limiters_keep_to_the_pace(virtual):
@@ -331,3 +332,22 @@ def test_a_server_that_is_away_or_takes_no_writes_just_now_is_waited_for(fussy_v
 def test_versions_and_modes_that_will_not_do(info, why):
     told = misfit(info)
     assert told is None if why is None else why in told
+
+
+def test_a_script_that_fails_is_told_apart_from_an_outage(valkey_url):
+    async def story():
+        client = connect(valkey_url)
+        with pytest.raises(ResponseError) as failed:
+            await client.execute_command("EVAL", "return unpack({}, 1, 9000)", 0)
+        assert is_script_error(failed.value)
+        assert "too many results to unpack" in describe(failed.value)
+        await client.aclose()
+
+    asyncio.run(story())
+    for outage in (
+        ConnectionError("refused"),
+        ResponseError("OOM command not allowed when used memory > 'maxmemory'. script: 1f, on @user_script:1."),
+        ResponseError("MISCONF Valkey is configured to save RDB snapshots"),
+        ResponseError("BUSY Valkey is busy running a script."),
+    ):
+        assert not is_script_error(outage)
