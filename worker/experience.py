@@ -18,6 +18,8 @@ STRAY_SHARE = 0.02
 """Of a provider's calls: so many may go wrong and it still counts as one that answers. Where more do, no job is to blame for its own."""
 FIRST_COOL = (1.0, 2.0)
 LONGEST_COOL = 15.0
+MOST_COOLING = 4096
+"""Of so many pools, and models on them, it is remembered: users may name any models."""
 LONGEST_TOLD_COOL = 4.0
 """A provider that tells how long to wait needs no guess; a little more is left to all who were told the same."""
 
@@ -86,6 +88,11 @@ class Cooling:
     def cools(self, pool: str, seconds: float) -> None:
         """It cools for so long from now."""
         now = self._clock()
+        if len(self._until) >= MOST_COOLING:
+            over = [one for one, until in self._until.items() if until + REMEMBERED_SECONDS <= now]
+            for one in over or list(self._until)[:1]:
+                for memory in (self._until, self._began, self._rounds):
+                    memory.pop(one, None)
         if now >= self._until.get(pool, float("-inf")):
             self._rounds[pool] = min(self._rounds.get(pool, 0) + 1, 10)
             self._began[pool] = now

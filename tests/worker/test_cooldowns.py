@@ -232,6 +232,30 @@ def test_a_days_quota_of_one_model_takes_no_key_out_of_use(
     assert one.until - one.since == pytest.approx(40_000, abs=10)
 
 
+def test_a_wait_that_names_the_account_holds_all_its_models_and_ends_the_drain(
+    start_worker: Callable[..., Bench], database: Database
+) -> None:
+    worker = start_worker()
+    batch = make_batch(database, mixed(3, 3))
+
+    async def script(_: Sent) -> Response:
+        failure = Failure(
+            FailureKind.RATE_LIMIT, "rate_limited", "your account", 429, retry_after=7200.0, scope=FailureScope.POOL
+        )
+        return Response(b"{}", 429, failure=failure)
+
+    played = play(worker, script)
+    assert worker.drain("p", 20.0) is False
+    assert statuses(database, batch) == ["queued"] * 6
+    (one,) = stored(database)
+    assert (one.model, one.reason) == ("", "your account")
+    asked = len(played.sent)
+    worker.tick()
+    assert worker.rung == [], "nobody is rung for what can't start"
+    assert worker.drain("p", 5.0) is False
+    assert len(played.sent) == asked
+
+
 def test_with_two_keys_the_refused_job_goes_on_at_once_on_the_other(
     start_worker: Callable[..., Bench], database: Database
 ) -> None:

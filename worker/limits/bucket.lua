@@ -175,7 +175,7 @@ local function cooldowns_of(pool, packed)
   local entries, far = cmsgpack.unpack(packed), false
   for _, entry in pairs(entries) do
     if entry[1] > now + BELIEVED then
-      entry[1], entry[3], far = now + LONGEST, 1, true
+      entry[1], far = now + LONGEST, true
     end
   end
   if far then save_cooldowns(pool, entries) end

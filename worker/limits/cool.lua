@@ -47,7 +47,10 @@ else
     for other, entry in pairs(entries) do
       if other ~= '' and other ~= model and entry[2] == 0 then second_till = math.max(second_till, entry[1]) end
     end
-    if second_till > now then cool_down(entries, '', math.min(till, second_till), 0, trial) end
+    if second_till > now then
+      local both = math.min(till, second_till)
+      cool_down(entries, '', both, 0, both - now > try_from and 1 or 0)
+    end
   end
 end
 save_cooldowns(pool, entries)

@@ -76,8 +76,11 @@ SEVERAL, SHARE, LONG_RETRY = (
     0.01,
     5.0,
 )  # 429s in 10 s that cool a model or a pool, their share of its grants, a long Retry-After
-TRIAL_SECONDS = 30.0
-"""After a longer cooldown one call goes first, and the others wait for its answer."""
+TRIAL_SECONDS = 31.0
+"""After a longer cooldown one call goes first, and the others wait for its answer. It is stored in SQL, too: who gets the answer
+has to know of it."""
+MOST_COOLDOWNS = 4096
+"""So many are remembered for a Redis that loses them: users may name any models."""
 BELIEVED_SECONDS = 25 * 3600.0
 LONGEST_SECONDS = 24 * 3600.0
 """A wait of more than 25 h counts as 24 h: no limit is counted over a longer time, and a provider's clock or words may be wrong."""
@@ -232,6 +235,8 @@ class Limiter:
             *([Cooldown(key.pool, "", of_pool)] if of_pool else []),
         ]
         now = self._steady()
+        if len(self._cooling) >= MOST_COOLDOWNS:
+            self._cooling = {what: its for what, its in self._cooling.items() if its[0] > now}
         for one in found:
             self._cooling[one.pool, one.model] = now + one.seconds, one.named
         return found
