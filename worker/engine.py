@@ -384,7 +384,7 @@ class Engine:
             finished_at=self._recorder.now(),
             price=counted_by,
             unbilled=not left or is_unbilled(response.failure, response.http_code),
-            least=price(of_text(usage), pricing) if usage and cost is None else None,
+            least=price(of_text(usage), pricing) if usage and price(usage, pricing) is None else None,
         )
         if left and (failure is None or failure.kind is not FailureKind.RATE_LIMIT):
             self.cooldowns.answered(grant.key.pool, request.model, started)

@@ -85,8 +85,8 @@ class Reservable(Protocol):
 class Settled:
     """How a call ended for its budget.
 
-    `cost_nanos` is None where no price could be computed; `least` is then the part of the cost that is known (None: nothing is). `lost`: no
-    whole reply came; `unbilled`: the provider is known not to bill it; `answered`: the job has its answer.
+    `cost_nanos` is None where its cost isn't known. `least` is what its tokens cost where that isn't all that was billed, also beside a
+    `cost_nanos` that the provider reports (None: nothing is missing, or nothing is known). `lost`: no whole reply came; `unbilled`: the provider is known not to bill it; `answered`: the job has its answer.
     """
 
     attempt_id: int
@@ -99,8 +99,13 @@ class Settled:
 
     def cost_in(self, currency: str) -> int | None:
         """Its cost in this currency, or the part of it that is known; None if nothing is."""
-        if self.currency == currency and self.cost_nanos is not None:
-            return self.cost_nanos
+        known = [cost for cost in (self._own(currency), self._least(currency)) if cost is not None]
+        return max(known, default=None)
+
+    def _own(self, currency: str) -> int | None:
+        return self.cost_nanos if self.currency == currency else None
+
+    def _least(self, currency: str) -> int | None:
         return self.least.nanos if self.least is not None and self.least.currency == currency else None
 
     def shows(self, currency: str) -> bool:
@@ -110,15 +115,14 @@ class Settled:
 
     def counted(self, reserved: int, currency: str) -> tuple[int, int]:
         """Returns what to count as spent of a budget in this currency, and the part of it that is assumed."""
-        known = self.cost_in(currency)
-        whole = known is not None and self.cost_nanos is not None
-        if whole and not self.lost:
-            return known or 0, 0
+        known, own = self.cost_in(currency), self._own(currency)
+        if own is not None and self.least is None and not self.lost:
+            return own, 0
         if known is None and self.unbilled:
             return 0, 0
         # one that left before the cap came has nothing reserved
         spent = max(known or 0, reserved)
-        return spent, spent
+        return spent, spent if self.lost else spent - (own or 0)
 
 
 def cap(connection: Connection, batch_id: int, most_nanos: int, currency: str) -> None:

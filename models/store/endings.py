@@ -49,7 +49,7 @@ class AttemptEnd:
     unbilled: bool = False
     """Whether the provider is known not to bill it."""
     least: Cost | None = None
-    """The part of its cost that is known, where the whole isn't."""
+    """What its tokens cost, where that isn't all that was billed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,19 +172,22 @@ def test_what_an_ended_call_counts_as(database: Database, fields: dict[str, obje
     assert books is None or not books.differences
 
 
-@pytest.mark.parametrize(("least", "spent"), [(30, BASE), (5000, 5000)])
+@pytest.mark.parametrize(
+    ("least", "reported", "spent"),
+    [(30, None, BASE), (5000, None, 5000), (30, 40, BASE), (5000, 40, 5000), (30, 5000, 5000)],
+)
 def test_a_call_that_is_not_wholly_priced_counts_at_least_as_its_reservation(
-    database: Database, least: int, spent: int
+    database: Database, least: int, reported: int | None, spent: int
 ) -> None:
     batch = capped(database)
     (call,) = left(database, 1)
-    end = ending(call, cost_nanos=None, currency=None)
+    end = ending(call, cost_nanos=reported, currency=None if reported is None else "USD")
     assert end.attempt is not None
     with database.write() as connection:
         record(connection, [replace(end, attempt=replace(end.attempt, least=Cost(least, "USD")))], 0, NOW)
-    assert sums(database, batch) == (spent, 0, spent)
+    assert sums(database, batch) == (spent, 0, spent - (reported or 0))
     left(database, 1)
-    assert sums(database, batch)[1] == (BASE if least < BASE else 5000 + (5000 - BASE) // 4 + 1)
+    assert sums(database, batch)[1] == (BASE if spent == BASE else 5000 + (5000 - BASE) // 4 + 1)
     books = reconcile(database, batch)
     assert books is None or not books.differences
 
