@@ -182,6 +182,24 @@ def test_a_known_reset_time_ends_the_rest(worker: Bench, database: Database) -> 
     assert 0 < row["until"] - worker.recorder.now() <= 70.0
 
 
+def test_a_pool_that_is_empty_again_rests_longer_however_short_a_time_is_named(
+    worker: Bench, database: Database
+) -> None:
+    ring = worker.keys()
+    soon = Failure(FailureKind.QUOTA, "http_402", "no money", 402, resets_in=2.0)
+
+    def rest() -> float:
+        ring._out.clear()  # its time is over
+        worker.run(ring.quarantine_pool("openai/dear", soon))
+        with database.read() as connection:
+            (row,) = [one for one in key_store.everything(connection) if one["key_id"] == "dear"]
+        return float(row["until"] - row["since"])
+
+    assert [round(rest(), -1) for _ in range(4)] == [0, 60, 300, 900]
+    ring.answered("openai/dear", "m")
+    assert rest() < 30
+
+
 def test_a_quarantine_that_another_worker_has_found_is_taken_over_and_its_end_too(
     worker: Bench, database: Database
 ) -> None:
