@@ -121,7 +121,10 @@ def _failure_code(codes: Iterable[str], status: int, kind: FailureKind) -> str:
 
 def beginning(reply: Reply, body: Any, secrets: Sequence[str]) -> str:
     """The status and the beginning of a body in which no message was found: a page's title and text, or what else it holds."""
-    raw = encode(body) if isinstance(body, dict | list) else reply.body
+    try:
+        raw = encode(body) if isinstance(body, dict | list) else reply.body
+    except RecursionError:  # nested deeper than can be written
+        raw = reply.body
     text = masked(raw[: 16000 + _LONGEST_KEY].decode("utf-8", "replace"), secrets)[:16000]
     shown = clean(page_text(text) if is_page(reply) or "<" in text[:64] else text, secrets)[:300]
     empty = not shown or shown in ("{}", "[]", "null")
