@@ -60,14 +60,30 @@ def yaml_path(place: Iterable[str | int]) -> str:
     return path
 
 
+NAMED_KEYS = 3
+"""Keys of a provider with the same lack that are named one by one; more share one sentence."""
+
+
 def unlimited_keys(providers: Sequence[ProviderConfig]) -> list[str]:
-    """A warning for every key that nothing holds back."""
-    return [
-        f"providers[{p}].keys[{k}] ({provider.id}/{key.id}) has no {missing}: its calls are not held back for that"
-        for p, provider in enumerate(providers)
-        for k, key in enumerate(provider.keys)
-        if (missing := " and no ".join(_missing_limits(provider, key)))
-    ]
+    """Returns a warning for every key that nothing holds back; one for all keys of a provider where they are many."""
+    found = []
+    for p, provider in enumerate(providers):
+        alike: dict[str, list[int]] = {}
+        for k, key in enumerate(provider.keys):
+            if missing := " and no ".join(_missing_limits(provider, key)):
+                alike.setdefault(missing, []).append(k)
+        for missing, places in alike.items():
+            if len(places) > NAMED_KEYS:
+                first = f"{provider.id}/{provider.keys[places[0]].id}"
+                found.append(
+                    f"{len(places):,} keys of {provider.id} (the first is {first}) have no {missing}: their calls are not held back for that"
+                )
+                continue
+            found += [
+                f"providers[{p}].keys[{k}] ({provider.id}/{provider.keys[k].id}) has no {missing}: its calls are not held back for that"
+                for k in places
+            ]
+    return found
 
 
 def unpriced_candidates(providers: Sequence[ProviderConfig], routes: Mapping[str, RouteConfig]) -> list[str]:

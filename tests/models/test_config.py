@@ -324,6 +324,14 @@ def test_a_key_without_limits_is_warned_about() -> None:
     assert "providers[0].keys[1] (openai/b) has no limit_tokens_per_min" in second
 
 
+def test_many_keys_without_limits_share_one_warning() -> None:
+    keys = [{"id": f"k{n}", "secret": f"secret-{n}", "limit_req_per_min": 1} for n in range(3000)]
+    config = a_config({"id": "openai", "keys": keys})
+    assert config.warnings == (
+        "3,000 keys of openai (the first is openai/k0) have no limit_tokens_per_min: their calls are not held back for that",
+    )
+
+
 def test_limits_on_every_model_or_on_one_side_of_the_tokens_are_limits() -> None:
     by_model = {"m": {"limit_req_per_min": 5, "limit_tokens_per_min": 6}}
     sides = {"limit_req_per_min": 5, "limit_input_tokens_per_min": 6}

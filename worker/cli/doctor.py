@@ -23,6 +23,7 @@ from sqlalchemy.engine import RowMapping
 
 from models.config import Config, KeyConfig, ProviderConfig
 from models.config_addresses import public_url
+from models.config_agreement import NAMED_KEYS
 from models.config_file import load_config
 from models.database import SCHEMA, Database, home_path, open_database, schema_version, storage_errors
 from models.errors import ConfigError, TruckError
@@ -134,18 +135,22 @@ def _of_providers(config: Config) -> Iterator[Finding]:
     for warning in config.warnings:
         yield Finding("limits", "warning", warning, "add the limits of your account, or expect 429s")
     for provider in config.providers:
-        for key in provider.keys:
-            if key.pricing is None and not any(
-                model.pricing for model in (*provider.models.values(), *key.models.values())
-            ):
-                if config.price_list:
-                    told = f"{provider.id}/{key.id} has no pricing: {config.price_list} tells what its calls cost"
-                    yield Finding("prices", "ok", f"{told}, or they are reported as unpriced")
-                else:
-                    told = f"{provider.id}/{key.id} has no pricing: its calls are reported as unpriced"
-                    yield Finding(
-                        "prices", "warning", told, "add pricing, or switch a list on: price_list: genai-prices"
-                    )
+        unpriced = [
+            f"{provider.id}/{key.id}"
+            for key in provider.keys
+            if key.pricing is None
+            and not any(model.pricing for model in (*provider.models.values(), *key.models.values()))
+        ]
+        sentences = [f"{name} has no pricing: its" for name in unpriced]
+        if len(unpriced) > NAMED_KEYS:
+            sentences = [f"{len(unpriced):,} keys of {provider.id} (the first is {unpriced[0]}) have no pricing: their"]
+        for beginning in sentences:
+            if config.price_list:
+                message = f"{beginning} calls are priced by {config.price_list}, or reported as unpriced"
+                yield Finding("prices", "ok", message)
+            else:
+                way_out = "add pricing, or switch a price list on: price_list: genai-prices"
+                yield Finding("prices", "warning", f"{beginning} calls are reported as unpriced", way_out)
 
 
 def _of_environment(path: Path | None) -> Iterator[Finding]:
