@@ -14,8 +14,10 @@ from typing import Any, NoReturn
 _PUBLIC = {
     "Answer": "worker.providers.answers",
     "Call": "worker.providers.base",
+    "Charge": "worker.limits.shapes",
     "Failure": "models.request",
     "FailureKind": "models.request",
+    "FailureScope": "models.request",
     "JsonProvider": "worker.providers.plugin",
     "ModelInfo": "models.request",
     "Provider": "worker.providers.base",

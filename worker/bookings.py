@@ -14,7 +14,7 @@ from models.request import Request, Usage
 from worker.estimates import Estimates
 from worker.keys import KeyRing
 from worker.limits.shapes import Charge, LimitedKey
-from worker.providers.base import Provider
+from worker.providers.base import Provider, bound_of
 
 log = logging.getLogger("truckllm.bookings")
 
@@ -34,7 +34,7 @@ class Bookings:
 
     def charge(self, request: Request, size: tuple[int, int]) -> Charge:
         """What to book when the call starts. Raises whatever the plugin raises."""
-        most = self._provider.max_output_tokens(request)
+        most = bound_of(self._provider, request)
         going_in = self._estimates.input_tokens(request.model, size)
         coming_out = self._estimates.output_tokens(request.model, most if most is None else min(most, MOST_TOKENS))
         return sound(self._provider.charge(request, going_in, coming_out))
@@ -85,7 +85,7 @@ class Bookings:
         config = self._provider.config
         try:
             most = config.max_output_tokens(self._ring.key(key.name), request.model)
-            bound = self._provider.max_output_tokens(request)
+            bound = bound_of(self._provider, request)
             if (largest and most is None) or (longest is not None and bound is not None):
                 return None
             guess = config.default_output_tokens or COLD_OUTPUT_TOKENS

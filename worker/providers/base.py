@@ -186,6 +186,16 @@ class Provider(abc.ABC):  # noqa: B024 - `missing` says what a subclass lacks
         return list(found.values())
 
 
+def bound_of(provider: Provider, request: Request) -> int | None:
+    """The bound that `max_output_tokens` finds. None also where a plugin's looks for a field that the request hasn't, or finds no
+    positive whole number: most requests have no bound."""
+    try:
+        bound = provider.max_output_tokens(request)
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return None
+    return bound if type(bound) is int and bound > 0 else None
+
+
 KEY_KINDS = frozenset({FailureKind.AUTH, FailureKind.QUOTA, FailureKind.KEY_MODEL, FailureKind.RATE_LIMIT})
 """What a refused list of models may say of the key; any other refusal is about the list itself."""
 

@@ -63,9 +63,35 @@ class ChatProvider(Provider):
     def error_in(self, body: Any) -> Any:
         """The error that a body holds, whatever the status says; None if it holds none."""
 
-    def judge(self, request: Request, reply: Reply, body: dict[str, Any]) -> Failure:
-        """Returns the failure that an error body stands for. The status may be 200: errors come inside streams too."""
-        return self._failure(request, reply, body)
+    def judge(self, request: Request, reply: Reply, body: dict[str, Any] | None) -> Failure | None:
+        """Returns the failure that a reply stands for, which is an error by its status or by `error_in`; None leaves that to the signals.
+
+        `body` is the reply's decoded body, None where that is no JSON object; of an error inside a stream it is `{"error": error}`.
+        """
+        if body is None:
+            return self._failure(request, reply, decode(reply.body) or None)
+        error = self.found_error(body)
+        if error is not None and body.get("error") is not error:
+            body = {"error": error}
+        return self._failure(request, reply, body or None)
+
+    # What `read` and `build` ask of the methods above. A class that has them from strangers guards them here.
+
+    def found_error(self, body: Any) -> Any:
+        """`error_in`, for any decoded body."""
+        return self.error_in(body)
+
+    def failure_of(self, request: Request, reply: Reply, body: dict[str, Any] | None) -> Failure:
+        """`judge`, or what the signals make of the reply."""
+        return self.judge(request, reply, body) or ChatProvider.judge(self, request, reply, body)  # type: ignore[return-value]
+
+    def asked_path(self, request: Request) -> str:
+        """`path`."""
+        return self.path(request)
+
+    def own_headers(self, api_key: str) -> dict[str, str]:
+        """`auth`."""
+        return self.auth(api_key)
 
     def _failure(self, request: Request, reply: Reply, body: Any) -> Failure:
         secrets = self.secrets(request)
@@ -100,10 +126,12 @@ class ChatProvider(Provider):
                 body = encode(merged(translated, more) if more else translated)
             except RecursionError:
                 raise Untranslatable("body", "the body is nested too deep to be translated") from None
+            except (TypeError, ValueError) as error:
+                raise Untranslatable("body", f"the translated body can't be written as JSON: {error}") from None
         else:
             raise Untranslatable("body", f"a body in the {request.dialect} dialect can't go to {self.name}")
-        headers = {"content-type": "application/json", **self.auth(request.api_key), **self._headers}
-        return Call("POST", self.url(self.path(request)), headers, body, request.stream)
+        headers = {"content-type": "application/json", **self.own_headers(request.api_key), **self._headers}
+        return Call("POST", self.url(self.asked_path(request)), headers, body, request.stream)
 
     def max_output_tokens(self, request: Request) -> int | None:
         if request.dialect != "gemini":
@@ -115,12 +143,12 @@ class ChatProvider(Provider):
         if reply.body.startswith(BOM):  # it would stand before the JSON in results, too
             reply = replace(reply, body=reply.body.removeprefix(BOM))
         good = 200 <= reply.status < 300
-        whole = True
+        whole, streamed = True, False
         raw = reply.body
         if good and is_event_stream(reply, request.stream):
             stream = self.assemble(request, Chunks(read_events(reply.body)))
             body: Any = joined(stream.body)
-            error, whole = stream.error, stream.whole
+            error, whole, streamed = stream.error, stream.whole, True
             try:
                 raw = encode(body) if body else raw
             except RecursionError:  # no answer is nested like this
@@ -129,16 +157,16 @@ class ChatProvider(Provider):
             body = outline(reply.body) if good and request.operation == EMBEDDINGS else decode(reply.body)
             if isinstance(body, list) and len(body) == 1:  # Gemini wraps errors like this where no SSE was asked for
                 body = body[0]
-            error = self.error_in(body)
+            error = self.found_error(body)
         answer = self.answer(request, body, reply) if good and isinstance(body, dict) else None
         failure: Failure | None
         if 300 <= reply.status < 400:
             failure = redirected(reply)
         elif error is not None:
-            own = isinstance(body, dict) and body.get("error") is error
-            failure = self.judge(request, reply, body if own else {"error": error})
+            told = body if isinstance(body, dict) else None
+            failure = self.failure_of(request, reply, {"error": error} if streamed else told)
         elif not good:
-            failure = self._refusal(request, reply, body)
+            failure = self.failure_of(request, reply, body if isinstance(body, dict) else None)
         elif not whole:
             failure = truncated(reply)
         elif answer is None:
@@ -164,11 +192,6 @@ class ChatProvider(Provider):
         )
         return without_secrets(response, self.secrets(request))
 
-    def _refusal(self, request: Request, reply: Reply, body: Any) -> Failure:
-        if isinstance(body, dict) and body:
-            return self.judge(request, reply, body)
-        return self._failure(request, reply, body or None)
-
     def _with_address(self, request: Request, reply: Reply, body: Any, failure: Failure) -> Failure:
         """The failure with the URL that was asked, where what answered there isn't this API."""
         if failure.scope is not FailureScope.ENDPOINT and not of_another_server(reply, body, failure):
@@ -177,7 +200,10 @@ class ChatProvider(Provider):
         if failure.code == "unreadable_reply":
             shown = beginning(reply, body, self.secrets(request)).partition(": ")[2][:200]
             words = f"{words}: {shown}" if shown else words
-        asked = self.config.base_url + self.path(request)
+        try:
+            asked = self.config.base_url + self.asked_path(request)
+        except Untranslatable:  # of a request that is none: the list of models was asked for
+            asked = self.config.base_url
         message = f"{words}; is base_url right? {asked} was asked"
         return replace(failure, message=message, scope=FailureScope.ENDPOINT)
 
@@ -191,7 +217,7 @@ class ChatProvider(Provider):
 
     def list_models_call(self, path: str, api_key: str) -> Call:
         """A GET with this provider's headers."""
-        return Call("GET", self.url(path), {**self.auth(api_key), **self._headers})
+        return Call("GET", self.url(path), {**self.own_headers(api_key), **self._headers})
 
     def url(self, path: str) -> str:
         """The whole URL of a path behind the base URL, with the query that the configuration adds."""

@@ -7,6 +7,7 @@ that runs imports it.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import orjson
@@ -14,9 +15,11 @@ import pytest
 
 from models.config import ProviderConfig
 from models.errors import Untranslatable
-from models.request import FailureKind, Request, Response
+from models.request import Failure, FailureKind, Request, Response
+from worker.limits.shapes import Charge
 from worker.providers.answers import Answer
-from worker.providers.base import Call, Provider, Reply
+from worker.providers.base import Call, Provider, Reply, bound_of
+from worker.providers.events import read_events
 from worker.providers.rubbish import BODIES, HEADERS, NONSENSE, STATUSES, dumped, places_in, replaced, survives
 
 KEY = "sk-contract-0123456789abcdef"
@@ -75,11 +78,44 @@ def texts_in(call: Call) -> str:
 
 
 def built(provider: Provider, request: Request) -> Call | Untranslatable:
-    """The call for a request, or the error with which it is refused."""
+    """The call for a request, or the error with which it is refused. Raises AssertionError where the plugin raises anything else."""
     try:
         return provider.build(request)
     except Untranslatable as refused:
         return refused
+    except Exception as error:
+        raise AssertionError(
+            f"build raised {type(error).__name__}: {error}. For a request that the vendor can't take it should raise Untranslatable"
+        ) from error
+
+
+def must_build(provider: Provider, request: Request) -> Call:
+    """The call for a request that every plugin has to take. Raises AssertionError with the plugin's reason."""
+    call = built(provider, request)
+    assert not isinstance(call, Untranslatable), (
+        f"a plain question is refused ({call}): build has to take a request of one user message"
+    )
+    return call
+
+
+def read(provider: Provider, request: Request, reply: Reply) -> Response:
+    """What the plugin makes of a reply. Raises AssertionError where reading raises."""
+    try:
+        return provider.read(request, reply)
+    except Exception as error:
+        raise AssertionError(
+            f"read raised {type(error).__name__}: {error}, for HTTP {reply.status} with the body {reply.body[:200]!r}. "
+            "It should return a Response with a failure"
+        ) from error
+
+
+def failure_in(provider: Provider, request: Request, reply: Reply) -> Failure:
+    """The failure that the plugin finds in a reply that is none but a failure. Raises AssertionError where it finds none."""
+    failure = read(provider, request, reply).failure
+    assert failure is not None, (
+        f"HTTP {reply.status} with the body {reply.body[:200]!r} is read as an answer: read has to set a failure for it"
+    )
+    return failure
 
 
 class ProviderContract:
@@ -95,6 +131,8 @@ class ProviderContract:
     model: ClassVar[str] = MODEL
     own_body: ClassVar[bytes] = b""
     """A small body in the provider's own dialect, for a class that has one (`dialect`): it must go out untouched."""
+    good_stream: ClassVar[bytes] = b""
+    """The bytes of a recorded stream with the same answer, for a class that takes `stream`."""
     settings: ClassVar[dict[str, Any]] = {}
     """What the class needs in its configuration beyond a base URL and a key, such as `{"options": {…}}`."""
 
@@ -130,97 +168,179 @@ class ProviderContract:
     # Identity
 
     def test_its_name_is_its_id(self, provider: Provider) -> None:
-        assert provider.name == "mine"
+        assert provider.name == "mine", (
+            f"its name is {provider.name!r}: it has to be the provider's id in the configuration, because the ledger names it so"
+        )
 
     # Building
 
     def test_a_call_goes_to_the_base_url_and_carries_the_key_in_a_header_only(self, provider: Provider) -> None:
-        for call in (provider.build(self.simple()), provider.build_list_models(KEY)):
-            assert call.url.startswith("https://api.example.com/v1/")
-            assert KEY not in call.url
-            assert KEY not in (call.body or b"").decode()
-            assert any(KEY in value for value in call.headers.values())
-            assert all(name == name.lower() for name in call.headers)
-            assert KEY not in repr(call)
+        for what, call in (
+            ("the call", must_build(provider, self.simple())),
+            ("the list of models", provider.build_list_models(KEY)),
+        ):
+            assert call.url.startswith("https://api.example.com/v1/"), (
+                f"{what} goes to {call.url.replace(KEY, '***')}: it has to go to base_url (https://api.example.com/v1) and what `path` adds"
+            )
+            assert KEY not in call.url, (
+                f"{what} has the key in its URL, where logs show it: send it in a header (`auth`)"
+            )
+            assert KEY not in (call.body or b"").decode(), (
+                f"{what} has the key in its body: send it in a header (`auth`)"
+            )
+            assert any(KEY in value for value in call.headers.values()), f"{what} has the key in no header: see `auth`"
+            odd = [name for name in call.headers if name != name.lower()]
+            assert not odd, f"{what} has the headers {odd}: write their names in lower case"
+            assert KEY not in repr(call), f"repr of {what} shows the key: keep the dataclass Call as it is"
 
     def test_headers_of_the_configuration_are_added_whatever_their_case(self) -> None:
         provider = self.make_provider(headers={"X-Gateway": "yes", "Content-Type": "application/json; v=1"})
-        for call in (provider.build(self.simple()), provider.build_list_models(KEY)):
-            assert call.headers.get("x-gateway") == "yes", "a header of the configuration isn't sent"
-        assert provider.build(self.simple()).headers.get("content-type") == "application/json; v=1"
+        for call in (must_build(provider, self.simple()), provider.build_list_models(KEY)):
+            assert call.headers.get("x-gateway") == "yes", (
+                "the header X-Gateway of the configuration isn't sent: add `self.config.headers`, with names in lower case"
+            )
+        assert must_build(provider, self.simple()).headers.get("content-type") == "application/json; v=1", (
+            "the Content-Type of the configuration has to replace the plugin's own"
+        )
 
     def test_building_changes_nothing_and_gives_the_same_call_again(self, provider: Provider) -> None:
         request = self.simple()
         before = copy.deepcopy(dict(request.input))
-        first, second = provider.build(request), provider.build(request)
-        assert first == second
-        assert dict(request.input) == before
+        first, second = must_build(provider, request), must_build(provider, request)
+        assert dict(request.input) == before, (
+            "building changed the request's input: work on a copy, a retry builds it again"
+        )
+        assert first == second, "the same request gives another call the second time: a retry has to send the same"
 
     def test_the_question_and_the_model_are_sent(self, provider: Provider) -> None:
-        call = provider.build(self.simple())
-        assert call.method == "POST"
-        assert QUESTION in texts_in(call), "the question isn't in the body"
-        assert self.model in call.url or self.model in texts_in(call), "the model is neither in the URL nor in the body"
+        call = must_build(provider, self.simple())
+        assert call.method == "POST", f"a call is sent by {call.method}: it has to be a POST"
+        assert QUESTION in texts_in(call), (
+            "the question isn't in the body: write_body has to send all of `wanted.messages()`"
+        )
+        assert self.model in call.url or self.model in texts_in(call), (
+            f"the model {self.model!r} is neither in the URL nor in the body: send `wanted.model`, or put `request.model` into the path"
+        )
 
     def test_a_conversation_is_sent_whole_and_in_order_or_refused(self, provider: Provider) -> None:
         roles = ("system", "user", "assistant", "user")
         messages = [{"role": role, "content": text} for role, text in zip(roles, TALK.values(), strict=True)]
         call = built(provider, Request(self.model, {"messages": messages}, KEY))
         if isinstance(call, Untranslatable):
-            assert call.field.startswith(("messages", "system"))
+            assert call.field.startswith(("messages", "system")), (
+                f"a conversation with a system text is refused for {call.field!r} ({call}): send it, or refuse it by `messages`"
+            )
             return
         sent = texts_in(call)
         places = [sent.find(text) for text in TALK.values()]
-        assert -1 not in places, "a part of the conversation isn't in the body"
-        assert places[1:] == sorted(places[1:]), "the turns are sent in another order"
+        missing = [role for role, place in zip(TALK, places, strict=True) if place < 0]
+        assert not missing, (
+            f"of a conversation the text of {missing} isn't in the body: write_body has to send every turn and `wanted.system`"
+        )
+        assert places[1:] == sorted(places[1:]), "the turns are sent in another order than they were said in"
 
     def test_a_body_of_its_own_dialect_goes_out_byte_by_byte(self, provider: Provider) -> None:
-        assert provider.build(self.own()).body == self.own_body
+        assert provider.build(self.own()).body == self.own_body, (
+            "a body in the provider's own dialect is changed: it has to go out byte by byte, as the user wrote it"
+        )
 
     def test_a_body_of_another_dialect_is_refused_by_name(self, provider: Provider) -> None:
-        with pytest.raises(Untranslatable) as refused:
-            provider.build(Request(self.model, {}, KEY, dialect="klingon", body=b"{}"))
-        assert "klingon" in str(refused.value)
+        refused = built(provider, Request(self.model, {}, KEY, dialect="klingon", body=b"{}"))
+        assert isinstance(refused, Untranslatable), (
+            "a body in the unknown dialect 'klingon' is sent all the same: raise Untranslatable for a `request.dialect` that isn't known"
+        )
+        assert "klingon" in str(refused), f"the refusal of a dialect ({refused}) has to name it: 'klingon'"
 
     def test_an_unknown_operation_is_refused(self, provider: Provider) -> None:
-        with pytest.raises(Untranslatable):
-            provider.build(Request(self.model, simple_input(), KEY, operation="levitate"))
+        refused = built(provider, Request(self.model, simple_input(), KEY, operation="levitate"))
+        assert isinstance(refused, Untranslatable), (
+            "the operation 'levitate' is sent as if it were a chat: raise Untranslatable for a `request.operation` that isn't known"
+        )
 
     @pytest.mark.parametrize("field", FIELDS)
     def test_a_field_is_sent_or_refused_but_never_dropped(self, provider: Provider, field: str) -> None:
         call = built(provider, self.simple(**{field: FIELDS[field]}))
         if isinstance(call, Untranslatable):
-            assert call.field.startswith(field)
-            assert field in str(call)
+            assert call.field.startswith(field), (
+                f"a request with {field} is refused for {call.field!r} ({call}): it has to be refused by the field's own name, or sent"
+            )
+            assert field in str(call), f"the refusal of {field} ({call}) doesn't name the field"
             return
         found = values_in(orjson.loads(call.body or b"null"))
         wanted = [value for value in values_in(FIELDS[field]) if value not in ("n", "name", "schema")]
         marks = [value for value in wanted if "1234" in str(value) or field in ("n", "logprobs", "top_logprobs")]
-        assert marks
+        assert marks, f"the contract has no mark for {field}"
         lost = [mark for mark in marks if mark not in found]
-        assert not lost, f"{field} was neither sent nor refused: nobody would know that it was dropped"
+        assert not lost, (
+            f"{field} was neither sent nor refused: nobody would know that it was dropped. Put what `wanted` gives for it into the body, "
+            "or don't take it: what nobody takes is refused"
+        )
 
     def test_a_stream_is_asked_for_when_the_request_says_so(self, provider: Provider) -> None:
-        assert provider.build(self.simple()).stream is False
+        assert must_build(provider, self.simple()).stream is False, (
+            "a call that asks for no stream has stream=True: set it to `request.stream`"
+        )
         call = built(provider, self.simple(stream=True))
         if isinstance(call, Untranslatable):  # a provider that doesn't stream says so
-            assert call.field == "stream"
+            assert call.field == "stream", (
+                f"a request with stream=true is refused for {call.field!r} ({call}): refuse it by `stream`, or send it"
+            )
         else:
-            assert call.stream is True
+            assert call.stream is True, "a call that asks for a stream has stream=False: set it to `request.stream`"
 
     # Reading
 
     def test_a_good_reply_becomes_an_answer(self, provider: Provider) -> None:
-        reply = self.reply(self.good)
-        response = provider.read(self.simple(), reply)
-        assert response.failure is None, "the recorded reply is not understood"
-        assert response.raw_response == reply.body
-        assert (response.http_code, response.latency_ms) == (200, 7)
-        expected = self.expected
-        assert (response.text, response.usage) == (expected.text, expected.usage)
-        assert (response.finish_reason, response.served_model) == (expected.finish_reason, expected.served_model)
-        assert response.usage is not None, "the tokens that were used are not read: its calls would be unpriced"
-        assert response.tokens_used == response.usage.input_tokens + response.usage.output_tokens
+        self._check_answer(read(provider, self.simple(), self.reply(self.good)), self.reply(self.good))
+
+    def test_a_streamed_reply_becomes_the_same_answer_and_a_cut_one_none(self, provider: Provider) -> None:
+        streamed = self.simple(stream=True)
+        if not self.good_stream:
+            refused = isinstance(built(provider, streamed), Untranslatable) or provider.dialect
+            assert refused, (
+                "the plugin takes `stream`: set good_stream to the bytes of a recorded stream, so that it can be checked"
+            )
+            return
+        whole = Reply(200, {"content-type": "text/event-stream"}, self.good_stream, 7)
+        self._check_answer(read(provider, streamed, whole), None)
+        events = list(read_events(self.good_stream))
+        beginning = "".join(
+            f"event: {event.name}\n" + "".join(f"data: {line}\n" for line in event.data.split("\n")) + "\n"
+            for event in events[: len(events) // 2]
+        )
+        half = Reply(200, whole.headers, beginning.encode(), 7)
+        failure = read(provider, streamed, half).failure
+        assert failure is not None, (
+            "half of a stream is taken for an answer: read_stream has to return None where the event that ends an answer is missing"
+        )
+        assert failure.kind is FailureKind.NETWORK, (
+            f"half of a stream is the failure {failure.kind.value!r} ({failure.message}): it has to be `network`, so that it is asked again"
+        )
+
+    def _check_answer(self, response: Response, reply: Reply | None) -> None:
+        failure = response.failure
+        assert failure is None, (
+            f"the recorded reply is read as a failure ({failure.kind.value}: {failure.message}): "
+            "read_answer has to find the answer in it, and error_in no error"
+        )
+        if reply is not None:
+            assert response.raw_response == reply.body, "raw_response has to be the reply's body as it came"
+        assert (response.http_code, response.latency_ms) == (200, 7), (
+            f"http_code and latency_ms are {(response.http_code, response.latency_ms)}: they have to be the reply's own, (200, 7)"
+        )
+        for name in ("text", "finish_reason", "served_model", "usage"):
+            got, wanted = getattr(response, name), getattr(self.expected, name)
+            why = "; without tokens its calls would have no price" if name == "usage" and got is None else ""
+            assert got == wanted, (
+                f"{name} is read as {got!r}, but `expected` has {wanted!r}{why}: which of the two is wrong?"
+            )
+        assert response.usage is not None, (
+            "the tokens that were used are not read, nor in `expected`: without them calls have no price, and a cap can't count"
+        )
+        total = response.usage.input_tokens + response.usage.output_tokens
+        assert response.tokens_used == total, (
+            f"tokens_used is {response.tokens_used}, not input and output together ({total})"
+        )
 
     @pytest.mark.parametrize(
         ("status", "kind"),
@@ -246,17 +366,24 @@ class ProviderContract:
     def test_a_status_alone_tells_the_kind(
         self, provider: Provider, status: int, kind: FailureKind, body: bytes
     ) -> None:
-        failure = provider.read(self.simple(), self.reply(body, status)).failure
-        assert failure is not None
-        assert (failure.kind, failure.http_status) == (kind, status)
-        assert failure.message
-        assert failure.code
+        failure = failure_in(provider, self.simple(), self.reply(body, status))
+        assert failure.kind == kind, (
+            f"HTTP {status} with the body {body!r} is the failure {failure.kind!r}: by its status alone it has to be {kind.value!r}. "
+            "Let `judge` return None where the body names nothing that it knows"
+        )
+        assert failure.http_status == status, (
+            f"the failure's http_status is {failure.http_status}, the reply's {status}"
+        )
+        assert failure.message, f"the failure of HTTP {status} has no message: people have to read why it failed"
+        assert failure.code, f"the failure of HTTP {status} has no code: reports count failures by it"
 
     @pytest.mark.parametrize("body", [b"", b"<html>Oops</html>", b"{}", b"[]", b"null", b'{"ok": tru', b"\xff\xfe\x00"])
     def test_a_200_that_is_no_answer_is_unreadable_and_maybe_billed(self, provider: Provider, body: bytes) -> None:
-        failure = provider.read(self.simple(), self.reply(body)).failure
-        assert failure is not None
-        assert (failure.kind, failure.code) == (FailureKind.NETWORK, "unreadable_reply")
+        failure = failure_in(provider, self.simple(), self.reply(body))
+        assert (failure.kind, failure.code) == (FailureKind.NETWORK, "unreadable_reply"), (
+            f"HTTP 200 with the body {body!r} is the failure ({failure.kind.value}, {failure.code}): it may have been billed and is asked "
+            "again as (network, unreadable_reply). Let read_answer raise where the answer's field is missing (body['text'], not .get)"
+        )
 
     def test_the_wait_that_a_server_tells_is_read_in_every_form(self, provider: Provider) -> None:
         for headers, wait in (
@@ -268,28 +395,34 @@ class ProviderContract:
             ({}, None),
         ):
             for status in (429, 503):
-                failure = provider.read(self.simple(), self.reply(b"", status, **headers)).failure
-                assert failure is not None
+                failure = failure_in(provider, self.simple(), self.reply(b"", status, **headers))
                 if failure.kind is FailureKind.RATE_LIMIT or wait is not None:
-                    assert failure.retry_after == wait, headers
+                    assert failure.retry_after == wait, (
+                        f"HTTP {status} with the headers {headers} gives retry_after={failure.retry_after}, it states {wait} s"
+                    )
 
     def test_messages_hold_no_secret_no_control_characters_and_not_too_much(self, provider: Provider) -> None:
         text = f"bad key {KEY}\0\x1b[31m Bearer {KEY} {'long ' * 1000}"
         for body in ({"error": {"message": text, "type": KEY, "code": KEY}}, {"error": text}, {"message": text}):
             for status in (400, 401, 403, 404, 429, 500):
-                failure = provider.read(self.simple(), self.reply(body, status)).failure
-                assert failure is not None
-                assert "sk-contract" not in failure.message + failure.code
-                assert failure.message.isprintable()
-                assert len(failure.message) <= 1000
-                assert len(failure.code) <= 64
+                failure = failure_in(provider, self.simple(), self.reply(body, status))
+                told = f"of an error of HTTP {status}"
+                assert "sk-contract" not in failure.message + failure.code, (
+                    f"message or code {told} repeats the key: take keys out of what the vendor says"
+                )
+                assert failure.message.isprintable(), f"the message {told} holds control characters: take them out"
+                assert len(failure.message) <= 1000, (
+                    f"the message {told} has {len(failure.message):,} characters; 1,000 are allowed"
+                )
+                assert len(failure.code) <= 64, f"the code {told} has {len(failure.code):,} characters; 64 are allowed"
 
     def test_a_key_that_looks_like_none_is_removed_all_the_same(self, provider: Provider) -> None:
         request = Request(self.model, simple_input(), "canary.0123456789")
         for body in ({"error": {"message": "no canary.0123456789 here"}}, b"<p>no canary.0123456789 here</p>"):
-            failure = provider.read(request, self.reply(body, 400)).failure
-            assert failure is not None
-            assert "no *** here" in failure.message
+            failure = failure_in(provider, request, self.reply(body, 400))
+            assert "no *** here" in failure.message, (
+                f"a key of an unusual form isn't masked in {failure.message!r}: replace `request.api_key` itself by ***"
+            )
 
     def test_no_reply_makes_reading_raise(self, provider: Provider) -> None:
         for status in STATUSES:
@@ -309,9 +442,13 @@ class ProviderContract:
 
     def test_the_model_list_is_read(self, provider: Provider) -> None:
         call = provider.build_list_models(KEY)
-        assert (call.method, call.body) == ("GET", None)
-        models = provider.read_list_models(self.reply(self.model_list))
-        assert self.model in [model.id for model in models]
+        assert (call.method, call.body) == ("GET", None), (
+            f"the list of models is asked for by {call.method}: it has to be a GET without a body"
+        )
+        models = [model.id for model in provider.read_list_models(self.reply(self.model_list))]
+        assert self.model in models, (
+            f"{self.model!r} isn't among the models that are read from model_list: {models}. See read_models: it returns their names"
+        )
 
     def test_no_model_list_makes_reading_raise(self, provider: Provider) -> None:
         changed = [
@@ -323,8 +460,13 @@ class ProviderContract:
             try:
                 models = provider.read_list_models(self.reply(body))
             except Exception as error:
-                raise AssertionError(f"the model list {body[:200]!r} made reading raise") from error
-            assert all(isinstance(model.id, str) for model in models), body[:200]
+                raise AssertionError(
+                    f"reading the list of models raised {type(error).__name__}: {error}, for the body {body[:200]!r}. "
+                    "It should return an empty list"
+                ) from error
+            assert all(isinstance(model.id, str) for model in models), (
+                f"a model's id that is no text is read from the list {body[:200]!r}: leave it out"
+            )
 
     # Limits
 
@@ -332,15 +474,31 @@ class ProviderContract:
     def test_what_is_booked_is_never_negative_and_holds_one_request(
         self, provider: Provider, fields: dict[str, Any]
     ) -> None:
-        booked = provider.charge(self.simple(**fields), 100, 20)
-        assert booked.requests == 1
-        assert min(booked.tokens, booked.input_tokens, booked.output_tokens) >= 0
+        request = self.simple(**fields)
+        booked = charged("charge", lambda: provider.charge(request, 100, 20))
         usage = self.expected.usage
-        assert usage is not None
-        settled = provider.settled(booked, usage)
-        assert settled.requests == 1
-        assert min(settled.tokens, settled.input_tokens, settled.output_tokens) >= 0
+        assert usage is not None, "`expected` has no usage"
+        charged("settled", lambda: provider.settled(booked, usage))
 
     def test_the_requests_own_bound_on_output_is_known(self, provider: Provider) -> None:
-        assert provider.max_output_tokens(self.simple(max_tokens=50)) == 50, "max_output_tokens doesn't tell max_tokens"
-        assert isinstance(provider.max_output_tokens(self.simple(max_tokens="many")), int | None)
+        found = bound_of(provider, self.simple(max_tokens=50))
+        assert found == 50, (
+            f"max_output_tokens gives {found} for a request with max_tokens 50: return the request's own bound, None where it has none"
+        )
+
+
+def charged(method: str, call: Callable[[], Any]) -> Charge:
+    """What `charge` or `settled` gives. Raises AssertionError for what no limit can count."""
+    try:
+        booked = call()
+    except Exception as error:
+        raise AssertionError(
+            f"{method} raised {type(error).__name__}: {error}. A request may lack any field: use request.input.get(…)"
+        ) from error
+    assert isinstance(booked, Charge), (
+        f"{method} gave {type(booked).__name__}: return a Charge, such as Charge(tokens=…, input_tokens=…, output_tokens=…)"
+    )
+    assert booked.requests == 1, f"{method} counts {booked.requests} requests: a call is 1"
+    least = min(booked.tokens, booked.input_tokens, booked.output_tokens)
+    assert least >= 0, f"{method} counts {least} tokens: below 0 it would give back what other calls have booked"
+    return booked

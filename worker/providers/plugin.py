@@ -7,22 +7,19 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any, ClassVar
 
-from models.request import CHAT, ModelInfo, Request, Usage
+from models.errors import Untranslatable
+from models.request import CHAT, Failure, ModelInfo, Request
 from worker.providers.answers import Answer, Stream
 from worker.providers.base import Call, Reply
 from worker.providers.chat import ChatProvider
 from worker.providers.events import Chunks
-from worker.providers.failures import clean, request_id, unreadable
-from worker.providers.finish import Finish, finish_of
+from worker.providers.failures import request_id, unreadable
+from worker.providers.guards import MISREAD, raised, sound_answer, sound_failure
 from worker.providers.neutral import Ask, Choice, Form, Text, Tool, Turn, given, refusal
-from worker.providers.replies import at, decode, name, storable, told_count
+from worker.providers.replies import at, decode, name
 from worker.providers.translation import read as read_body
-
-_MISREAD = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
-"""What reading a reply raises that isn't as it was expected."""
 
 
 class Wanted:
@@ -94,6 +91,10 @@ class JsonProvider(ChatProvider):
     The key goes out as `Authorization: Bearer`, unless `key_header` or `keyless` of the configuration, or `auth`, say otherwise.
     Lines in every form arrive as one `Wanted`. Errors are told apart by the table of signals that holds for any vendor, and a reply that `read_answer` can't
     make sense of is an unreadable one, so neither needs any care in the plugin. `models_path` is where the list of models is.
+
+    Hooks that read are called with decoded JSON objects (dicts) only and may raise as Python does where one isn't as expected:
+    `read_answer` makes the reply unreadable by that, `error_in` finds no error, `judge` leaves the failure to the table. Hooks that write
+    (`path`, `auth`, `write_body`) fail the job by it, before anything is sent.
     """
 
     operations: ClassVar[frozenset[str]] = frozenset({CHAT})
@@ -105,40 +106,122 @@ class JsonProvider(ChatProvider):
 
     @abc.abstractmethod
     def read_answer(self, body: dict[str, Any]) -> Answer:
-        """What the body of a reply with a 2xx status says. It may raise as Python does where the body isn't as expected."""
+        """The answer in the body of a reply with a 2xx status. It may raise as Python does where the body isn't as expected."""
+
+    def read_stream(self, events: list[dict[str, Any]]) -> Mapping[str, Any] | None:
+        """The body that a stream's events stand for, as `read_answer` takes it; None if the end is missing. Default: no stream is read.
+
+        `events` are the data of the server-sent events, up to a `[DONE]`. A plugin whose `write_body` takes `stream` needs it.
+        """
+        return None
 
     def read_models(self, body: Any) -> Iterable[str | ModelInfo]:
         """The models in the reply to a GET of `models_path`. Default: as OpenAI lists them."""
         return [model["id"] for model in body["data"]]
 
     def auth(self, api_key: str) -> dict[str, str]:
+        """The headers that carry the key."""
         return self.key_headers(api_key)
+
+    def error_in(self, body: dict[str, Any]) -> Any:
+        """The error in a reply's decoded body, of any status; None, or anything empty, if it holds none. True: the body as a whole is one."""
+        return at(body, "error")
+
+    def judge(self, request: Request, reply: Reply, body: dict[str, Any] | None) -> Failure | None:
+        """The failure that a reply stands for. `body` is its decoded body, or None where that is no JSON object.
+
+        None: the provider's `signals` and the table decide, as they do by default.
+        """
+        return super().judge(request, reply, body)
+
+    # What is made of them
 
     def translate(self, request: Request) -> dict[str, Any]:
         wanted = Wanted(request.model, read_body(request, self.name))
-        body = self.write_body(wanted)
+        try:
+            body = self.write_body(wanted)
+        except Untranslatable:
+            raise
+        except MISREAD as error:
+            raise self._mistake("write_body", error, request.api_key) from error
+        if not isinstance(body, Mapping):
+            raise Untranslatable("body", f"{self._called('write_body')} gave {type(body).__name__}, not a dict")
         wanted.done()
         return given(body)
 
-    def answer(self, request: Request, body: dict[str, Any], reply: Reply) -> Answer | None:
+    def asked_path(self, request: Request) -> str:
         try:
-            return _sound(self.read_answer(body))
-        except _MISREAD as error:
-            why = clean(f"{type(error).__name__}: {error}", self.secrets(request))[:200]
+            path = self.path(request)
+        except MISREAD as error:
+            raise self._mistake("path", error, request.api_key) from error
+        if not isinstance(path, str) or "://" in path.partition("?")[0]:
+            shown = "a whole URL" if isinstance(path, str) else type(path).__name__
+            raise Untranslatable("path", f"{self._called('path')} gave {shown}, not the text that follows base_url")
+        return path if not path or path.startswith(("/", "?")) else f"/{path}"
+
+    def own_headers(self, api_key: str) -> dict[str, str]:
+        try:
+            headers = {
+                str(name).lower(): value for name, value in dict(self.auth(api_key)).items() if value is not None
+            }
+        except MISREAD as error:
+            raise self._mistake("auth", error, api_key) from error
+        if not all(isinstance(value, str) for value in headers.values()):
+            raise Untranslatable("auth", f"{self._called('auth')} gave a header whose value is no text")
+        return headers
+
+    def _mistake(self, method: str, error: Exception, api_key: str) -> Untranslatable:
+        return Untranslatable(method, raised(self._called(method), error, [api_key, *self._secret_headers]))
+
+    def _called(self, method: str) -> str:
+        return f"{type(self).__name__}.{method}"
+
+    def answer(self, request: Request, body: dict[str, Any], reply: Reply) -> Answer | None:
+        secrets = self.secrets(request)
+        try:
+            return sound_answer(self.read_answer(body), reply, secrets)
+        except MISREAD as error:
+            why = raised("read_answer", error, secrets)
             message = (
                 f"HTTP {reply.status} with a body in which {self.name} finds no answer ({why}; {len(reply.body)} bytes)"
             )
             return Answer(failure=unreadable(reply, message))
 
-    def error_in(self, body: Any) -> Any:
-        return at(body, "error")
+    def found_error(self, body: Any) -> Any:
+        if not isinstance(body, dict):
+            return None
+        try:
+            error = self.error_in(body)
+            return (body if error is True else error) if error else None
+        except MISREAD:
+            return None
+
+    def failure_of(self, request: Request, reply: Reply, body: dict[str, Any] | None) -> Failure:
+        usual = super().judge(request, reply, body)
+        assert usual is not None
+        try:
+            return sound_failure(self.judge(request, reply, body), usual, self.secrets(request))
+        except MISREAD:
+            return usual
 
     def call_id(self, body: Any, reply: Reply) -> str | None:
         return request_id(reply, at(body, "id"))
 
-    def assemble(self, request: Request, events: Chunks) -> Stream:
-        """Streams are never asked for: an event stream all the same is no answer."""
-        return Stream({}, None, False)
+    def assemble(self, request: Request, chunks: Chunks) -> Stream:
+        """The body that `read_stream` makes of the events. An event that is named `error`, or in which `error_in` finds one, ends it."""
+        events: list[dict[str, Any]] = []
+        error: Any = None
+        for event, value in chunks:
+            if error is None:
+                error = value if event == "error" and value else self.found_error(value)
+            if isinstance(value, dict):
+                events.append(value)
+        try:
+            body = self.read_stream(events)
+        except MISREAD:
+            body = None
+        made = dict(body) if isinstance(body, Mapping) else {}
+        return Stream(made, error, bool(made) and not chunks.broken and error is None)
 
     def build_list_models(self, api_key: str) -> Call:
         return self.list_models_call(self.models_path, api_key)
@@ -146,38 +229,10 @@ class JsonProvider(ChatProvider):
     def read_list_models(self, reply: Reply) -> list[ModelInfo]:
         try:
             told = list(self.read_models(decode(reply.body)))
-        except _MISREAD:
+        except MISREAD:
             return []
         return [
             model if isinstance(model, ModelInfo) else ModelInfo(model)
             for model in told
             if isinstance(model, ModelInfo) or (isinstance(model, str) and name(model) == model)
         ]
-
-
-def _sound(answer: Answer) -> Answer:
-    """The answer with nothing in it but what can be stored and counted. Raises TypeError or ValueError for what can't."""
-    if not isinstance(answer, Answer):
-        raise TypeError(f"read_answer gave {type(answer).__name__}, not an Answer")
-    if answer.text is not None and not isinstance(answer.text, str):
-        raise TypeError(f"the text is {type(answer.text).__name__}")
-    return Answer(
-        usage=_counted(answer.usage),
-        text=None if answer.text is None else storable(answer.text),
-        finish_reason=name(answer.finish_reason),
-        served_model=name(answer.served_model),
-        failure=answer.failure,
-        empty=answer.failure is None
-        and (answer.empty or (answer.text is not None and not answer.text.strip()))
-        and finish_of(answer.finish_reason) is not Finish.LENGTH,
-    )
-
-
-def _counted(usage: Usage | None) -> Usage | None:
-    """The usage, None where one of its numbers can't be one of tokens: then the call counts as untold, not as free."""
-    if usage is None:
-        return None
-    fields = ("input", "output", "cached", "cache_write", "reasoning", "cache_write_1h")
-    counts = {f"{field}_tokens": told_count(getattr(usage, f"{field}_tokens")) for field in fields}
-    known: dict[str, Any] = {field: value for field, value in counts.items() if value is not None}
-    return replace(usage, **known) if len(known) == len(counts) else None

@@ -71,26 +71,40 @@ def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
 
 def survives(provider: Provider, request: Request, reply: Reply) -> None:
     """Reads a reply and checks what must hold whatever came. Raises AssertionError."""
+    told = f"HTTP {reply.status}, the headers {dict(reply.headers)} and the body {reply.body[:300]!r}"
     try:
-        _check(provider.read(request, reply), reply.status)
-    except AssertionError:
-        raise
+        response = provider.read(request, reply)
     except Exception as error:
-        told = f"{reply.status} {dict(reply.headers)} {reply.body[:300]!r}"
-        raise AssertionError(f"a reply made reading raise {type(error).__name__}: {told}") from error
+        raise AssertionError(
+            f"reading raised {type(error).__name__}: {error}, for {told}. It should return a Response with a failure"
+        ) from error
+    wrong = _wrong(response, reply.status)
+    assert wrong is None, f"{wrong}, for {told}"
 
 
-def _check(response: Response, status: int) -> None:
-    """What must hold for every response, whatever came."""
-    assert response.http_code == status
-    if status >= 300:
-        assert response.failure is not None
-    for text in (response.text, response.finish_reason, response.served_model, response.request_id):
-        assert text is None or text.encode() is not None
-    if response.failure is not None:
-        assert response.failure.message.isprintable()
-        assert response.failure.code
-        for wait in (response.failure.retry_after, response.failure.resets_in):
-            assert wait is None or 0 <= wait < float("inf")
-    if response.usage is not None:
-        assert min(response.usage.input_tokens, response.usage.output_tokens) >= 0
+def _wrong(response: Response, status: int) -> str | None:
+    """A sentence on what doesn't hold that must hold for every response; None if all does."""
+    if response.http_code != status:
+        return f"http_code is {response.http_code}: it has to be the reply's status"
+    if status >= 300 and response.failure is None:
+        return "there is no failure: a status above 299 is never an answer"
+    for name in ("text", "finish_reason", "served_model", "request_id"):
+        value = getattr(response, name)
+        if value is not None and not _storable(value):
+            return f"{name} is {value!r}: it has to be text that UTF-8 can write, or None"
+    if (failure := response.failure) is not None:
+        if not (failure.code and isinstance(failure.message, str) and failure.message.isprintable()):
+            return f"the failure has the code {failure.code!r} and the message {failure.message!r}: a code and printable text are needed"
+        for wait in (failure.retry_after, failure.resets_in):
+            if wait is not None and not 0 <= wait < float("inf"):
+                return f"the failure's wait is {wait}: it has to be seconds from 0 up, or None"
+    if (usage := response.usage) is not None and min(usage.input_tokens, usage.output_tokens) < 0:
+        return f"the usage is below 0: {usage}"
+    return None
+
+
+def _storable(value: Any) -> bool:
+    try:
+        return bool(value.encode() or value == "")
+    except (AttributeError, UnicodeEncodeError):
+        return False

@@ -38,6 +38,25 @@ class Acme(JsonProvider):
         return [engine["name"] for engine in body["engines"]]
 
 
+class StreamingAcme(Acme):
+    """The same vendor where it streams: pieces of `says`, then one event with how it ended and what was used."""
+
+    def write_body(self, wanted: Wanted) -> dict[str, Any]:
+        return {**super().write_body(wanted), "live": wanted.take("stream")}
+
+    def read_stream(self, events: list[dict[str, Any]]) -> dict[str, Any] | None:
+        last = events[-1]
+        if "ended" not in last:
+            return None
+        return {**last, "says": "".join(event.get("says", "") for event in events)}
+
+
+STREAM = (
+    b'data: {"engine": "acme-small", "says": "H"}\n\ndata: {"says": "i"}\n\n'
+    b'data: {"engine": "acme-small", "ended": "done", "used": {"read": 4, "written": 2}}\n\n'
+)
+
+
 class AcmeContract(ProviderContract):
     provider_class = Acme
     model = "acme-small"
