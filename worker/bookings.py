@@ -51,7 +51,7 @@ class Bookings:
     def learn(self, request: Request, size: tuple[int, int], usage: Usage) -> None:
         """Takes in what a call really took."""
         self._estimates.learn(request.model, size, usage.input_tokens, usage.output_tokens)
-        if self._provider.max_output_tokens(request) is None:
+        if bound_of(self._provider, request) is None:
             self._estimates.learn_unbounded(request.model, usage.output_tokens)
 
     def may_cost(self, request: Request, size: tuple[int, int], key: LimitedKey) -> Cost | None:
