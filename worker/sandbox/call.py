@@ -39,7 +39,7 @@ class Delivery:
 class Call:
     """A provider call that has arrived; `start` serves it, now or over time."""
 
-    __slots__ = ("_connection", "_delivery", "_dialect", "_holder", "_house", "_log", "_model", "_more", "_output",
+    __slots__ = ("_admitted", "_connection", "_delivery", "_dialect", "_holder", "_house", "_log", "_model", "_more", "_output",
                  "_request", "_row", "_timer")  # fmt: skip
 
     def __init__(self, house: House, connection: Connection, request: Request, dialect: Dialect) -> None:
@@ -56,6 +56,7 @@ class Call:
         self._more = False
         self._model = ""
         self._output = 0
+        self._admitted = False
         connection.serve(self)
 
     def start(self) -> None:
@@ -131,12 +132,15 @@ class Call:
         reply = self._with_cache(chat, performed(shaped(reply, chat.shape), chat.wants), holder)
         if chat.vectors is not None:
             reply = without_text(reply)
-        at_arrival, _ = dialect.charge(chat, reply.usage)
+        at_arrival, _ = self._charge(chat, reply.usage, holder)
         denial = holder.pool.admit(chat.model, at_arrival, request.mono, request.at)
         if denial is not None:
             row.limited = True
+            row.limit = denial.what
             self._refuse(dialect.denied(denial, chat.model))
             return
+        self._admitted = True
+        self._house.in_flight += 1
         row.booked_tokens = at_arrival
         fault = self._house.faults.for_chat(dialect.name, secret, chat, request.mono)
         if fault is None:
@@ -171,12 +175,17 @@ class Call:
 
     def _refuse(self, answer: Answer) -> None:
         """Turn the call down at once; where refusals count, that costs quota."""
-        if self._holder is not None and self._dialect.refusals_count:
-            self._holder.pool.charge_refusal(self._model, self._request.mono)
+        if self._holder is not None:
+            self._holder.pool.charge_refusal(self._model, self._request.mono, self._dialect.refusals_count)
         self._send(self._plain(answer))
 
+    def _charge(self, chat: Chat, usage: Usage, holder: Holder) -> tuple[int, int]:
+        own = self._dialect.charge(chat, usage)
+        return holder.pool.charge(own, usage.input, usage.output, chat.max_tokens)
+
     def _bill(self, chat: Chat, usage: Usage) -> None:
-        self._output = self._dialect.charge(chat, usage)[1]
+        if self._holder is not None:
+            self._output = self._charge(chat, usage, self._holder)[1]
         if chat.marks and self._holder is not None:
             self._house.cache.keep((self._holder.pool, chat.model), chat.marks, self._request.mono)
         self._log.bill(self._row, usage)
@@ -302,6 +311,7 @@ class Call:
 
     def _finish(self, delivery: Delivery) -> None:
         self._delivery = None
+        self._leave()
         self._log.finish(self._row, self._house.wall(), delivery.whole)
         self._connection.end(delivery.ending)
 
@@ -312,6 +322,7 @@ class Call:
             self._timer = None
         self._delivery = None
         self._settle()
+        self._leave()
         self._log.finish(self._row, self._house.wall(), whole=False)
 
     def _settle(self) -> None:
@@ -319,6 +330,13 @@ class Call:
         output, self._output = self._output, 0
         if output and self._holder is not None:
             self._holder.pool.charge_output(self._model, output, self._house.monotonic())
+
+    def _leave(self) -> None:
+        """Frees its place among the calls in flight, once."""
+        if self._admitted and self._holder is not None:
+            self._admitted = False
+            self._house.in_flight -= 1
+            self._holder.pool.leave(self._model)
 
 
 def _broken(event: bytes) -> bytes:

@@ -22,8 +22,8 @@ from worker.sandbox.dialect import (
     bearer,
     exact_retry_after,
     request_id,
-    retry_after,
     spoil,
+    stated_wait,
     without_output,
 )
 from worker.sandbox.quotas import Denial, Gauge, Holder, Standing
@@ -109,11 +109,19 @@ class Claude:
         return error(413, *_ERRORS[413])
 
     def denied(self, denial: Denial, model: str) -> Answer:
-        unit = {"requests": "requests per minute", "tokens": "tokens per minute", "day": "requests per day"}
-        message = f"This request would exceed your organization's rate limit of {denial.limit} {unit[denial.what]} (model: {model})."  # noqa: E501
+        unit = {
+            "requests": "requests per minute",
+            "tokens": "tokens per minute",
+            "day": "requests per day",
+            "day_tokens": "tokens per day",
+        }
+        if denial.what == "concurrent":
+            message = "Number of concurrent connections has exceeded your rate limit. Please try again later."
+        else:
+            message = f"This request would exceed your organization's rate limit of {denial.limit} {unit[denial.what]} (model: {model})."  # noqa: E501
         answer = error(429, "rate_limit_error", message)
         # a request over a whole minute's limit will never fit, so no wait is promised
-        return Answer(429, answer.body, b"" if denial.too_large else retry_after(denial.wait))
+        return Answer(429, answer.body, stated_wait(denial.stated))
 
     def failure(self, fault: Fault, model: str) -> Answer:
         code = fault.code

@@ -252,6 +252,18 @@ def retry_after(seconds: float | None) -> bytes:
     return b"" if seconds is None else b"retry-after: %d\r\n" % whole_seconds(seconds)
 
 
+def stated_wait(seconds: float | None) -> bytes:
+    """Returns the retry-after header line of a limit's stated wait: whole seconds, 0 only where 0 is stated; or nothing."""
+    return b"retry-after: 0\r\n" if seconds == 0 else retry_after(seconds)
+
+
+def wait_headers(seconds: float | None) -> bytes:
+    """Returns OpenAI's two header lines of a limit's stated wait, or nothing."""
+    if seconds is None:
+        return b""
+    return stated_wait(seconds) + b"retry-after-ms: %d\r\n" % math.ceil(seconds * 1000)
+
+
 def exact_retry_after(seconds: float | None) -> bytes:
     """The retry-after header line of a fault, which may ask for fractions; or nothing."""
     return b"" if seconds is None else f"retry-after: {seconds:g}\r\n".encode()

@@ -135,11 +135,13 @@ class Gemini:
             "requests": ("GenerateRequestsPerMinutePerProjectPerModel", "generate_content_requests"),
             "tokens": ("GenerateContentInputTokensPerModelPerMinute", "generate_content_input_token_count"),
             "day": ("GenerateRequestsPerDayPerProjectPerModel", "generate_content_requests"),
+            "day_tokens": ("GenerateContentInputTokensPerModelPerDay", "generate_content_input_token_count"),
+            "concurrent": ("GenerateConcurrentRequestsPerProjectPerModel", "generate_content_concurrent_requests"),
         }[denial.what]
         message = f"You exceeded your current quota, please check your plan and billing details. \n* Quota exceeded for metric: {_METRIC}{metric}, limit: {denial.limit}, model: {model}"  # noqa: E501
         details = [_violation(quota, metric, model, denial.limit)]
-        if not denial.too_large:
-            info = _retry_info(denial.wait)
+        if denial.stated is not None:
+            info = _retry_info(denial.stated)
             message += f"\nPlease retry in {info['retryDelay']}."
             details.append(info)
         return error(429, "RESOURCE_EXHAUSTED", message, details)

@@ -23,6 +23,7 @@ class House:
         self._accounts: Sequence[Account] = settings.accounts
         self._faults: Sequence[Fault] = settings.faults
         self.log = TruthLog(settings.log_rows, settings.log)
+        self.in_flight = 0  # calls that were admitted and have not ended
         self._begin()
 
     def _begin(self) -> None:
@@ -57,11 +58,17 @@ class House:
         return self.settings.models.get(provider, [])
 
     def latency(self) -> float:
-        """Seconds until a reply: `latency`, spread log-normally by `jitter` (sigma) around it as the median."""
+        """Returns the seconds until a reply: `latency`, spread log-normally by `jitter` (sigma) around it as the median, and more
+        where more calls are in flight than the server serves well."""
         settings = self.settings
-        if not settings.jitter or not settings.latency:
-            return settings.latency
-        return settings.latency * self._dice.lognormvariate(0.0, settings.jitter)
+        seconds, load = settings.latency, settings.load
+        extra = 0.0
+        if load is not None and self.in_flight > load.above:
+            seconds = seconds if load.latency is None else load.latency
+            extra = load.growth * (self.in_flight - load.above)
+        if settings.jitter and seconds:
+            seconds *= self._dice.lognormvariate(0.0, settings.jitter)
+        return seconds + extra
 
     wall = staticmethod(time.time)
     monotonic = staticmethod(time.monotonic)

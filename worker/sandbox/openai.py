@@ -20,8 +20,8 @@ from worker.sandbox.dialect import (
     exact_retry_after,
     pieces,
     request_id,
-    retry_after,
     spoil,
+    wait_headers,
     without_output,
 )
 from worker.sandbox.openai_chat import read_chat
@@ -115,16 +115,21 @@ class OpenAI:
             "requests": ("requests", "requests per min (RPM)"),
             "tokens": ("tokens", "tokens per min (TPM)"),
             "day": ("requests", "requests per day (RPD)"),
+            "day_tokens": ("tokens", "tokens per day (TPD)"),
+            "concurrent": ("rate_limit_reached_error", "concurrent requests"),
         }[denial.what]
         numbers = f"Limit {denial.limit}, Requested {denial.requested}."
         if denial.too_large:
             message = f"Request too large for {model} in organization org-sandbox on {per}: {numbers} The input or output tokens must be reduced in order to run successfully."  # noqa: E501
             return error(429, message, unit, None, "rate_limit_exceeded")
         numbers = f"Limit {denial.limit}, Used {denial.used}, Requested {denial.requested}."
-        message = f"Rate limit reached for {model} in organization org-sandbox on {per}: {numbers} Please try again in {duration(denial.wait)}."  # noqa: E501
+        message = f"Rate limit reached for {model} in organization org-sandbox on {per}: {numbers}"
+        if denial.what == "concurrent":  # OpenAI has no such limit; compatible servers word it like this (Moonshot)
+            message = f"Your account org-sandbox request reached max organization concurrency: {denial.limit}."
+        if denial.stated is not None:
+            message += f" Please try again in {duration(denial.stated)}."
         answer = error(429, message, unit, None, "rate_limit_exceeded")
-        precise = b"retry-after-ms: %d\r\n" % max(1, -int(-denial.wait * 1000 // 1))
-        return Answer(429, answer.body, retry_after(denial.wait) + precise)
+        return Answer(429, answer.body, wait_headers(denial.stated))
 
     def failure(self, fault: Fault, model: str) -> Answer:
         if fault.kind in ("quota", "usage_limit"):

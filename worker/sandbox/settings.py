@@ -59,19 +59,32 @@ class _Strict(BaseModel):
 
 
 class ModelLimits(_Strict):
-    """Limits of one model, a minute; each one given replaces the account's own for that model."""
-
-    rpm: Rate | None = None
-    tpm: Rate | None = None
-
-
-class Limits(_Strict):
-    """Limits of a pool: requests and tokens a minute, requests a day, and the burst in seconds' worth of quota."""
+    """Limits of one model: requests and tokens a minute and a day, calls at once; each replaces the account's own for that model."""
 
     rpm: Rate | None = None
     tpm: Rate | None = None
     rpd: Rate | None = None
+    tpd: Rate | None = None
+    concurrent: Rate | None = None
+
+
+class Limits(ModelLimits):
+    """Limits of a pool, how they are counted, and what a reply states about them.
+
+    `window` bucket: refilled continuously, with `burst_seconds` worth of quota at once; fixed: minutes of the sandbox's clock;
+    sliding: the last 60 s. `counts`: the tokens that a call is charged, times `count_factor`. `enforced`: the share of each
+    stated limit that is really there. `headers` wrong: twice the limit, all of it left. `retry_after`: the wait that a 429
+    states: the right one, none, or always so many seconds.
+    """
+
     burst_seconds: Annotated[float, Field(gt=0)] = 1.0
+    window: Literal["bucket", "fixed", "sliding"] = "bucket"
+    counts: Literal["provider", "prompt", "max_tokens", "both", "usage"] = "provider"
+    count_factor: Annotated[float, Field(gt=0)] = 1.0
+    enforced: Annotated[float, Field(gt=0, le=1)] = 1.0
+    headers: Literal["right", "none", "wrong"] = "right"
+    retry_after: Literal["right", "none"] | Seconds = "right"
+    refusals_count: bool | None = None
     models: dict[str, ModelLimits] = {}
 
 
@@ -96,9 +109,16 @@ class Account(Limits):
         return self.limits() != Limits()
 
     def limits(self) -> Limits:
-        return Limits(
-            rpm=self.rpm, tpm=self.tpm, rpd=self.rpd, burst_seconds=self.burst_seconds, models=dict(self.models)
-        )
+        return Limits(**{name: getattr(self, name) for name in Limits.model_fields})
+
+
+class Load(_Strict):
+    """How the latency grows with the calls in flight: beyond `above` of them a call takes `latency` seconds, if that is given,
+    and `growth` seconds more for each call beyond."""
+
+    above: Annotated[int, Field(ge=0)]
+    latency: Seconds | None = None
+    growth: Seconds = 0.0
 
 
 class Fault(_Strict):
@@ -179,6 +199,7 @@ class SandboxSettings(_Strict):
     expose: bool = False
     latency: Seconds = 0.0
     jitter: Seconds = 0.0
+    load: Load | None = None
     seed: int = 0
     accounts: list[Account] = []
     limits: Limits = Limits()

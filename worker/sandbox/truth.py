@@ -20,7 +20,7 @@ class Row:
 
     `at` and `finished_at` are unix seconds, `mono` seconds of this machine's monotonic clock. `status` is the one
     answered with, None if there was no answer (yet). `sent_whole`: the whole reply was written while the caller was
-    still connected. `limited`: refused by a limit. `booked_tokens`: what was booked on the key's limit of tokens when the
+    still connected. `limited`: refused by a limit; `limit` is its kind. `booked_tokens`: what was booked on the key's limit of tokens when the
     call came; what a provider books as it produces is `output_tokens`.
     """
 
@@ -31,6 +31,7 @@ class Row:
         "fault",
         "finished_at",
         "key_id",
+        "limit",
         "limited",
         "model",
         "mono",
@@ -58,6 +59,7 @@ class Row:
         self.usage = _NOTHING
         self.sent_whole = False
         self.limited = False
+        self.limit: str | None = None
         self.booked_tokens = 0
         self.finished_at: float | None = None
 
@@ -82,6 +84,7 @@ class Row:
             "fees": dict(self.usage.fees),
             "sent_whole": self.sent_whole,
             "limited": self.limited,
+            "limit": self.limit,
             "booked_tokens": self.booked_tokens,
             "finished_at": self.finished_at,
         }

@@ -14,7 +14,7 @@ from worker.sandbox.truth import TruthLog
 
 FIELDS = {
     "n", "at", "mono", "provider", "key_id", "model", "prompt_sha", "path", "status", "fault", "billed", "input_tokens",
-    "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens", "fees", "sent_whole", "limited", "finished_at", "booked_tokens",
+    "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens", "fees", "sent_whole", "limited", "limit", "finished_at", "booked_tokens",
 }  # fmt: skip
 
 
