@@ -173,7 +173,7 @@ def test_tools_metadata_and_models_come_through_a_whole_run(
         [
             {**calling, "id": "s", "model": "gpt-4o", "provider": "openai"},
             {"custom_id": "o", **own, "body": {"messages": ask}, "team": "red"},
-            {"id": "old", "prompt": "x", "model": "openai/missing-gpt"},
+            {"id": "old", "prompt": "x", "model": "missing-gpt", "provider": "openai"},
             {**calling, "id": "c", "model": "claude-haiku-4-5", "provider": "claude"},
             {**calling, "id": "g", "model": "gemini-3.5-flash", "provider": "gemini"},
         ]

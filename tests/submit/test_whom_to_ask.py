@@ -102,10 +102,12 @@ def test_the_batchs_model_goes_before_a_lines_own_in_every_form(lanes: Lanes, fo
     assert lanes(EACH_FORM[form], model="gpt-4o") == [("openai", "gpt-4o")]
 
 
-def test_a_model_written_with_its_provider_names_one(lanes: Lanes) -> None:
+def test_the_command_line_goes_before_a_prefix_of_the_model(lanes: Lanes) -> None:
     line = {"model": "openai/gpt-4o", "prompt": "x"}
-    assert lanes(line, provider="claude") == [("openai", "gpt-4o")]
-    assert lanes(line, route="cheap", new=True) == [("openai", "gpt-4o")]
+    assert lanes(line) == [("openai", "gpt-4o")]
+    assert lanes(line, provider="openai", new=True) == [("openai", "gpt-4o")]
+    assert lanes(line, provider="claude", new=True) == [("claude", "openai/gpt-4o")]
+    assert lanes(line, route="cheap", new=True) == [("cheap", "")]
 
 
 def test_the_batchs_route_goes_before_a_models(lanes: Lanes) -> None:
@@ -139,7 +141,7 @@ def test_what_cant_be_meant_is_one_error_and_not_one_a_line(
 def test_whom_to_ask_makes_another_batch(put: Callable[..., Submitted], options: dict[str, Any]) -> None:
     line = {"model": "gpt-4o", "prompt": "x"}
     put(line)
-    with pytest.raises(ConflictError, match=f'now {{"{next(iter(options))}"'):
+    with pytest.raises(ConflictError, match=f"now {next(iter(options))}: "):
         put(line, **options)
     other = put(line, **options, new=True).batch_id
     assert put(line, **options).batch_id == other
