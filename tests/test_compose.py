@@ -147,6 +147,7 @@ def healthy(service: dict[str, Any], environment: dict[str, str]) -> bool:
     return done.returncode == 0
 
 
+@pytest.mark.full
 @pytest.mark.timeout(300)
 def test_the_services_do_the_main_job(
     broker: str,

@@ -99,6 +99,7 @@ def tools(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.full
 def test_the_tutorial_makes_a_working_plugin(tools: Path, tmp_path: Path) -> None:
     page = list(steps(PAGE.read_text()))
     assert [step.file for step in page if step.file] == [

@@ -53,6 +53,7 @@ def replay(tmp_path: Path, environment: dict[str, str]) -> Iterator[Replay]:
         yield made
 
 
+@pytest.mark.full
 def test_a_wait_until_2099_holds_one_model_for_a_day_and_a_person_ends_it(replay: Replay) -> None:
     process = replay.start()
 

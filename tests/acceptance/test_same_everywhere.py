@@ -39,6 +39,7 @@ def results(path: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in result.items() if name not in VARIES} for result in read]
 
 
+@pytest.mark.full
 @pytest.mark.timeout(180)
 def test_the_local_stack_and_a_cluster_give_the_same_results(
     sandbox: SandboxProcess,

@@ -158,6 +158,7 @@ def test_an_archive_comes_from_stdin_too() -> None:
         assert done.stdout.startswith(said)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["gzip", "zstd"])
 def test_memory_stays_flat_however_much_is_in_an_archive(kind: str, tmp_path: Path) -> None:
     """400 MB without a line break, and 200 MB of lines, in archives below 1 MB."""

@@ -235,6 +235,7 @@ def test_without_pyarrow_the_error_says_what_to_install(
         read(content, "{text}", "in.parquet")
 
 
+@pytest.mark.full
 def test_memory_stays_flat_over_a_parquet_file_of_one_row_group(tmp_path: Path) -> None:
     path = tmp_path / "in.parquet"
     writing = (  # in a process of its own, as much as it takes

@@ -77,6 +77,7 @@ def test_so_many_requests_are_answered_at_a_time_and_health_always(small: Api) -
         one.close()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("unit", [b"a", b"{},", b"\n"], ids=["a text", "many objects", "blank lines"])
 def test_archives_that_hold_much_take_bounded_memory(unit: bytes) -> None:
     body = gzip.compress(b'{"prompt": [' + unit * (100_000_000 // len(unit)))

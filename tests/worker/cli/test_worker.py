@@ -157,6 +157,7 @@ def test_a_missing_key_is_refused_before_anything_starts(
     assert not (tmp_path / "home").exists()
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux sets another process's limits")
 def test_a_worker_that_can_store_nothing_gives_up_within_half_a_minute(
     start: Start,
