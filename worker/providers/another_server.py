@@ -17,6 +17,7 @@ _NAMES_NOTHING = re.compile(
     re.IGNORECASE,
 )
 """A 404 without a word on what is missing, as most servers report a path that they don't have."""
+_STREAM_FIELDS = ("data:", "event:", "id:", "retry:")
 _ANSWER_FIELDS = frozenset({"choices", "candidates", "content", "output", "data", "embeddings", "error", "usage", "id"})
 
 
@@ -27,6 +28,19 @@ def of_another_server(reply: Reply, body: Any, failure: Failure) -> bool:
     if 300 <= reply.status < 400:
         return True
     if reply.status < 300:
-        other = isinstance(body, dict) and bool(body) and not _ANSWER_FIELDS & body.keys()
-        return failure.code == "unreadable_reply" and (is_page(reply) or other)
+        return failure.code == "unreadable_reply" and (is_page(reply) or _of_another_kind(reply.body, body))
     return reply.status in (404, 405) and _NAMES_NOTHING.fullmatch(failure.message) is not None
+
+
+def _of_another_kind(text: bytes, body: Any) -> bool:
+    """Returns whether a body of status 200 is whole and has no form that an API answers in: JSON without its fields, or a word such as
+    "OK". Empty bodies, JSON that is cut and pieces of streams aren't: APIs send those too."""
+    if isinstance(body, dict):
+        return bool(body) and not _ANSWER_FIELDS & body.keys()
+    if body is not None:
+        return True
+    try:
+        words = text.removeprefix(b"\xef\xbb\xbf").decode().strip()
+    except UnicodeDecodeError:
+        return False
+    return bool(words) and words[0].isalnum() and len(words) <= 200 and not words.startswith(_STREAM_FIELDS)
