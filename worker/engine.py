@@ -471,11 +471,17 @@ class Engine:
                 await self.cooldowns.refused(grant.key, request.model, failure, wait)
             elif verdict.about is About.ACCOUNT:
                 await self.ring.quarantine_pool(grant.key.name, failure)
-            elif verdict.about is About.KEY and not await self.ring.confirm(grant.key.name, failure, job.id):
+            elif verdict.about is About.KEY and not await self.ring.confirm(
+                grant.key.name, failure, job.id, self._alike(grant.key.name, failure, past)
+            ):
                 verdict = provider_failed(failure, situation, self._rng)
         except (redis.exceptions.RedisError, OSError, StorageError) as error:
             log.warning("%s: could not tell the other workers: %s", grant.key.name, type(error).__name__)
         return verdict
+
+    def _alike(self, key: str, failure: Failure, past: Sequence[Past]) -> int:
+        """Returns how often the job was refused so with this key before."""
+        return sum(f"{one.provider}/{one.key_id}" == key and one.error_code == failure.code for one in past)
 
     async def _refused(self, request: Request, grant: Grant, failure: Failure, verdict: Verdict) -> Verdict:
         """Takes in a 429. A job whose model cools down for long goes back to its lane: the limiter holds it there, and lets it go on another

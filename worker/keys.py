@@ -83,6 +83,7 @@ class KeyRing:
         self._rules = ""
         self._confirming: dict[str, asyncio.Future[bool]] = {}
         self._good_until: dict[str, float] = {}
+        self._refused_again: dict[str, int] = {}
         self._taken_out: dict[str, float] = {}
         self._empty: dict[str, int] = {}
         self._listing: dict[str, asyncio.Future[frozenset[str] | None]] = {}
@@ -180,6 +181,7 @@ class KeyRing:
     def answered(self, name: str, model: str) -> None:
         """Notes an answer of a key: what was suspected of it, or of the model, isn't so."""
         self.refusals.answered(name, model)
+        self._refused_again.pop(name, None)
         if self._empty:
             self._empty.pop(pool_name(self.settings, self.key(name)), None)
 
@@ -279,25 +281,26 @@ class KeyRing:
                 if f"{provider.id}/{key.id}" == name if alone else pool_name(provider, key) == pool:
                     await self._take_out(provider, key, reason, seconds, 0)
 
-    async def confirm(self, name: str, failure: Failure, job_id: int | None = None) -> bool:
-        """Asks the free model list whether a refused key is really bad, and quarantines it if so. Where the list can't be asked,
-        the refusal of a second row confirms it. False: the key is good, or nobody knows."""
+    async def confirm(self, name: str, failure: Failure, job_id: int | None = None, before: int = 0) -> bool:
+        """Asks the free model list whether a refused key is really bad, and quarantines it if so. Where the list can't be asked, or takes
+        the key, the refusal of a second row confirms it, or the third of one row (`before`: those that came before), unless the key was
+        good for an answer of late: some lists are open to everybody. False: the key is good, or it isn't known."""
         if name in self._out:
             return True
-        if self._good_until.get(name, 0.0) > self._clock():
-            return False
-        asking = self._confirming.get(name)
-        if asking is None:
-            # many calls are refused at once: one of them asks, the others wait for the answer
-            asking = self._confirming[name] = asyncio.ensure_future(self._confirm(name, failure))
-            asking.add_done_callback(lambda _: self._confirming.pop(name, None))
-        if await asyncio.shield(asking):
-            return True
-        if self._good_until.get(name, 0.0) > self._clock() or job_id is None or name in self._out:
+        if self._good_until.get(name, 0.0) <= self._clock():
+            asking = self._confirming.get(name)
+            if asking is None:
+                # many calls are refused at once: one of them asks, the others wait for the answer
+                asking = self._confirming[name] = asyncio.ensure_future(self._confirm(name, failure))
+                asking.add_done_callback(lambda _: self._confirming.pop(name, None))
+            if await asyncio.shield(asking):
+                return True
+        if job_id is None or name in self._out:
             return name in self._out
-        if not self.refusals.confirms(name, ANY_MODEL, job_id):
+        if not self.refusals.confirms(name, ANY_MODEL, job_id, before):
             return False
-        await self._refuse(name, failure)
+        again = self._refused_again[name] = self._refused_again.get(name, -1) + 1
+        await self._refuse(name, failure, again)
         return True
 
     async def _confirm(self, name: str, failure: Failure) -> bool:
@@ -309,8 +312,9 @@ class KeyRing:
         await self._refuse(name, failure)
         return True
 
-    async def _refuse(self, name: str, failure: Failure) -> None:
-        seconds = PROBE_SECONDS[0]
+    async def _refuse(self, name: str, failure: Failure, again: int = 0) -> None:
+        """Quarantines a key. `again`: how often it was taken out before by rows, and let in by a list that takes any key."""
+        seconds = PROBE_SECONDS[min(again, len(PROBE_SECONDS) - 1)]
         await self._take_out(self.settings, self.key(name), f"{REFUSED}: {failure.message}", seconds, 0)
         log.warning("%s is refused (%s); quarantined, asked again in %.0f s", name, failure.message, seconds)
 

@@ -15,6 +15,7 @@ REMEMBER_SECONDS = 600.0
 """How long a refusal, and an answer, of a key or a model counts."""
 MOST = 4096
 """Of so many rows and of so many refusals something is kept in mind: whoever submits rows may name what models they like."""
+ALIKE = 2
 ANY_KEY = ""
 ANY_MODEL = ""
 
@@ -34,11 +35,14 @@ class Refusals:
             self._suspected.pop(what, None)
             _put(self._answered, what, self._clock())
 
-    def confirms(self, key: str, model: str, job_id: int) -> bool:
-        """Notes a row's refusal. Returns whether it confirms one of another row: within 10 minutes, and without an answer in them."""
+    def confirms(self, key: str, model: str, job_id: int, before: int = 0) -> bool:
+        """Notes a row's refusal. Returns whether it confirms one of another row: within 10 minutes, and without an answer in them. `before`:
+        how often this row was refused alike, where that isn't due to what it asks; the third refusal confirms the first."""
         what, now = (key, model), self._clock()
         if now - self._answered.get(what, float("-inf")) < REMEMBER_SECONDS:
             return False
+        if before >= ALIKE:
+            return True
         other, since = self._suspected.get(what, (job_id, now))
         if other != job_id and now - since < REMEMBER_SECONDS:
             return True

@@ -307,6 +307,35 @@ def test_a_refused_key_that_the_model_list_accepts_stays_in_use(
         assert key_store.everything(connection) == []
 
 
+@pytest.mark.parametrize("refusals", [[(1, 0), (2, 0)], [(1, 0), (1, 1), (1, 2)]])
+def test_a_list_that_takes_any_key_leaves_it_to_a_second_row_or_a_third_refusal(
+    worker: Bench, sandbox: SandboxProcess, refusals: list[tuple[int, int]]
+) -> None:
+    """OpenRouter's list, for one, needs no key."""
+    ring = worker.keys()
+
+    def confirmed() -> list[bool]:
+        return [worker.run(ring.confirm("openai/dear", REFUSED, job, before)) for job, before in refusals]
+
+    assert confirmed() == [False] * (len(refusals) - 1) + [True]
+    assert names(worker) == ["openai/cheap", "openai/unpriced"]
+    worker.recorder.clock_offset += PROBE_SECONDS[0] + 1
+    worker.run(ring.refresh())
+    assert len(names(worker)) == 3, "the list takes it again"
+    assert confirmed()[-1]
+    worker.recorder.clock_offset += PROBE_SECONDS[0] + 1
+    worker.run(ring.refresh())
+    assert names(worker) == ["openai/cheap", "openai/unpriced"], "it stays out for longer"
+    assert all(row["path"].endswith("/models") for row in sandbox.log())
+
+
+def test_a_key_that_has_just_answered_is_good(worker: Bench, sandbox: SandboxProcess) -> None:
+    ring = worker.keys()
+    ring.answered("openai/dear", "m")
+    assert not any(worker.run(ring.confirm("openai/dear", REFUSED, job, 2)) for job in (1, 2, 3))
+    assert len(names(worker)) == 3
+
+
 def test_a_key_that_the_model_list_refuses_is_out_after_one_question_however_many_calls_were_refused(
     worker: Bench, sandbox: SandboxProcess
 ) -> None:

@@ -127,6 +127,20 @@ def test_a_model_that_the_list_lacks_is_asked_for_once(start_worker: Start, data
         assert row["error_message"] == "not sent: p refused the model for other rows: The model `gone` does not exist"
 
 
+def test_a_key_that_only_the_list_takes_is_out_and_no_row_fails(start_worker: Start, database: Database) -> None:
+    batch = make_batch(database, chats(4))
+    with served(start_worker, {}, p={"replies": [refused(401, "User not found.")], "list": listing("m")}) as (
+        worker,
+        server,
+    ):
+        worker.drain("p")
+        assert len(server.calls) <= 5
+    assert statuses(database, batch) == ["queued"] * 4
+    with database.read() as connection:
+        (row,) = key_store.everything(connection)
+    assert (row["state"], row["reason"]) == ("quarantined", "refused: User not found.")
+
+
 def test_without_a_list_a_second_row_confirms_that_a_model_is_gone(start_worker: Start, database: Database) -> None:
     with served(start_worker, {}, p={"replies": [refused(404, "no model gone here")], "list": {"status": 404}}) as (
         worker,
