@@ -112,6 +112,7 @@ def _load(name: str, file: Path) -> None:
 _COMMANDS = {
     "run": ("submit.cli.run:run", "Do the whole job: submit a file, work on it, write results and costs."),
     "estimate": ("submit.cli.estimate:estimate", "Say what a file will take: tokens, cost and time."),
+    "try": ("submit.cli.trial:trial", "Make one call and show its request and its reply."),
     "submit": ("submit.cli.submit:submit", "Put a file into the queue and print the batch's number."),
     "worker": ("truckllm:worker_command", "Work on what is queued."),
     "status": ("submit.cli.status:status", "Show batches, or how far one is."),

@@ -64,6 +64,11 @@ batches = Table(
         comment="1: its jobs use no fallback model and no second candidate",
     ),
     Column("empty_answers", String(8), comment="keep, retry or fail; NULL: as the worker's configuration has it"),
+    Column(
+        "traced",
+        Integer,
+        comment="1: each job makes one call, whose request and reply are kept; NULL: an ordinary batch",
+    ),
     Column("finalizer", String(64), comment="While finalizing: a random mark of who reconciles it"),
     Column("checked_at", Double, comment="While finalizing: when its finalizer last wrote"),
     Column("problem", Text, comment="While finalizing: what doesn't add up, for people; NULL: nothing found so far"),
@@ -303,6 +308,23 @@ results = Table(
     Column("cost_nanos", Big, comment="Of that attempt, 10^-9 of the currency"),
     Column("currency", String(8), comment="Of that attempt"),
     comment="The answers; tokens and cost are those of the attempt",
+)
+
+traces = Table(
+    "traces",
+    metadata,
+    Column(
+        "job_id",
+        Big,
+        ForeignKey("jobs.id", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+        comment="Its job, of a traced batch",
+    ),
+    Column(
+        "trace", LargeBinary, nullable=False, comment="Request, reply and what came of it, without secrets: JSON, zstd"
+    ),
+    comment="The calls of traced batches",
 )
 
 workers = Table(

@@ -54,6 +54,8 @@ class Order:
     renamed: bool = False
     cap: tuple[int, str] | None = None
     """What the batch may cost at most: nano-units and their currency."""
+    traced: bool = False
+    """Each job makes one call, which is kept."""
 
     @property
     def options_hash(self) -> str:
@@ -129,6 +131,7 @@ def begin(database: Database, order: Order) -> Load | Found | None:
                     loader=loader,
                     no_fallback=order.options.no_fallback,
                     empty_answers=order.options.empty_answers,
+                    traced=order.traced,
                     now=now,
                 )
                 if order.cap:

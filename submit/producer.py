@@ -140,9 +140,11 @@ def submit_with(
     progress: Progress | None = None,
     cap: tuple[int, str] | None = None,
     largest_unpacked: int | None = None,
+    traced: bool = False,
 ) -> Submitted:
     """`submit_batch` for options that are at hand already. `here`: this machine works on it, so it needs the plugins for it.
-    `largest_unpacked`: how many bytes an archive may hold; None: any number."""
+    `largest_unpacked`: how many bytes an archive may hold; None: any number. `traced`: each
+    job makes one call, whose request and reply are kept."""
     settings = config if isinstance(config, Config) else load_config(config, secrets=False)
     lanes = Lanes(settings)
     with opened(
@@ -168,6 +170,7 @@ def submit_with(
             total=checked.total,
             new=new,
             cap=cap,
+            traced=traced,
         )
         store = database if isinstance(database, Database) else open_database(database or settings.database_url)
         try:

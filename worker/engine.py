@@ -27,7 +27,7 @@ from models.store import attempts as attempt_store
 from models.store.claims import Claimed
 from models.store.cooldowns import SHOWN_SECONDS
 from models.store.endings import Answer, AttemptEnd, Ending
-from worker import demise, first_token, routing
+from worker import demise, first_token, routing, tracing
 from worker.bookings import NOTHING_TAKEN, Bookings
 from worker.candidates import Candidates, Pair
 from worker.cooldowns import Cooldowns, named_by
@@ -52,6 +52,8 @@ from worker.prepared import NoKey, Prepared
 from worker.providers.base import Provider
 from worker.providers.masks import masked, provider_secrets, without_secrets
 from worker.recorder import INTERNAL_ERROR, Recorder
+from worker.single_calls import one_call, then
+from worker.tracing import Trace
 
 log = logging.getLogger("truckllm.engine")
 
@@ -280,6 +282,13 @@ class Engine:
 
     async def perform(self, prepared: Prepared, grant: Grant, attempt_id: int) -> Finished:
         """Sends one announced call and says what came of it; never raises for anything a server does."""
+        if not prepared.job.traced:
+            return await self._perform(prepared, grant, attempt_id, None)
+        trace = Trace()
+        finished = await self._perform(prepared, grant, attempt_id, trace)
+        return replace(finished, ending=one_call(finished.ending, trace, self.provider.config, self._pack))
+
+    async def _perform(self, prepared: Prepared, grant: Grant, attempt_id: int, trace: Trace | None) -> Finished:
         request = replace(prepared.request, api_key=self.ring.secret(grant.key.name))
         started = time.monotonic()
         # refusals come at once, answers may take minutes: who isn't refused soon has been let in
@@ -287,14 +296,14 @@ class Engine:
             LET_IN_SECONDS, self.cooldowns.answered, grant.key.pool, request.model, started
         )
         try:
-            with first_token.bounded(self._first_token(prepared.job)):
+            with first_token.bounded(self._first_token(prepared.job)), tracing.into(trace):
                 response = without_secrets(await self.provider.generate(request), self._secrets)
         except SendError as error:
             self._check_memory(error)
             lost = Response(b"", error.failure.http_status or 0, failure=error.failure)
             response = without_secrets(lost, self._secrets)
             if not error.sent:
-                return await self._judge(prepared, grant, attempt_id, request, response, started, left=False)
+                return await self._judge(prepared, grant, attempt_id, request, response, started, trace, left=False)
         except Untranslatable as error:
             failure = Failure(FailureKind.BAD_REQUEST, "untranslatable", masked(str(error), self._secrets))
             await self._forget(attempt_id)
@@ -309,7 +318,7 @@ class Engine:
             response = Response(b"", 0, failure=failure)
         finally:
             let_in.cancel()
-        return await self._judge(prepared, grant, attempt_id, request, response, started, left=True)
+        return await self._judge(prepared, grant, attempt_id, request, response, started, trace, left=True)
 
     def _first_token(self, job: Claimed) -> FirstToken | None:
         """The bound on the time to the first token of this job's call; None where no other candidate is left."""
@@ -359,11 +368,14 @@ class Engine:
         request: Request,
         response: Response,
         started: float,
+        trace: Trace | None,
         *,
         left: bool,
     ) -> Finished:
         job, failure, usage = prepared.job, response.failure, response.usage
         latency = response.latency_ms or int((time.monotonic() - started) * 1000)
+        if trace is not None:
+            trace.text = response.text
         pricing = self.provider.config.pricing(self.ring.key(grant.key.name), request.model)
         cost, counted_by = charged(usage, pricing) if usage else (None, None)
         if failure is None and response.empty:
@@ -425,6 +437,8 @@ class Engine:
             end = replace(end, outcome=Outcome.FAILED)  # a key that the provider refused and yet accepts
         elif verdict.about is About.ENDPOINT:
             end = replace(end, outcome=Outcome.REJECTED, error_code=WRONG_ENDPOINT)
+        if trace is not None:
+            trace.failure, trace.next = failure, then(verdict)
         failed = verdict.about is About.PROVIDER and not empty
         if verdict.fails and (before := before_that(self.name, past)):
             failure = replace(failure, message=f"{failure.message} (before that {before})")

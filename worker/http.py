@@ -24,7 +24,7 @@ from yarl import URL
 
 from models.config import ProviderConfig
 from models.request import Failure, FailureKind
-from worker import first_token
+from worker import first_token, tracing
 from worker.first_token import FIRST_TOKEN_TIMEOUT, FirstToken
 from worker.providers.base import Call, Reply, SendError
 from worker.providers.events import is_idle
@@ -77,7 +77,7 @@ class HttpSender:
             max_line_size=_HEADER_BYTES,
             max_field_size=_HEADER_BYTES,
             trust_env=False,  # it would send a .netrc's password; the proxies are read here
-            headers={"user-agent": f"truckllm/{_version()}", "accept": "*/*"},
+            headers=_COMMON_HEADERS,
         )
         return self
 
@@ -112,13 +112,20 @@ class HttpSender:
         """Sends one call and reads the whole reply, of any status. Raises SendError when no whole reply came."""
         if self._session is None:
             raise RuntimeError("HttpSender is used outside of its async context")
+        trace = tracing.current()
+        if trace is None:
+            return await self._send(self._session, call, clocks)
+        session, headers = self._session, {**_COMMON_HEADERS, **_encodings(call), **call.headers}
+        return await trace.through(call, headers, lambda: self._send(session, call, clocks))
+
+    async def _send(self, session: aiohttp.ClientSession, call: Call, clocks: Clocks | None) -> Reply:
         if any(not value.isprintable() for value in call.headers.values()):
             raise _lost("bad_header", "a header holds a control character; is a key broken?", sent=False)
         clocks = clocks or _DEFAULT_CLOCKS
         with self._budget.reading(pack=call.stream) as reading:
             course = _Course(reading)
             try:
-                return await self._exchange_in_time(self._session, call, clocks, course)
+                return await self._exchange_in_time(session, call, clocks, course)
             except SendError as error:
                 error.partial = course.partial(call, error)
                 raise
@@ -156,7 +163,7 @@ class HttpSender:
         course: _Course,
         bound: FirstToken | None = None,
     ) -> Reply:
-        headers = {"accept-encoding": "identity" if call.stream else "gzip, deflate", **call.headers}
+        headers = {**_encodings(call), **call.headers}
         async with session.request(
             call.method,
             _url(call.url),
@@ -259,6 +266,10 @@ class _Course:
 _DEFAULT_CLOCKS = Clocks()
 
 
+def _encodings(call: Call) -> dict[str, str]:
+    return {"accept-encoding": "identity" if call.stream else "gzip, deflate"}
+
+
 def _lost(code: str, message: str, *, sent: bool = True) -> SendError:
     return SendError(Failure(FailureKind.NETWORK, code, message), sent=sent)
 
@@ -343,3 +354,7 @@ def _version() -> str:
         return version("truckllm")
     except PackageNotFoundError:
         return "0"
+
+
+_COMMON_HEADERS = {"user-agent": f"truckllm/{_version()}", "accept": "*/*"}
+"""Of each call that doesn't set them itself."""

@@ -150,6 +150,7 @@ class Recorder:
     def record(self, ending: Ending) -> asyncio.Future[None]:
         """Stores an ending; the future is done once it is committed."""
         size = 512 + (len(ending.answer.response) + len(ending.answer.text or b"") if ending.answer else 0)
+        size += len(ending.trace or b"")
         future: asyncio.Future[None] = self._loop.create_future()
         with self._wake:
             self._endings.append(_Stored(ending, size, future))
@@ -347,6 +348,7 @@ def _poorer(ending: Ending, mistake: str) -> Ending | None:
             ending,
             status=JobStatus.FAILED,
             answer=None,
+            trace=None,
             error_code=UNSTORABLE,
             error_message=f"this reply could not be stored ({mistake}); its cost is in the ledger",
         )

@@ -59,6 +59,7 @@ def create(
     now: float,
     no_fallback: bool = False,
     empty_answers: str | None = None,
+    traced: bool = False,
 ) -> int:
     """A new batch under status `loading`. Raises IntegrityError when an unfinished one has the same file and options."""
     inserted = connection.execute(
@@ -76,6 +77,7 @@ def create(
             created_at=now,
             no_fallback=int(no_fallback),
             empty_answers=empty_answers,
+            traced=1 if traced else None,
         )
     )
     key = inserted.inserted_primary_key
@@ -229,10 +231,17 @@ def same_file(connection: Connection, sha256: str) -> list[RowMapping]:
 
 
 def runnable(connection: Connection, lanes: Collection[str] | None = None) -> list[RowMapping]:
-    """Batches whose jobs may be claimed, highest priority first: id, status, priority, no_fallback, empty_answers. `lanes`: only those with a job that can be
+    """Batches whose jobs may be claimed, highest priority first: id, status, priority, no_fallback, empty_answers, traced. `lanes`: only those with a job that can be
     claimed from one of these lanes right now."""
     query = (
-        sa.select(batches.c.id, batches.c.status, batches.c.priority, batches.c.no_fallback, batches.c.empty_answers)
+        sa.select(
+            batches.c.id,
+            batches.c.status,
+            batches.c.priority,
+            batches.c.no_fallback,
+            batches.c.empty_answers,
+            batches.c.traced,
+        )
         .where(batches.c.status.in_(RUNNABLE))
         .order_by(batches.c.priority.desc(), batches.c.id)
     )

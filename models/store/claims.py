@@ -44,6 +44,8 @@ class Claimed:
     body: bytes = field(repr=False)
     no_fallback: bool = False
     empty_answers: str | None = None
+    traced: bool = False
+    """It makes one call, which is written down."""
     solo_crashes: int = 0
 
 
@@ -141,6 +143,7 @@ def take(
             body=inputs[row["id"]].body,
             no_fallback=bool(by_batch[row["batch_id"]]["no_fallback"]),
             empty_answers=by_batch[row["batch_id"]]["empty_answers"],
+            traced=bool(by_batch[row["batch_id"]]["traced"]),
             solo_crashes=row["solo_crashes"],
         )
         for row in taken

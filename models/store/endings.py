@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 from models.prices import Cost
 from models.request import Usage
 from models.states import BatchStatus, JobStatus, Outcome
-from models.store import budgets, ends
+from models.store import budgets, ends, traces
 from models.store.batches import SHARDS
 from models.tables import attempts, batch_counts, batch_spend, batches, jobs, results
 
@@ -82,6 +82,8 @@ class Ending:
     error_message: str | None = None
     not_before: float | None = None
     excluded: str = ""
+    trace: bytes | None = field(repr=False, default=None)
+    """Of a job of a traced batch: its call, as it is kept."""
 
 
 # Statements of every commit are built once: building one takes longer than SQLite does to run it.
@@ -148,6 +150,7 @@ def record(connection: Connection, endings: Sequence[Ending], shard: int, now: f
     stopped = _cancelled(connection, back)
     _move(connection, moving, stopped, now)
     _keep(connection, [ending for ending in moving if ending.status == JobStatus.SUCCEEDED])
+    traces.keep(connection, {ending.job_id: ending.trace for ending in moving if ending.trace is not None})
     spending = {ending.batch_id for ending, end in closing if end.outcome != Outcome.UNKNOWN}
     _count(connection, moving, stopped, spending, shard % SHARDS)
     _spend(connection, closing, moved, shard % SHARDS)

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 from models.states import BatchStatus
 from models.store import loads
 from models.store.batches import LOADER_SILENT_SECONDS, RELEASED
-from models.tables import batches, job_inputs, jobs, results
+from models.tables import batches, job_inputs, jobs, results, traces
 
 REMOVABLE = (BatchStatus.COMPLETED, BatchStatus.CANCELLED)
 
@@ -53,7 +53,10 @@ def remove(connection: Connection, batch_id: int, most: int = 1000) -> int:
     if not ids:
         connection.execute(batches.delete().where(batches.c.id == batch_id))
         return 0
-    for table, column in ((results, results.c.job_id), (job_inputs, job_inputs.c.job_id), (jobs, jobs.c.id)):
+    for table, column in (
+        *((results, results.c.job_id), (job_inputs, job_inputs.c.job_id), (traces, traces.c.job_id)),
+        (jobs, jobs.c.id),
+    ):
         connection.execute(table.delete().where(column.in_(ids)))
     return len(ids)
 

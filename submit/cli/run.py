@@ -41,7 +41,7 @@ from submit.exports import STDOUT, Exported, export, kept_sentence
 from submit.lines import failures, fitted
 from submit.live import LiveView
 from submit.obstacles import NO_KEY, resume_command
-from submit.producer import submit_with
+from submit.producer import Progress, Submitted, submit_with
 from submit.progress import Snapshot, watch
 from submit.reports import DEFAULT_BY, as_table, report
 from submit.result_files import default_paths
@@ -104,8 +104,9 @@ def run(
     raise typer.Exit(do(job, settings))
 
 
-def do(job: Job, config: Config) -> int:
+def do(job: Job, config: Config, kind: type[Run] | None = None) -> int:
     """Does the job; the exit code. Raises TruckError. Only for the main thread, because it starts processes."""
+    kind = kind or Run
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     if job.out != STDOUT:
         check_target(
@@ -113,11 +114,11 @@ def do(job: Job, config: Config) -> int:
         )
     with interruptible():
         if config.redis_url is not None:
-            return Run(job, config, console, None).to_the_end()
+            return kind(job, config, console, None).to_the_end()
         here = tuple(provider.id for provider in config.providers if plugins.claimed(provider))
         plan = Plan.of(config, providers=here, log=home() / WORKER_LOG)
         with local_stack(home(), plan) as stack:
-            run = Run(job, config, console, stack)
+            run = kind(job, config, console, stack)
             try:
                 return run.to_the_end()
             except KeyboardInterrupt:
@@ -164,25 +165,8 @@ class Run:
 
     def _submit_and_watch(self, database: Database, vigil: Vigil) -> int:
         with self._counting() as progress:
-            submitted = submit_with(
-                self.job.options,
-                self.job.source,
-                config=self.config,
-                cap=self.job.cap,
-                database=database,
-                new=self.job.new,
-                ring=False,
-                here=self.stack is not None,
-                progress=progress,
-            )
+            submitted = self._submit(database, progress)
         batch_id = submitted.batch_id
-        found = {
-            "new": "",
-            "resumed": ", found again: this goes on with it",
-            "completed": ", completed before: nothing is asked or paid again (--new asks everything anew)",
-            "joined": ", just submitted by another",
-        }
-        self._tell(f"batch {batch_id}: {counted(submitted.total, 'job')}{found[submitted.found]}")
         for warning in submitted.warnings:
             self._tell(f"note: {warning}")
         try:
@@ -207,6 +191,27 @@ class Run:
             self._tell(f"truckllm: {error}")
             return StorageError.exit_code
         return self._finish(database, end, submitted.found)
+
+    def _submit(self, database: Database, progress: Progress) -> Submitted:
+        submitted = submit_with(
+            self.job.options,
+            self.job.source,
+            config=self.config,
+            cap=self.job.cap,
+            database=database,
+            new=self.job.new,
+            ring=False,
+            here=self.stack is not None,
+            progress=progress,
+        )
+        found = {
+            "new": "",
+            "resumed": ", found again: this goes on with it",
+            "completed": ", completed before: nothing is asked or paid again (--new asks everything anew)",
+            "joined": ", just submitted by another",
+        }
+        self._tell(f"batch {submitted.batch_id}: {counted(submitted.total, 'job')}{found[submitted.found]}")
+        return submitted
 
     @contextlib.contextmanager
     def _counting(self) -> Iterator[Callable[[str, int], None]]:

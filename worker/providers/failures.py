@@ -17,7 +17,7 @@ from worker.providers.waits import bounded, date_in_words, stated_wait
 MESSAGE_LIMIT = 1000
 _LONGEST_KEY = 1000
 """So much more is looked at than is kept: no key is cut in half before it is known."""
-_KEY_LIKE = re.compile(
+KEY_LIKE = re.compile(
     r"""
     \b(?:sk|pk|rk)-[\w*.-]{6,}       # OpenAI, Anthropic and many others; masked forms too
     | \bAIza[\w*.-]{10,} | \bAQ\.[\w*.-]{10,} | \bya29\.[\w*.-]{10,}   # Google
@@ -34,7 +34,7 @@ def clean(text: Any, secrets: Iterable[str] = ()) -> str:
     if not isinstance(text, str):
         return ""
     message = masked(storable(text[: 50 * MESSAGE_LIMIT + _LONGEST_KEY]), secrets)[: 50 * MESSAGE_LIMIT]
-    message = _KEY_LIKE.sub(MASK, message)
+    message = KEY_LIKE.sub(MASK, message)
     message = " ".join("".join(c if c.isprintable() else " " for c in message).split())
     return message if len(message) <= MESSAGE_LIMIT else message[: MESSAGE_LIMIT - 1] + "…"
 

@@ -21,7 +21,9 @@ SHORTEST = 6
 """A shorter "key" is a word of a local server's choice, and may be any word of its messages."""
 _BEGINNING = 12
 """So much of a longer secret is enough to know it by: texts get cut, codes get lower-case letters."""
-_PUBLIC_HEADERS = {"content-type", "accept", "user-agent", "anthropic-version", "anthropic-beta", "openai-beta"}
+SECRET_NAME = re.compile(r"key|token|secret|sig|auth|pass|credential|^code$", re.IGNORECASE)
+"""Parts of a URL's query whose value may be a key."""
+PUBLIC_HEADERS = {"content-type", "accept", "user-agent", "anthropic-version", "anthropic-beta", "openai-beta"}
 _REST = r"[\w.~+/=%*-]*"
 
 
@@ -92,17 +94,18 @@ def _long(secrets: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def provider_secrets(config: ProviderConfig) -> list[str]:
-    """All that a provider's part of the configuration keeps secret: keys, and headers and options (gateways' keys)."""
+    """All that a provider's part of the configuration keeps secret: keys, and headers, options and parts of the query (gateways' keys)."""
     return [
         *(key.secret.reveal() for key in config.keys if key.secret.usable),
         *secret_headers(config.headers),
+        *(value for name, value in config.query.items() if SECRET_NAME.search(name)),
         *_texts(config.options),
     ]
 
 
 def secret_headers(headers: Mapping[str, str]) -> list[str]:
     """The values of headers that may be keys: of all but those that everybody may know."""
-    return [value for name, value in headers.items() if name.lower() not in _PUBLIC_HEADERS]
+    return [value for name, value in headers.items() if name.lower() not in PUBLIC_HEADERS]
 
 
 def _texts(value: Any) -> list[str]:
