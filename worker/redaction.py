@@ -29,6 +29,7 @@ _COUNTS = re.compile(
     r"ratelimit|rate-limit|^x-request|tokens?-(?:limit|remaining|reset)|^(?:retry|content|accept)-", re.IGNORECASE
 )
 _DEEPEST = 200
+_SCHEMES = {"bearer", "basic", "token", "digest", "negotiate", "key", "apikey", "api-key"}
 
 
 def told(trace: Trace, secrets: Iterable[str], configured: Iterable[str] = ()) -> dict[str, Any]:
@@ -67,9 +68,9 @@ def _sent_secrets(exchange: Exchange, hidden: set[str]) -> Iterable[str]:
 
 def _is_secret(name: str, hidden: set[str]) -> bool:
     name = name.lower()
-    if name in hidden:
-        return True
-    return name not in PUBLIC_HEADERS and TELLING.search(name) is not None and _COUNTS.search(name) is None
+    if name in PUBLIC_HEADERS:
+        return False
+    return name in hidden or (TELLING.search(name) is not None and _COUNTS.search(name) is None)
 
 
 class _Redaction:
@@ -130,7 +131,7 @@ class _Redaction:
 
     def _credential(self, value: str) -> str:
         scheme, space, _ = value.partition(" ")
-        return f"{scheme} {MASK}" if space and scheme.isalpha() and len(scheme) < 12 else MASK
+        return f"{scheme} {MASK}" if space and scheme.lower() in _SCHEMES else MASK
 
     def _body(self, body: bytes) -> Any:
         if len(body) <= MOST_BODY_BYTES and (value := decode(body)) is not None:

@@ -5,7 +5,9 @@ How a call is shown as text is in tests/submit/test_calls.py, how keys are taken
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -89,6 +91,11 @@ def server() -> Iterator[tuple[str, list[str]]]:
     yield f"http://127.0.0.1:{server.server_port}/v1", handler.asked  # type: ignore[attr-defined]
     server.shutdown()
     server.server_close()
+
+
+def traces(tmp_path: Path) -> int:
+    with contextlib.closing(sqlite3.connect(tmp_path / "home" / "truckllm.db")) as connection:
+        return int(connection.execute("SELECT count(*) FROM traces").fetchone()[0])
 
 
 def key(**more: Any) -> dict[str, Any]:
@@ -176,8 +183,10 @@ def test_a_failed_call_is_shown_and_never_repeated(cli: Cli, scripted: list[str]
     assert "> x-gateway: ***" in everything
     assert MARK not in everything.lower()
     assert MARK not in cli("try", "p", "echo it", "--json").stdout.lower()
-    deleted = cli("delete", 1, "--yes")
+    assert traces(tmp_path) == 5
+    deleted = cli("delete", 1)
     assert deleted.returncode == 0, deleted.stderr
+    assert traces(tmp_path) == 4
 
 
 def test_a_plugins_bug_is_shown_with_its_traceback(cli: Cli, tmp_path: Path, server: tuple[str, list[str]]) -> None:
