@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.servers import SandboxProcess
+from tests.servers import SandboxProcess, Valkey
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 KEY = "canary-key-5b1c/7f3a91+q"
@@ -187,6 +187,19 @@ def test_a_failed_call_is_shown_and_never_repeated(cli: Cli, scripted: list[str]
     deleted = cli("delete", 1)
     assert deleted.returncode == 0, deleted.stderr
     assert traces(tmp_path) == 4
+
+
+def test_on_a_cluster_a_worker_elsewhere_makes_the_call(
+    cli: Cli, start: Callable[..., subprocess.Popen[str]], scripted: list[str], tmp_path: Path, valkey: Valkey
+) -> None:
+    path = tmp_path / "truckllm.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "redis_url": valkey.url}))
+    start("worker")
+    shown = json.loads(cli("try", "p", "hello", "--json").stdout)
+    assert (shown["status"], shown["text"], shown["cost"]) == ("succeeded", "Hi", 11_000)
+    assert shown["calls"][0]["headers"]["authorization"] == "Bearer ***"
+    assert shown["calls"][0]["reply"]["body"] == ANSWER
+    assert scripted == ["hello"]
 
 
 def test_a_plugins_bug_is_shown_with_its_traceback(cli: Cli, tmp_path: Path, server: tuple[str, list[str]]) -> None:
