@@ -90,7 +90,7 @@ class Claude(ChatProvider):
     def assemble(self, request: Request, chunks: Chunks) -> Stream:
         body: dict[str, Any] = {}
         blocks: dict[int, dict[str, Any]] = {}
-        whole = False
+        whole = told = False
         for name_told, data in chunks:
             kind = at(data, "type")
             if kind == "error" or name_told == "error" or at(data, "error"):
@@ -106,10 +106,15 @@ class Claude(ChatProvider):
             elif kind == "message_delta":
                 body.update(table(data.get("delta")))
                 body["usage"] = largest(body.get("usage"), data.get("usage"))
+                told |= at(data, "usage", "output_tokens") is not None
             elif kind == "message_stop":
                 # one that has lost the event with the reason has lost its usage too; so has one without its first event
                 whole = isinstance(body.get("stop_reason"), str) and not chunks.broken
+                # a tool's arguments without the block that they belong to
+                whole = whole and not any("partial_json" in block and "type" not in block for block in blocks.values())
                 break
+        if whole and not told:  # the first event's count is that of the first token
+            table(body.get("usage")).pop("output_tokens", None)
         if not whole:
             _estimate_output(body, blocks)
         return Stream(_with_blocks(body, blocks), None, whole)

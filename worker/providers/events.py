@@ -16,6 +16,10 @@ from worker.providers.base import Reply
 from worker.providers.replies import decode
 
 
+NAMELESS = {"type": "stream_error"}
+"""The error of an event that is named so and holds nothing that can be read."""
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """One event: its name (`message` where the server gave none) and its data lines, joined."""
@@ -25,9 +29,10 @@ class Event:
 
 
 def is_event_stream(reply: Reply, asked: bool) -> bool:
-    """Whether a reply is a stream. `asked`: the call asked for one, so a missing content type may be excused."""
+    """Returns whether a reply is a stream. `asked`: the call asked for one, so a missing content type may be excused. A body that is
+    JSON from its first byte is none, whatever its content type: gateways put errors into the stream's reply so."""
     if reply.headers.get("content-type", "").lower().startswith("text/event-stream"):
-        return True
+        return not reply.body.lstrip(b"\xef\xbb\xbf \r\n").startswith((b"{", b"["))
     return asked and reply.body.lstrip(b"\xef\xbb\xbf \r\n").startswith((b"data:", b"event:", b":", b"id:", b"retry:"))
 
 

@@ -43,13 +43,19 @@ _REASONS = {
     "failure server_error internal_error internal_server_error upstream_error engine_error timeout time_out timed_out interrupted "
     "disconnect disconnected overloaded resource_exhausted rate_limit rate_limit_exceeded "
     "malformed_function_call malformed_response malformed_model_output malformed_tool_use malformed_tool_call "
-    "unexpected_tool_call too_many_tool_calls function_call_filter",
+    "unexpected_tool_call too_many_tool_calls function_call_filter "
+    "time_limit not_finished unfinished incomplete partial preempted shutdown killed connection_error",
 }
 """The vendors' words. Broken: OpenRouter and Mistral (error), Zhipu (network_error, sensitive), DeepSeek
 (insufficient_system_resource), vLLM and SGLang (abort), Cohere (user_cancel, timeout, error_toxic, error_limit), Bedrock (malformed_*,
-guardrail_intervened), Gemini's endpoint for OpenAI's dialect ("function_call_filter: MALFORMED_FUNCTION_CALL")."""
+guardrail_intervened), watsonx (time_limit, not_finished), Gemini's endpoint for OpenAI's dialect ("function_call_filter: MALFORMED_FUNCTION_CALL")."""
 _BY_REASON = {word: finish for finish, words in _REASONS.items() for word in words.split()}
-_THOUGHT = re.compile(r"\s*<think>(?:(?!</think>).)*(?:</think>)?\s*", re.DOTALL)
+_TAG = r"(?:think|thinking|thought|reasoning|seed:think)"
+_THOUGHT = re.compile(
+    rf"\s*<({_TAG})>(?:(?!</\1>).)*(?:</\1>)?\s*"
+    rf"|(?:(?!</{_TAG}>).)*</{_TAG}>\s*",  # templates that open the tag themselves
+    re.DOTALL,
+)
 
 
 def finish_of(reason: str | None) -> Finish:
@@ -76,7 +82,7 @@ class Content:
 
 
 def with_thoughts_apart(content: Content) -> Content:
-    """The content where a server leaves the reasoning in the text: text that is nothing but `<think>…` is reasoning."""
+    """The content where a server leaves the reasoning in the text: text that is nothing but `<think>…`, or that ends with its `</think>`."""
     if content.text and _THOUGHT.fullmatch(content.text):
         return Content(None, content.other, reasoning=True)
     return content

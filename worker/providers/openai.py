@@ -24,7 +24,7 @@ from worker.providers.base import Call, Reply, Sender
 from worker.providers.bodies import own_body
 from worker.providers.chat import ChatProvider
 from worker.providers.embeddings import embeddings_answer, embeddings_usage, token_numbers, vectors_wanted
-from worker.providers.events import Chunks
+from worker.providers.events import NAMELESS, Chunks
 from worker.providers.failures import request_id
 from worker.providers.replies import at, count, decode, name, objects, table
 from worker.providers.translation import openai as translation
@@ -148,7 +148,7 @@ class OpenAI(ChatProvider):
             case "responses":
                 return responses.answer(body, reply)
             case "completions":
-                return completions.answer(body, chat.read_usage(usage_of(body)), reply)
+                return completions.answer(body, completions.prompts_in(request.input), chat.read_usage(usage_of(body)), reply)
             case "embeddings":
                 usage = embeddings_usage(usage_of(body))
                 return embeddings_answer(body, vectors_wanted(request.input, within="input"), usage, reply)
@@ -164,10 +164,11 @@ class OpenAI(ChatProvider):
         choices: dict[int, dict[str, Any]] = {}
         usage = StreamUsage()
         error: Any = None
-        for _, chunk in chunks:
+        for event, chunk in chunks:
             if not isinstance(chunk, dict):
+                error = error or (NAMELESS if event == "error" else None)
                 continue
-            error = error or self.error_in(chunk)
+            error = error or self.error_in(chunk) or (chunk if event == "error" else None)
             for key, value in chunk.items():
                 if key not in ("choices", "usage", "error") and (value is not None or key not in body):
                     body[key] = value
@@ -204,10 +205,15 @@ def _account(config: ProviderConfig, key: KeyConfig | None = None) -> dict[str, 
 
 
 def error_of(value: Any) -> Any:
-    """The error in a body or a choice; None for one that says nothing, as some servers send beside every answer."""
+    """Returns the error in a body or a choice; None for one without content, as some servers send beside every answer.
+
+    Servers such as vLLM, FastChat and Mistral put it at the top: `{"object": "error", "message": …}`.
+    """
     error = at(value, "error")
     if isinstance(error, dict):
         return error if any(error.values()) else None
+    if error is None and "error" in (at(value, "object"), at(value, "type")) and not at(value, "choices"):
+        return value
     return error or None
 
 

@@ -15,7 +15,7 @@ from worker.providers.base import Reply
 from worker.providers.failures import clean, unreadable
 from worker.providers.finish import Content, Judged, judged, of_all, with_thoughts_apart
 from worker.providers.growing import Growing, grown, is_text, joined
-from worker.providers.replies import at, count, decode, name, objects, storable, table, told_count
+from worker.providers.replies import at, count, decode, encode, name, objects, storable, table, told_count
 from worker.providers.usage import billed_beside, first_count, merged_fees
 
 _SEARCHING = re.compile(r"-search-(preview|api)")
@@ -34,12 +34,14 @@ def answer(body: dict[str, Any], usage: Usage | None, reply: Reply) -> Answer | 
             else Answer(usage=usage, failure=unreadable(reply, "the reply tells its usage but holds no choice"))
         )
     verdict = of_all([_judged(one, reply) for one in objects(body.get("choices"))])
-    finish = name(choice.get("finish_reason"))
+    finish = finish_reason(choice)
     return Answer(usage, _text(choice["message"]), finish, name(body.get("model")), verdict.failure, verdict.empty)
 
 
 def _text(message: dict[str, Any]) -> str | None:
     content = message.get("content")
+    if isinstance(content, dict | int | float):  # servers that give JSON where it was asked for
+        return encode(content).decode("utf-8", "replace")
     return storable(content) if isinstance(content, str) else _joined(content)
 
 
@@ -52,16 +54,24 @@ def _judged(choice: dict[str, Any], reply: Reply) -> Judged:
     thoughts = any(message.get(field) for field in _REASONING)
     thoughts |= any(part.get("type") in _THOUGHTS for part in parts)
     content = with_thoughts_apart(Content(_text(message), others, thoughts))
-    refusal = clean(message.get("refusal"))
+    refused = [part["refusal"] for part in parts if isinstance(part.get("refusal"), str)]
+    refusal = clean(message.get("refusal")) or clean("".join(refused))
     if content.nothing and refusal:
         return Judged(Failure(FailureKind.CONTENT_FILTER, "refusal", refusal, reply.status))
-    return judged(name(choice.get("finish_reason")), content, reply)
+    return judged(finish_reason(choice), content, reply)
+
+
+def finish_reason(choice: Any) -> str | None:
+    """Returns why a choice ended: a name, or the type of an object as SGLang's own API has it; None where servers write "null"."""
+    reason = at(choice, "finish_reason")
+    found = name(at(reason, "type") if isinstance(reason, dict) else reason)
+    return None if found is None or found.lower() in ("null", "none") else found
 
 
 _TEXTS = ("text", "output_text", "refusal", None)
 _THOUGHTS = ("thinking", "reasoning", "redacted_thinking")
-_REASONING = ("reasoning_content", "reasoning", "reasoning_details", "thinking", "thinking_blocks")
-"""Where compatible servers put reasoning: DeepSeek, Moonshot, vLLM; OpenRouter, Groq; LiteLLM."""
+_REASONING = ("reasoning_content", "reasoning", "reasoning_details", "thinking", "thinking_blocks", "reasoning_text")
+"""Where compatible servers put reasoning: DeepSeek, Moonshot, vLLM; OpenRouter, Groq; LiteLLM; GitHub Copilot."""
 
 
 def read_usage(usage: Any) -> Usage | None:
@@ -101,7 +111,7 @@ def read_usage(usage: Any) -> Usage | None:
     ):
         made += reasoning
         rest -= reasoning
-    if cached + written and (rest == cached + written or (total is None and cached + written > given)):
+    if cached + written and (rest == cached + written or cached + written > given):
         given += cached + written
     elif (
         rest > 0
@@ -129,7 +139,7 @@ def _modalities(usage: dict[str, Any]) -> tuple[tuple[str, int], ...]:
     """The tokens that aren't text. Which of them were cached isn't told: none, as far as there was other input."""
     details = usage.get("prompt_tokens_details")
     made = usage.get("completion_tokens_details")
-    if not (at(details, "audio_tokens") or at(details, "image_tokens") or at(made, "audio_tokens")):
+    if not any(at(part, field) for part in (details, made) for field in ("audio_tokens", "image_tokens")):
         return ()
     fresh = (
         count(usage.get("prompt_tokens"))
@@ -141,6 +151,7 @@ def _modalities(usage: dict[str, Any]) -> tuple[tuple[str, int], ...]:
         "input_audio": sound,
         "input_image": min(count(at(details, "image_tokens")), max(0, fresh - sound)),
         "output_audio": count(at(made, "audio_tokens")),
+        "output_image": count(at(made, "image_tokens")),
     }
     return tuple((kind, tokens) for kind, tokens in found.items() if tokens)
 
@@ -151,14 +162,16 @@ def add(choices: dict[int, dict[str, Any]], part: dict[str, Any]) -> None:
     choice = choices.setdefault(
         index, {"index": index, "message": {"role": "assistant", "content": None}, "finish_reason": None}
     )
-    if isinstance(finish := part.get("finish_reason"), str):
-        choice["finish_reason"] = finish
+    if finish_reason(part) is not None:
+        choice["finish_reason"] = part["finish_reason"]
     for key, value in table(part.get("logprobs")).items():
         if isinstance(value, list):
             lists = choice.setdefault("logprobs", {})
             lists.setdefault(key, []).extend(value)
     message = choice["message"]
-    for key, value in table(part.get("delta")).items():
+    # a server that doesn't stream puts the whole message where a piece of it belongs
+    piece = part.get("delta") if isinstance(part.get("delta"), dict) else part.get("message")
+    for key, value in table(piece).items():
         if key == "tool_calls":
             add_tool_calls(message.setdefault("tool_calls", []), list(objects(value)))
         elif key != "role":

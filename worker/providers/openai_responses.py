@@ -13,16 +13,14 @@ from models.request import Failure, FailureKind, Usage
 from worker.providers import openai_chat as chat
 from worker.providers.answers import Answer, Stream
 from worker.providers.base import Reply
-from worker.providers.events import Chunks
+from worker.providers.events import NAMELESS, Chunks
 from worker.providers.failures import clean, code_name
-from worker.providers.finish import Content, Judged, judged
+from worker.providers.finish import Content, Finish, Judged, finish_of, judged
 from worker.providers.growing import grown
 from worker.providers.replies import at, count, name, objects, storable, table, told_count
 from worker.providers.usage import merged_fees
 
 _FINAL = {"response.completed", "response.failed", "response.incomplete", "response.cancelled"}
-_OUT_OF_TOKENS = "max_output_tokens"
-_FILTERED = "content_filter"
 _UNFINISHED = {"queued", "in_progress"}
 _CALLS = ("_call", "mcp_approval_request")
 
@@ -100,7 +98,7 @@ def _fees(output: Any) -> tuple[tuple[str, int], ...]:
 
 def _failure(status: str | None, reason: str | None, reply: Reply) -> Failure | None:
     """What a status alone makes of a response; its own `error` is judged before."""
-    if status in (None, "completed") or (status == "incomplete" and reason in (_OUT_OF_TOKENS, _FILTERED)):
+    if status in (None, "completed") or (status == "incomplete" and finish_of(reason) in (Finish.LENGTH, Finish.FILTER)):
         return None
     if status in _UNFINISHED:
         message = f"the response is {status}: it was asked for in the background, and nobody here fetches it later"
@@ -116,19 +114,23 @@ def assemble(chunks: Chunks) -> Stream:
     """
     body: dict[str, Any] = {}
     items: dict[int, dict[str, Any]] = {}
-    for _, data in chunks:
+    for event, data in chunks:
         kind = at(data, "type")
-        if not isinstance(kind, str):
+        if not isinstance(kind, str) and event != "error":
             if error := at(data, "error"):  # as gateways put it
                 return Stream(_so_far(body, items), error, False)
             continue
-        if kind == "error":
+        if event == "error" and not isinstance(data, dict):
+            return Stream(_so_far(body, items), NAMELESS, False)
+        if kind == "error" or event == "error":
             error = at(data, "error") or {"code": data.get("code"), "message": data.get("message")}
             return Stream(_so_far(body, items), error, False)
         if isinstance(response := data.get("response"), dict):
             told = body.get("usage")
             body = response if response.get("usage") or not told else {**response, "usage": told}
         if kind in _FINAL:
+            if items and not body.get("output"):  # servers whose last event leaves the output out
+                body = _so_far(body, items)
             return Stream(body, body.get("error") or None, bool(body))
         _add(items, kind, data)
     return Stream(_so_far(body, items), None, False)

@@ -35,6 +35,10 @@ _KNOWN = frozenset(
         "reasoning_tokens",
         "accepted_prediction_tokens",
         "rejected_prediction_tokens",
+        "cache_read_input_tokens",
+        "cache_creation_input_tokens",
+        "prompt_cache_hit_tokens",
+        "prompt_cache_miss_tokens",
         # xAI: their sum; the uses of each tool are told beside it
         "num_server_side_tools_used",
     }
@@ -191,6 +195,10 @@ def _items(usage: dict[str, Any]) -> Iterator[tuple[str, int]]:
             for tool, uses in value.items():
                 if number := count(uses):
                     yield (tool if _BILLED.search(tool) or tool in _SAME else f"{tool}_calls"), number
+        elif name == "plugins" and isinstance(value, dict):  # Alibaba Cloud: {"search": {"count": 1}}
+            for tool, uses in value.items():
+                if number := count(at(uses, "count")):
+                    yield _SAME.get(f"web_{tool}", f"{tool}_calls"), number
         elif name == "search_context_size" and isinstance(value, str):
             yield f"search_context_{value.lower()}", 1
         elif _BILLED.search(name) and (number := count(value)):
