@@ -63,4 +63,6 @@ def vectors_in(found: Mapping[str, msgspec.Raw]) -> list[msgspec.Raw] | None:
 
 def _is_vector(raw: msgspec.Raw) -> bool:
     start = b"".join(bytes(memoryview(raw)[:32]).split())
+    if start[:1] == b"[" and b"null" in memoryview(raw).tobytes():
+        return False  # numbers that the server couldn't compute
     return start[:1] in (b"[", b'"') and start[:2] not in (b"[]", b'""')

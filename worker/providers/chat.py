@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 from models.config import ProviderConfig
 from models.errors import Untranslatable
 from models.formats.parameters import EXTRA, merged
-from models.request import CHAT, EMBEDDINGS, SIMPLE, Failure, FailureScope, Request, Response
+from models.request import CHAT, EMBEDDINGS, SIMPLE, Failure, FailureKind, FailureScope, Request, Response
 from models.signals import Signal
 from worker.providers.another_server import of_another_server
 from worker.providers.answers import Answer, Stream
@@ -24,9 +24,10 @@ from worker.providers.events import Chunks, is_event_stream, read_events
 from worker.providers.failures import beginning, read_failure, redirected, truncated, unreadable
 from worker.providers.growing import joined
 from worker.providers.masks import secret_headers, without_secrets
-from worker.providers.replies import BOM, at, count, decode, encode
+from worker.providers.replies import BOM, at, count, decode, encode, has_constant, is_json
 from worker.providers.signals import ANY
 from worker.providers.translation import readable
+from worker.providers.usage import plausible
 
 
 class ChatProvider(Provider):
@@ -158,6 +159,8 @@ class ChatProvider(Provider):
             if isinstance(body, list) and len(body) == 1:  # Gemini wraps errors like this where no SSE was asked for
                 body = body[0]
             error = self.found_error(body)
+            if request.operation != EMBEDDINGS and isinstance(body, dict) and has_constant(raw) and not is_json(raw):
+                raw = encode(body)  # results are JSON that every reader takes
         answer = self.answer(request, body, reply) if good and isinstance(body, dict) else None
         failure: Failure | None
         if 300 <= reply.status < 400:
@@ -170,7 +173,7 @@ class ChatProvider(Provider):
         elif not whole:
             failure = truncated(reply)
         elif answer is None:
-            failure = unreadable(reply, self._nonsense(reply))
+            failure = self._unnamed_error(request, reply, body) or unreadable(reply, self._nonsense(reply))
         else:
             failure = answer.failure
         if failure is not None:
@@ -178,6 +181,8 @@ class ChatProvider(Provider):
             no_answer |= failure.code == "unreadable_reply" and answer is not None and answer.usage is None
             failure = self._with_address(request, reply, body, failure) if no_answer else failure
         answer = answer or Answer()
+        if failure is None and not answer.empty and answer.usage and not plausible(answer.usage, request.operation):
+            answer = replace(answer, usage=None)
         response = Response(
             raw_response=raw,
             http_code=reply.status,
@@ -191,6 +196,13 @@ class ChatProvider(Provider):
             empty=answer.empty and failure is None,
         )
         return without_secrets(response, self.secrets(request))
+
+    def _unnamed_error(self, request: Request, reply: Reply, body: Any) -> Failure | None:
+        """Returns the failure that a 200 without an answer stands for, where a signal reads its words or its code; else None."""
+        if not isinstance(body, dict) or not body:
+            return None
+        failure = self._failure(request, reply, body)
+        return None if failure.kind in (FailureKind.SERVER, FailureKind.BAD_REQUEST) else failure
 
     def _with_address(self, request: Request, reply: Reply, body: Any, failure: Failure) -> Failure:
         """The failure with the URL that was asked, where what answered there isn't this API."""

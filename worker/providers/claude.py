@@ -16,7 +16,7 @@ from worker.providers import signals
 from worker.providers.answers import Answer, Stream
 from worker.providers.base import Call, Reply
 from worker.providers.chat import ChatProvider
-from worker.providers.events import Chunks
+from worker.providers.events import NAMELESS, Chunks
 from worker.providers.failures import clean, request_id
 from worker.providers.finish import Content, Judged, judged
 from worker.providers.growing import grown, joined
@@ -59,7 +59,7 @@ class Claude(ChatProvider):
         return request_id(reply, reply.headers.get("request-id"), at(body, "request_id"), at(body, "id"))
 
     def error_in(self, body: Any) -> Any:
-        return at(body, "error") or None
+        return at(body, "error") or (body if at(body, "type") == "error" else None)
 
     def answer(self, request: Request, body: dict[str, Any], reply: Reply) -> Answer | None:
         content = body.get("content")
@@ -95,7 +95,7 @@ class Claude(ChatProvider):
             kind = at(data, "type")
             if kind == "error" or name_told == "error" or at(data, "error"):
                 _estimate_output(body, blocks)
-                return Stream(_with_blocks(body, blocks), at(data, "error") or {"type": "stream_error"}, False)
+                return Stream(_with_blocks(body, blocks), at(data, "error") or data or NAMELESS, False)
             if kind == "message_start":
                 body = dict(table(data.get("message")))
                 body["usage"] = dict(table(body.get("usage")))

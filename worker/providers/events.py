@@ -15,7 +15,6 @@ import orjson
 from worker.providers.base import Reply
 from worker.providers.replies import decode
 
-
 NAMELESS = {"type": "stream_error"}
 """The error of an event that is named so and holds nothing that can be read."""
 

@@ -158,7 +158,8 @@ class Gemini(ChatProvider):
 
 
 def _fees(request: Request, body: dict[str, Any]) -> tuple[tuple[str, int], ...]:
-    """Searches that Google bills: each query since Gemini 3, each answer that was grounded by one before."""
+    """Returns what Google bills beside tokens: each query of a search since Gemini 3, each answer that was grounded by one before, and
+    each that was grounded by Google Maps."""
     queries = [
         query
         for candidate in objects(body.get("candidates"))
@@ -168,7 +169,13 @@ def _fees(request: Request, body: dict[str, Any]) -> tuple[tuple[str, int], ...]
     ]
     by_answer = _BILLED_BY_ANSWER.match((name(body.get("modelVersion")) or request.model).removeprefix("models/"))
     uses = min(1, len(queries)) if by_answer else len(queries)
-    return (("web_search_requests", uses),) if uses else ()
+    maps = any(
+        chunk.get("maps")
+        for candidate in objects(body.get("candidates"))
+        for chunk in objects(at(candidate, "groundingMetadata", "groundingChunks"))
+    )
+    fees = {"maps_requests": int(maps), "web_search_requests": uses}
+    return tuple((tool, number) for tool, number in fees.items() if number)
 
 
 def _resource(model: str) -> str:

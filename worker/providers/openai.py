@@ -148,7 +148,9 @@ class OpenAI(ChatProvider):
             case "responses":
                 return responses.answer(body, reply)
             case "completions":
-                return completions.answer(body, completions.prompts_in(request.input), chat.read_usage(usage_of(body)), reply)
+                return completions.answer(
+                    body, completions.prompts_in(request.input), chat.read_usage(usage_of(body)), reply
+                )
             case "embeddings":
                 usage = embeddings_usage(usage_of(body))
                 return embeddings_answer(body, vectors_wanted(request.input, within="input"), usage, reply)

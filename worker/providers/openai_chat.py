@@ -16,7 +16,7 @@ from worker.providers.failures import clean, unreadable
 from worker.providers.finish import Content, Judged, judged, of_all, with_thoughts_apart
 from worker.providers.growing import Growing, grown, is_text, joined
 from worker.providers.replies import at, count, decode, encode, name, objects, storable, table, told_count
-from worker.providers.usage import billed_beside, first_count, merged_fees
+from worker.providers.usage import billed_beside, first_count, merged_fees, searched
 
 _SEARCHING = re.compile(r"-search-(preview|api)")
 """Chat models that search for every answer."""
@@ -27,6 +27,8 @@ def answer(body: dict[str, Any], usage: Usage | None, reply: Reply) -> Answer | 
     choice = at(body, "choices", 0)
     if usage is not None and _SEARCHING.search(name(body.get("model")) or ""):
         usage = replace(usage, fees=merged_fees(usage.fees, (("web_search_requests", 1),)))
+    if usage is not None:
+        usage = replace(usage, fees=searched(body, usage.fees))
     if not isinstance(at(choice, "message"), dict):
         return (
             None

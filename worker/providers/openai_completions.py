@@ -68,5 +68,6 @@ def most_output_tokens(source: Mapping[str, Any]) -> int:
 def prompts_in(source: Mapping[str, Any]) -> int:
     """Returns how many prompts a body has: a list of token numbers is one."""
     prompts = source.get("prompt")
-    several = isinstance(prompts, list) and not all(type(one) is int for one in prompts)
-    return max(1, len(prompts)) if several else 1
+    if not isinstance(prompts, list) or all(type(one) is int for one in prompts):
+        return 1
+    return len(prompts)

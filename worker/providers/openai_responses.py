@@ -15,7 +15,7 @@ from worker.providers.answers import Answer, Stream
 from worker.providers.base import Reply
 from worker.providers.events import NAMELESS, Chunks
 from worker.providers.failures import clean, code_name
-from worker.providers.finish import Content, Finish, Judged, finish_of, judged
+from worker.providers.finish import BROKEN_ANSWER, Content, Finish, Judged, broken, finish_of, judged
 from worker.providers.growing import grown
 from worker.providers.replies import at, count, name, objects, storable, table, told_count
 from worker.providers.usage import merged_fees
@@ -69,6 +69,9 @@ def _judged(output: Any, parts: list[dict[str, Any]], text: str | None, reason: 
     that is empty, while reasoning without a message ended too early."""
     kinds = [str(item.get("type", "")) for item in objects(output)]
     others = any(kind.endswith(_CALLS) and kind not in _SEARCHES for kind in kinds)
+    cut = any(item.get("type") == "message" and item.get("status") == "incomplete" for item in objects(output))
+    if cut and reason == "completed":
+        return Judged(broken(BROKEN_ANSWER, "the response is completed, but its message is incomplete", reply))
     content = Content(text, others, reasoning="reasoning" in kinds and "message" not in kinds)
     refusal = clean("".join(part["refusal"] for part in parts if isinstance(part.get("refusal"), str)))
     if content.nothing and refusal:
@@ -98,7 +101,9 @@ def _fees(output: Any) -> tuple[tuple[str, int], ...]:
 
 def _failure(status: str | None, reason: str | None, reply: Reply) -> Failure | None:
     """What a status alone makes of a response; its own `error` is judged before."""
-    if status in (None, "completed") or (status == "incomplete" and finish_of(reason) in (Finish.LENGTH, Finish.FILTER)):
+    if status in (None, "completed") or (
+        status == "incomplete" and finish_of(reason) in (Finish.LENGTH, Finish.FILTER)
+    ):
         return None
     if status in _UNFINISHED:
         message = f"the response is {status}: it was asked for in the background, and nobody here fetches it later"

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
-from typing import Any, NoReturn
+from typing import Any
 
 import orjson
 
@@ -32,17 +33,35 @@ def decode(body: bytes) -> Any:
         return orjson.loads(body)
     except ValueError:
         pass
-    # A lone surrogate is legal in JSON's grammar and comes from models that cut an emoji: such an answer was paid for.
-    if b"\\u" not in body:
+    # A lone surrogate is legal in JSON's grammar and comes from models that cut an emoji; servers in Python write NaN and Infinity,
+    # as log probabilities: such answers were paid for.
+    if b"\\u" not in body and not has_constant(body):
         return None
     try:
-        return json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+        return json.loads(body.decode("utf-8"), parse_constant=_nothing)
     except (ValueError, RecursionError):
         return None
 
 
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(name)
+_CONSTANT = re.compile(rb"[\[:,\s]-?(?:NaN|Infinity)\s*[,\]}]")
+
+
+def has_constant(body: bytes) -> bool:
+    """Returns whether a body seems to hold a number that isn't one: `NaN`, `Infinity`, which JSON doesn't have. They are read as null."""
+    return _CONSTANT.search(body) is not None
+
+
+def is_json(body: bytes) -> bool:
+    """Returns whether a body is JSON in the standard's sense."""
+    try:
+        orjson.loads(body)
+    except ValueError:
+        return False
+    return True
+
+
+def _nothing(_: str) -> None:
+    return None
 
 
 def encode(value: Any) -> bytes:

@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 from models.money import DEFAULT_CURRENCY, NANOS
+from models.request import EMBEDDINGS, Usage
 from worker.providers.replies import at, count, objects, table, told_count
 
 _GIVEN = ("prompt_tokens", "input_tokens")
@@ -203,6 +204,33 @@ def _items(usage: dict[str, Any]) -> Iterator[tuple[str, int]]:
             yield f"search_context_{value.lower()}", 1
         elif _BILLED.search(name) and (number := count(value)):
             yield name, number
+
+
+def plausible(usage: Usage, operation: str) -> bool:
+    """Returns whether a usage can be that of an answer that holds something. Servers that don't count report 0: no answer comes of no
+    input, and none but embeddings has no output."""
+    return usage.input_tokens > 0 and (usage.output_tokens > 0 or operation == EMBEDDINGS)
+
+
+_SOURCES = ("citations", "search_results", "web_search", "search_info")
+_SEARCH = re.compile("search|sources|citation")
+
+
+def searched(body: Mapping[str, Any], fees: tuple[tuple[str, int], ...]) -> tuple[tuple[str, int], ...]:
+    """Returns the fees, with a search that the body shows and its usage doesn't count, and with the tools that ran at the vendor's side.
+
+    Sources of a search stand at the top (Perplexity and xAI: `citations`, `search_results`; Z.AI: `web_search`; Alibaba Cloud:
+    `search_info`) or in a message's `annotations` (OpenRouter's web plugin); Groq's Compound lists `executed_tools`.
+    """
+    messages = [table(choice.get("message")) for choice in objects(body.get("choices"))]
+    shown = any(body.get(field) for field in _SOURCES) or any(
+        note.get("type") == "url_citation" for message in messages for note in objects(message.get("annotations"))
+    )
+    ran = sum(1 for message in messages for _ in objects(message.get("executed_tools")))
+    found: dict[str, int] = {"executed_tools": ran} if ran else {}
+    if shown and not ran and not any(_SEARCH.search(field) for field, _ in fees):
+        found["web_search_requests"] = 1
+    return merged_fees(fees, found.items())
 
 
 def merged_fees(*fees: Iterable[tuple[str, int]]) -> tuple[tuple[str, int], ...]:

@@ -26,7 +26,7 @@ _SPAN = re.compile(_ONE, re.IGNORECASE)
 _ALL = rf"\d+(?:\.\d+)?\s*{_UNIT}(?![a-z])(?:[\s,]*(?:and\s+)?\d+(?:\.\d+)?\s*{_UNIT}(?![a-z]))*"
 _IN_WORDS = re.compile(
     rf"\b(?:try again|tried again|retry|retried|retrying|wait|available|resets?)\b(?:\s+\w+){{0,3}}?"
-    rf"\s+(?:in|after|for|within)?\s*(?:about\s+|approximately\s+|at least\s+)?({_ALL})",
+    rf"\s+(?:in|after|for|within)?\s*(?:about\s+|approximately\s+|at least\s+|~\s*)?({_ALL})",
     re.IGNORECASE,
 )
 _IN_CHINESE = re.compile(r"(\d+(?:\.\d+)?)\s*(秒|分钟|小时)(?:钟)?(?:后|之后|以后)")
@@ -35,6 +35,10 @@ _DATE = re.compile(
     r"(\d{4})-(\d{2})-(\d{2})(?:(?:T|\s+at\s+|\s+)(\d{1,2}):(\d{2})(?::(\d{2})(?:\.\d+)?)?)?\s*(Z|UTC|GMT|[+-]\d{2}:?\d{2})?",
     re.IGNORECASE,
 )
+_CLOCK = re.compile(
+    r"\b(?:replenished|resets?|try again|retry) in (?:(\d{1,3})\.)?(\d{1,2}):(\d{2}):(\d{2})\b", re.IGNORECASE
+)
+"""A span as .NET writes it, [days.]hours:minutes:seconds (Azure API Management)."""
 _HOUR = re.compile(r"\bresets?\b(?: \w+){0,3}? at (\d{1,2}):(\d{2})(?::\d{2})? ?(?:UTC|GMT)\b", re.IGNORECASE)
 _SECONDS = {"ms": 0.001, "mi": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _LIMITS = (
@@ -137,8 +141,11 @@ def wait_in_words(message: str, now: float, hours_east: float = 0.0) -> float | 
 
 
 def date_in_words(message: str, now: float, hours_east: float = 0.0) -> float | None:
-    """Returns the seconds to the date that a message names, at most 40 days; None if it names none. A date without a zone is
+    """Returns the seconds to the date that a message names, or of a span of days, at most 40 days; None if it names none. A date without a zone is
     read `hours_east` of UTC."""
+    if span := _CLOCK.search(message):
+        days, hours, minutes, second = (int(part or 0) for part in span.groups())
+        return min(LONGEST_DATE_SECONDS, float(((days * 24 + hours) * 60 + minutes) * 60 + second))
     found = _DATE.search(message)
     if not found:
         return None

@@ -9,13 +9,15 @@ from models.signals import Signal
 from worker.providers.signals.by_status import BY_STATUS
 from worker.providers.signals.claude import CLAUDE as _CLAUDE
 from worker.providers.signals.google import GOOGLE
+from worker.providers.signals.more_vendors import MORE_VENDORS
 from worker.providers.signals.openai import OPENAI as _OPENAI
 from worker.providers.signals.phrases import PHRASES
 from worker.providers.signals.vendors import VENDORS
 
-OPENAI: tuple[Signal, ...] = (*_OPENAI, *GOOGLE, *VENDORS, *PHRASES, *BY_STATUS)
+_SHARED = (*VENDORS, *MORE_VENDORS, *PHRASES, *BY_STATUS)
+OPENAI: tuple[Signal, ...] = (*_OPENAI, *GOOGLE, *_SHARED)
 """Google's rows too: its OpenAI endpoint answers with its own errors."""
-CLAUDE: tuple[Signal, ...] = (*_CLAUDE, *VENDORS, *PHRASES, *BY_STATUS)
-GEMINI: tuple[Signal, ...] = (*GOOGLE, *VENDORS, *PHRASES, *BY_STATUS)
-ANY: tuple[Signal, ...] = (*VENDORS, *PHRASES, *BY_STATUS)
+CLAUDE: tuple[Signal, ...] = (*_CLAUDE, *_SHARED)
+GEMINI: tuple[Signal, ...] = (*GOOGLE, *_SHARED)
+ANY: tuple[Signal, ...] = _SHARED
 """The table of plugins: no dialect's own rows."""

@@ -51,7 +51,12 @@ BY_STATUS: tuple[Signal, ...] = (
         known_status=True,
     ),
     Signal("404", Kind.BAD_REQUEST, status=(404, 410), source=_HTTP),
-    Signal("408-409", Kind.SERVER, status=(408, 409, 425), source=_HTTP),
+    Signal(
+        "408-409",
+        Kind.SERVER,
+        status=(408, 409, 424, 425),
+        source="RFC 9110; TGI docs (424: generation error); Amazon Bedrock docs (424: model error)",
+    ),
     Signal("413", Kind.TOO_LARGE, status=(413,), scope=Scope.REQUEST, source=_HTTP),
     Signal(
         "429-model",
@@ -71,5 +76,6 @@ BY_STATUS: tuple[Signal, ...] = (
         source="Groq docs: flex processing (498); nginx (499); Anthropic docs: errors (529)",
     ),
     Signal("4xx", Kind.BAD_REQUEST, status=tuple(range(400, 500)), source=_HTTP),
+    Signal("501", Kind.BAD_REQUEST, status=(501, 505), source=_HTTP),
     Signal("other", Kind.SERVER, source=_HTTP),
 )

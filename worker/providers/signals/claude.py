@@ -29,7 +29,7 @@ CLAUDE: tuple[Signal, ...] = (
         "claude-no-money",
         Kind.QUOTA,
         status=(400, 403, 429),
-        words=("API usage limits", "credit balance is too low"),
+        words=("API usage limits", "credit balance is too low", "out of extra usage"),
         scope=Scope.POOL,
         source="Anthropic docs: errors; bespokelabsai/curator#296",
     ),
@@ -40,6 +40,14 @@ CLAUDE: tuple[Signal, ...] = (
         status=(400, 413),
         words=("prompt is too long", "exceed context limit", "context window", "maximum context"),
         source=_ERRORS,
+    ),
+    Signal(
+        "claude-long-context-unpaid",
+        Kind.CONTEXT_LENGTH,
+        status=(429,),
+        words=("required for long context requests",),
+        scope=Scope.REQUEST,
+        source="Anthropic docs: long context (a 429 that no wait ends)",
     ),
     Signal(
         "claude-filtered",

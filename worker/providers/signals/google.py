@@ -56,6 +56,14 @@ GOOGLE: tuple[Signal, ...] = (
         source=_DOCS,
     ),
     Signal(
+        "google-billing-disabled",
+        Kind.QUOTA,
+        status=(400, 403),
+        code=("BILLING_DISABLED",),
+        scope=Scope.POOL,
+        source="Google Cloud docs: ErrorInfo reasons",
+    ),
+    Signal(
         "google-service-off",
         Kind.AUTH,
         status=(403,),
@@ -64,7 +72,6 @@ GOOGLE: tuple[Signal, ...] = (
             "API_KEY_SERVICE_BLOCKED",
             "CONSUMER_SUSPENDED",
             "CONSUMER_INVALID",
-            "BILLING_DISABLED",
             "API_KEY_HTTP_REFERRER_BLOCKED",
             "API_KEY_IP_ADDRESS_BLOCKED",
             "ACCESS_TOKEN_*",
@@ -126,6 +133,7 @@ GOOGLE: tuple[Signal, ...] = (
             "credits have been depleted",
             "prepayment",
             "out of credit",
+            "spending cap",
         ),
         scope=Scope.POOL,
         source="Gemini API docs: billing",
@@ -139,12 +147,5 @@ GOOGLE: tuple[Signal, ...] = (
         source=_LIMITS,
     ),
     Signal("google-exhausted", Kind.RATE_LIMIT, status=(429,), code=("RESOURCE_EXHAUSTED",), source=_DOCS),
-    Signal(
-        "google-exhausted-in-words",
-        Kind.RATE_LIMIT,
-        status=(429,),
-        words=("RESOURCE_EXHAUSTED", "Resource exhausted", "Resource has been exhausted"),
-        source="Vertex AI docs: error 429; gateways put Google's error into their own message",
-    ),
     Signal("google-cancelled", Kind.SERVER, status=(499,), source=_DOCS),
 )

@@ -27,6 +27,14 @@ _IMAGES = (
 
 OPENAI: tuple[Signal, ...] = (
     Signal(
+        "dashscope-minute",
+        Kind.RATE_LIMIT,
+        status=(429,),
+        words=("allocated quota exceeded", "error-code#token-limit", "error-code#rate-limit"),
+        scope=Scope.MODEL,
+        source="Alibaba Cloud Model Studio docs: rate limits (insufficient_quota is its code of a minute's tokens)",
+    ),
+    Signal(
         "openai-no-money",
         Kind.QUOTA,
         code=(
