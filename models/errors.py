@@ -55,11 +55,15 @@ class BadLine:
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Bad lines that share a cause: how many, the numbers of the first of them, and the reason of the first."""
+    """Bad lines that share a cause: how many, the numbers of the first of them, and the reason of the first.
+
+    `varies`: the others' reasons have other names or numbers in them.
+    """
 
     reason: str
     count: int
     lines: tuple[int, ...]
+    varies: bool = False
 
 
 class InputError(UsageError):

@@ -274,4 +274,7 @@ def _shown(names: Sequence[str], options: Mapping[str, Any]) -> str:
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         return text if len(text) <= _LONGEST_VALUE else text[:_LONGEST_VALUE] + "…"
 
-    return ", ".join(f"{name}: {shown(options[name])}" if name in options else f"no {name}" for name in names)
+    def absent(name: str) -> str:
+        return f"with {name.removeprefix('no_')}" if name.startswith("no_") else f"no {name}"
+
+    return ", ".join(f"{name}: {shown(options[name])}" if name in options else absent(name) for name in names)

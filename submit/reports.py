@@ -165,9 +165,9 @@ def as_table(found: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
 
 
 def as_text(found: Report) -> str:
-    """The table and the notes as text, columns aligned; "no calls have been made yet" for an empty ledger."""
+    """Returns the table and the notes as text, columns aligned; without rows the remarks, else that no calls have been made yet."""
     if not found.rows:
-        return "no calls have been made yet"
+        return "\n".join(found.remarks) or "no calls have been made yet"
     columns, rows = as_table(found)
     widths = [max(len(row[index]) for row in (columns, *rows)) for index in range(len(columns))]
     names = len(found.by)

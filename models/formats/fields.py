@@ -48,6 +48,8 @@ def custom_id(row: Mapping[str, Any], field: str) -> str | None:
         return None
     if type(value) is int:
         return str(value)
+    if type(value) is float and abs(value) >= 2**63:  # a reader of JSON has only 64 bits for a whole number
+        raise Refused(f"{field} is a number of more than 64 bits: put it into quotes, so that each digit is kept")
     return _column(value, field, "a string (or a whole number)")
 
 

@@ -302,13 +302,15 @@ _TOO_DEEP = f"nested more than {MAX_DEPTH} levels deep"
 
 def _why_not_json(line: bytes, error: orjson.JSONDecodeError) -> str:
     if b"\0" in line:
+        if line.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd")):
+            return "is compressed once more: unpack the file, and submit what is in it"
         return "holds NUL bytes; is the file UTF-16 or damaged? Save it as UTF-8"
     try:
         line.decode("utf-8")
     except UnicodeDecodeError as wrong:
         if line[wrong.start] == 0xED and line[wrong.start + 1 : wrong.start + 2] >= b"\xa0":
             return f"a lone surrogate at byte {wrong.start + 1}, which is not UTF-8"
-        return f"not UTF-8: byte 0x{line[wrong.start]:02x} at byte {wrong.start + 1}; save the file as UTF-8"
+        return f"not UTF-8: byte 0x{line[wrong.start]:02x} at byte {wrong.start + 1}; save the file as UTF-8, or name its encoding with --encoding"
     message = error.msg.lower()
     if "surrogate" in message:
         return f"a lone surrogate escape (\\ud800 to \\udfff) near column {error.colno}: half a character, providers reject it"
@@ -322,7 +324,32 @@ def _why_not_json(line: bytes, error: orjson.JSONDecodeError) -> str:
         return "truncated: the JSON ends in the middle (an object must stand on one line)"
     if "infinity" in message:
         return f"not JSON: a number too big for any reader at column {error.colno}"
-    return f"not JSON: {error.msg} (column {error.colno})"
+    return f"not JSON: {_not_json(line.decode()[error.colno - 1 :], error)}"
+
+
+_OBJECT = 'each line must be one JSON object, such as {"prompt": "…"}'
+_CONSTANTS = {"NaN": "null", "Infinity": "null", "-Infinity": "null", "None": "null", "True": "true", "False": "false"}
+
+
+def _not_json(rest: str, error: orjson.JSONDecodeError) -> str:
+    """Returns why a text is no JSON, and what would be. `rest` begins where the reader gave up."""
+    if error.colno == 1:
+        if rest.startswith(("#", "//")):
+            return "a comment, which JSON doesn't have: delete the line"
+        return f"{_OBJECT}; `jq -Rc '{{prompt: .}}' FILE` makes one of each line of plain text"
+    where = f"(column {error.colno})"
+    if "after document" in error.msg:
+        if rest.strip() == ",":
+            return f"a comma behind the object {where}: JSON lines have none"
+        if "\r" in error.doc[: error.colno]:
+            return f"more than one value in a line {where}: if the file's lines end with CR alone, `tr '\\r' '\\n' < FILE` mends them"
+        return f"more than one value in a line {where}: {_OBJECT}, as `jq -c . FILE` writes them"
+    if rest.startswith("'"):
+        return f"texts stand in double quotes, not in single ones {where}; Python writes JSON with `json.dumps`"
+    for name, json_name in _CONSTANTS.items():
+        if rest.startswith(name):
+            return f"{name} isn't a value of JSON {where}: write {json_name}"
+    return f"{error.msg} {where}"
 
 
 def _is_deeper(value: object, limit: int) -> bool:

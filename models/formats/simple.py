@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from models.formats import fields, parameters
+from models.formats import fields, other_forms, parameters
 from models.formats.beside import METADATA, merged_metadata
 from models.formats.draft import Draft
 from models.formats.fields import QUESTIONS, Refused, show
@@ -35,7 +35,7 @@ def identify(row: Mapping[str, Any]) -> str | None:
     own = fields.custom_id(row, "custom_id")
     other = fields.custom_id(row, "id")
     if own is not None and other is not None and own != other:
-        raise Refused(f"custom_id is {show(own)} and id is {show(other)}: keep one of them")
+        raise Refused(other_forms.explain(row) or f"custom_id is {show(own)} and id is {show(other)}: keep one of them")
     return own if own is not None else other
 
 
@@ -66,7 +66,7 @@ def read(row: Mapping[str, Any], line: bytes) -> Draft:
         fields.messages(value, question)
     elif type(value) is not str:
         wanted = "a string" if question == "prompt" else "a string or a list of {role, content}"
-        raise Refused(f"{question} must be {wanted}, not {show(value)}")
+        raise Refused(other_forms.explain(row) or f"{question} must be {wanted}, not {show(value)}")
     system = row.get("system")
     if system is not None and type(system) is not str:
         raise Refused(f"system must be a string, not {show(system)}")
@@ -105,16 +105,14 @@ def _ask_once(asked: list[str], row: Mapping[str, Any]) -> str:
     if asked:
         return f"has {' and '.join(asked)}: keep one of them"
     has = ", ".join(show(field, 24) for field in list(row)[:6]) or "no fields"
-    text = next((field for field, value in row.items() if type(value) is str and field not in _NO_QUESTION), None)
-    out = (
-        f": name the question prompt, as `jq -c '.prompt = .{text} | del(.{text})'` does"
-        if text and text.isidentifier()
-        else ""
+    known = other_forms.explain(row)
+    if known:
+        return known
+    text = other_forms.likely_question(row) or "FIELD"
+    return (
+        f"has none of prompt, messages, input, {EMBED} (it has {has}{', …' if len(row) > 6 else ''}): name the question prompt, "
+        f"as `jq -c '.prompt = .{text} | del(.{text})'` does"
     )
-    return f"has none of prompt, messages, input, {EMBED} (it has {has}{', …' if len(row) > 6 else ''}){out}"
-
-
-_NO_QUESTION = frozenset({*OWN_FIELDS, "system"})
 
 
 def simple_input(body: bytes) -> dict[str, Any]:

@@ -69,7 +69,9 @@ def costs(
         if batch is not None and not spent:  # the ledger outlives a batch
             with database.read() as connection:
                 batches.get(connection, batch)
-        found = report(names, spent, notes)
+    if not spent and (since or until):
+        notes = [*notes, "no calls were made in this period"]
+    found = report(names, spent, notes)
     if json or form is Format.JSON:
         text = as_json(found)
     elif form is Format.CSV:

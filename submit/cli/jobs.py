@@ -15,6 +15,7 @@ from models.wording import counted
 from submit import cooldowns, shapes
 from submit.cli.options import BatchArgument, ConfigOption, JsonOption, found_config, stored
 from submit.cli.output import note, print_json, print_table, say
+from submit.exports import STDOUT
 from submit.stored_inputs import export_failed, prompts_of
 
 _MOST = 1 << 62
@@ -53,7 +54,7 @@ def jobs(
         typer.Option(
             "--export-failed",
             metavar="FILE",
-            help="Write the lines that failed to FILE, as an input for `run` or `submit`, instead of listing them.",
+            help="Write the lines that failed to FILE (- is stdout), as an input for `run` or `submit`, instead of listing them.",
         ),
     ] = None,
     config: ConfigOption = None,
@@ -72,10 +73,12 @@ def jobs(
             note(
                 f"{counted(left_out, 'failed line')} could not be written: nothing is stored of a bad line in a vendor's form"
             )
-        if json:
+        to_stdout = str(export_failed_to) == STDOUT
+        if json and not to_stdout:
             print_json({"path": str(export_failed_to), "lines": lines})
         else:
-            note(f"{export_failed_to} holds {counted(lines, 'failed line')} of batch {batch}")
+            written = counted(lines, "failed line")
+            note(f"{written} of batch {batch}" if to_stdout else f"{export_failed_to} holds {written} of batch {batch}")
         return
     settings = found_config(config)
     with stored(settings) as database, database.read() as connection:

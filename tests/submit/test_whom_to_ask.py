@@ -141,7 +141,9 @@ def test_what_cant_be_meant_is_one_error_and_not_one_a_line(
 def test_whom_to_ask_makes_another_batch(put: Callable[..., Submitted], options: dict[str, Any]) -> None:
     line = {"model": "gpt-4o", "prompt": "x"}
     put(line)
-    with pytest.raises(ConflictError, match=f"now {next(iter(options))}: "):
+    (name,) = options
+    absent = "with fallback" if name == "no_fallback" else f"no {name}"
+    with pytest.raises(ConflictError, match=rf"\({absent}; now {name}: "):
         put(line, **options)
     other = put(line, **options, new=True).batch_id
     assert put(line, **options).batch_id == other

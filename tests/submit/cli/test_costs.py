@@ -46,6 +46,7 @@ def test_a_period_holds_its_first_moment_and_not_its_last(command: Cli, prompts:
         )
     }
     assert list(calls.values()) == [1, 0, 0, 1, 1]
+    assert command("costs", "--until", "2026-01-31").stdout == "no calls were made in this period\n"
 
 
 @pytest.mark.parametrize("arguments", [("--since", "yesterday"), ("--since", "2026-02-01", "--until", "2026-02-01")])

@@ -57,6 +57,9 @@ def test_failed_lines_are_written_as_an_input_that_is_taken(command: Cli, prompt
     original = {json.loads(line)["id"]: line for line in prompts.read_text().splitlines()}
     assert target.read_text().splitlines() == [original["p2"]]
     assert loaded(command("submit", "failed.jsonl", "--json"))["total"] == 1
+    piped = command("jobs", 1, "--export-failed", "-")
+    assert piped.stdout.splitlines() == [original["p2"]]
+    assert not (prompts.parent / "-").exists()
     refused = command("jobs", 1, "--export-failed", prompts)
     assert refused.returncode == 2
     assert "is the batch's input" in refused.stderr
