@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from typing import Annotated
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from pydantic import PlainSerializer, PlainValidator
 
@@ -117,6 +117,11 @@ def _check_password(rest: str, right: str) -> None:
         raise wrong(f"holds an @ that ends no user or password; {right}", WRONG_UNSEEN)
 
 
+_REDIS_NUMBERS = frozenset({"socket_timeout", "socket_connect_timeout", "health_check_interval", "max_connections"})
+_NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+_WHOLE = re.compile(r"-?[0-9]{1,9}")
+
+
 def _redis_url(value: object) -> str:
     text = text_of(value)
     right = _right(
@@ -127,6 +132,12 @@ def _redis_url(value: object) -> str:
         _check_password(parts.path + parts.query + parts.fragment, right)
     if not (parts.path if parts.scheme == "unix" else parts.hostname):
         raise wrong(f"is incomplete; {right}", WRONG_UNSEEN)
+    number = "" if parts.scheme == "unix" else parts.path.strip("/")
+    options = parse_qsl(parts.query, keep_blank_values=True)
+    for name, given in [("db", number or "0"), *options]:
+        if (name in _REDIS_NUMBERS and not _NUMBER.fullmatch(given)) or (name == "db" and not _WHOLE.fullmatch(given)):
+            what = "a database that is no number" if name == "db" else f"a {name} that is no number"
+            raise wrong(f"names {what}; {right}", WRONG_UNSEEN)
     return text
 
 

@@ -102,7 +102,7 @@ def ring(redis_url: str, numbers: Mapping[str, int]) -> str | None:
 
 
 def unheard(redis_url: str) -> str | None:
-    """A sentence for people where Redis doesn't answer within two seconds, else None."""
+    """Returns a sentence for people where Redis doesn't answer within two seconds, or refuses; else None."""
     import redis
 
     try:
@@ -110,6 +110,8 @@ def unheard(redis_url: str) -> str | None:
             redis_url, socket_timeout=_PING_SECONDS, socket_connect_timeout=_PING_SECONDS
         ) as client:
             client.ping()
+    except (redis.ResponseError, redis.AuthenticationError) as error:
+        return f"Redis refuses this ({str(error)[:100]}): no new call starts until redis_url or the server is mended"
     except (redis.RedisError, OSError) as error:
         return f"Redis does not answer ({_reason(error)}): no new call starts until it does"
     return None

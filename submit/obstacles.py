@@ -131,6 +131,9 @@ def state_of(provider: ProviderConfig, key: KeyConfig, states: Sequence[RowMappi
 
 
 def resume_command(batch_id: int, reason: str | None) -> str:
-    """What makes a batch go on that is paused for this reason, in backticks: at its cap it needs another one."""
+    """Returns what makes a batch go on that is paused for this reason, its command in backticks: at its cap it needs another one, and
+    what can't be capped needs a price."""
+    if reason is not None and budgets.NO_PRICE in reason:
+        return f"a price in the configuration, then `truckllm resume {batch_id}`,"
     capped = reason is not None and budgets.OF_ITS_CAP in reason
     return f"`truckllm resume {batch_id} --max-cost AMOUNT`" if capped else f"`truckllm resume {batch_id}`"

@@ -48,8 +48,8 @@ Progress = Callable[[str, int], None]
 class Submitted:
     """What became of a submission.
 
-    `found` is "new", "resumed" (an unfinished batch of the same file and options was there, and goes on), "completed" (one that is
-    completed was there: nothing was enqueued) or "joined" (another process was submitting the very same at this moment).
+    `found` is "new", "resumed" (an unfinished batch of the same file and options was there, and goes on unless it is `paused`), "completed"
+    (one that is completed was there: nothing was enqueued) or "joined" (another process was submitting the very same at this moment).
     `warnings` are sentences for people.
     """
 
@@ -57,6 +57,7 @@ class Submitted:
     total: int
     found: Literal["new", "resumed", "completed", "joined"]
     warnings: tuple[str, ...] = ()
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,11 +317,12 @@ def _submit(
         warnings += call_workers(database, settings, checked.lanes, settings.redis_url)
     if isinstance(found, Load):
         return Submitted(found.batch_id, order.total, "new" if found.done == 0 else "resumed", tuple(warnings))
-    if found.status == BatchStatus.PAUSED:
+    paused = found.status == BatchStatus.PAUSED
+    if paused:
         warnings.append(
             f"batch {found.batch_id} is paused: {resume_command(found.batch_id, found.paused)} lets it go on"
         )
-    return Submitted(found.batch_id, found.total, "joined" if joined else "resumed", tuple(warnings))
+    return Submitted(found.batch_id, found.total, "joined" if joined else "resumed", tuple(warnings), paused)
 
 
 def _waiting_models(database: Database, batch_id: int) -> list[tuple[str, str]]:

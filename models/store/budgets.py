@@ -35,6 +35,8 @@ from models.tables import (
 
 OF_ITS_CAP = "of its cap"
 """In the reason of a pause: the cap has to be raised before the batch can go on."""
+NO_PRICE = "a call has no price in"
+"""In the reason of a pause: the configuration needs a price before the batch can go on."""
 
 
 FIRST_CALLS = 4
@@ -250,7 +252,7 @@ class _Room:
             if (excluded := call.elsewhere(currency)) is not None:
                 self.elsewhere[call.attempt_id] = excluded
             else:
-                self.reason = f"a call has no price in {currency}, so its cost can't be capped"
+                self.reason = f"{NO_PRICE} {currency}, so its cost can't be capped"
             return False
         group = call.provider, call.requested_model
         kept, excess = self._estimates.get(group, (0, 0))

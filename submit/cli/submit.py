@@ -52,13 +52,13 @@ def submit(
         return
     how = {
         "new": "enqueued",
-        "resumed": "found, and goes on",
+        "resumed": "found, and stays paused" if done.paused else "found, and goes on",
         "completed": f"completed before, so nothing was enqueued: `truckllm results {done.batch_id}` writes its results, "
         f"`truckllm rerun {done.batch_id}` repeats what failed, --new asks and pays for everything anew",
         "joined": "found, just submitted by another process",
     }
     note(f"batch {done.batch_id}: {counted(done.total, 'job')}, {how[done.found]}")
-    if done.found != "completed":
+    if done.found != "completed" and not done.paused:
         _say_who_works(settings, done.batch_id)
     say(str(done.batch_id))
 

@@ -257,6 +257,9 @@ def test_a_capped_route_without_any_price_is_paused_with_the_reason(
         done = quick_cli("run", lines, "--max-cost", "5", "-c", path)
     assert done.returncode == 3, done.stderr
     assert "a call has no price in USD, so its cost can't be capped" in done.stdout
+    assert "a price in the configuration, then `truckllm resume 1`, lets it go on" in done.stdout
+    again = quick_cli("submit", lines, "--max-cost", "5", "-c", path)
+    assert "batch 1: 5 jobs, found, and stays paused" in again.stderr
     assert server.calls == 0
 
 

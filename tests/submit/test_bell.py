@@ -162,3 +162,13 @@ def test_a_run_that_stands_still_says_that_redis_is_away_until_it_is_back(
     assert "Redis does not answer (ConnectionError): no new call starts until it does" in told()
     valkey.start()
     assert "Redis" not in told()
+
+
+def test_a_redis_that_refuses_is_not_called_away(valkey: Valkey) -> None:
+    assert bell.unheard(f"{valkey.url}?db=3") is None
+    assert bell.unheard(f"{valkey.url}?db=99") == (
+        "Redis refuses this (DB index is out of range): no new call starts until redis_url or the server is mended"
+    )
+    refused = bell.unheard(f"{valkey.url}?username=nobody&password=sk-canary-redis")
+    assert refused is not None
+    assert "canary" not in refused
