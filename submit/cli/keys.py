@@ -76,12 +76,12 @@ def enable(key: KeyArgument, config: ConfigOption = None) -> None:
         now = database.now(connection)
         done = key_store.enable(connection, provider.id, one.id, now)
         ended = cooldowns.lift(connection, pool_name(provider, one), now)
+    if done:
+        note(f"{key} is back in use; workers see it within seconds")
     if ended:
         models = ", ".join(found.model or "all models" for found in ended)
         note(f"{key} doesn't wait any longer for {models}; workers see it within seconds")
-    elif done:
-        note(f"{key} is back in use; workers see it within seconds")
-    else:
+    if not (done or ended):
         note(f"{key} is in use already")
 
 

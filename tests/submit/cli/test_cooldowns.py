@@ -79,6 +79,15 @@ def test_enabling_a_key_ends_all_its_waits_once(command: Cli, stored: Database, 
         assert [one.lifted is None for one in cooldowns.everything(connection)] == [True, False, False]
 
 
+def test_enabling_a_key_that_was_disabled_too_reports_both(command: Cli, stored: Database, batch: int) -> None:
+    begin(stored, "gpt-4o")
+    command("keys", "disable", "openai/oa-1")
+    run = command("keys", "enable", "openai/oa-1")
+    said = run.stdout + run.stderr
+    assert "openai/oa-1 is back in use" in said
+    assert "doesn't wait any longer for gpt-4o" in said
+
+
 def test_a_wait_decades_long_is_brought_near_and_what_is_long_over_goes(stored: Database) -> None:
     begin(stored, "far", seconds=70 * 365 * DAY)
     begin(stored, "old", seconds=-2 * 3600.0)
