@@ -79,7 +79,7 @@ def _placed(
     def place(kind: Kind) -> tuple[str, str]:
         try:
             return lanes.resolve(
-                model=model or kind.model,
+                model=lanes.name_at(provider, model or kind.model),
                 provider=provider,
                 route=route,
                 dialect=kind.dialect,

@@ -69,6 +69,8 @@ def test_only_jobs_with_the_error_are_rerun(cli: Cli, config: Path, write_lines:
     [
         (("--provider", "claude", "--model", "claude-haiku-4-5"), ("claude", "claude-haiku-4-5")),
         (("--provider", "gemini"), ("gemini", "gpt-4o")),
+        (("--provider", "openai", "--model", "openai/gpt-4o-mini"), ("openai", "gpt-4o-mini")),
+        (("--provider", "claude", "--model", "openai/gpt-4o"), ("claude", "openai/gpt-4o")),
         (("--model", "gemini-3.5-flash"), ("gemini", "gemini-3.5-flash")),
         (("--model", "claude/opus"), ("claude", "opus")),
         (("--route", "smart"), ("smart", "")),
