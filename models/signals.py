@@ -6,6 +6,7 @@ The built-in rows are in `worker.providers.signals`; a provider's own rows come 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from functools import lru_cache
@@ -87,7 +88,7 @@ class Signal:
             self._has_status(error.status)
             and (not self.code or any(_name_pattern(one).fullmatch(code) for one in self.code for code in error.codes))
             and (not self.type or any(_name_pattern(one).fullmatch(kind) for one in self.type for kind in error.types))
-            and (not self.words or any(has_phrase(error.message, phrase, model) for phrase in self.words))
+            and (not self.words or any(error.says(phrase, model) for phrase in self.words))
         )
 
     def _has_status(self, status: int) -> bool:
@@ -99,21 +100,50 @@ class Signal:
 @dataclass(frozen=True, slots=True)
 class ErrorFacts:
     """The parts of an error that a signal is compared with. `status` is `UNKNOWN_STATUS` for an error inside a 200 that names none:
-    then rows are compared by their codes and words alone. `codes` holds the types too; `message` has no secrets in it."""
+    then rows are compared by their codes and words alone. `codes` holds the types too; `message` has no secrets in it. `asked` returns
+    the request's texts: words that a server quotes from them say nothing."""
 
     status: int
     codes: tuple[str, ...]
     types: tuple[str, ...]
     message: str
+    asked: Callable[[], str] | None = None
+
+    def says(self, phrase: str, model: str) -> bool:
+        """Returns whether the message holds the phrase in the server's own words."""
+        for found in _found(self.message, phrase, model):
+            if self.asked is None or self.status not in _QUOTING or not _quoted(self.message, found, self.asked()):
+                return True
+        return False
+
+
+_QUOTING = (400, 403, 404, 422, 500)
+"""Statuses whose messages may quote the request, as vLLM and FastAPI do of fields that they don't take."""
+_AROUND = 16
+"""So many characters beside a phrase are compared with the request: with them, a phrase is the request's own."""
+_FEWEST = 4
+
+
+def _quoted(message: str, found: re.Match[str], asked: str) -> bool:
+    """Returns whether a phrase and what stands beside it, in front or behind, stand in the request too."""
+    before = message[max(0, found.start() - _AROUND) : found.end()]
+    behind = message[found.start() : found.end() + _AROUND]
+    least = found.end() - found.start() + _FEWEST
+    return any(len(part) >= least and part in asked for part in (before, behind))
 
 
 def has_phrase(message: str, phrase: str, model: str = "") -> bool:
     """Returns whether the message holds the phrase, in which `{model}` stands for the model's name, with or without its path."""
+    return next(_found(message, phrase, model), None) is not None
+
+
+def _found(message: str, phrase: str, model: str) -> Iterator[re.Match[str]]:
     if "{model}" not in phrase:
-        return _phrase_pattern(phrase, "").search(message) is not None
+        yield from _phrase_pattern(phrase, "").finditer(message)
+        return
     bare = model.removeprefix("models/")
-    names = {bare, bare.rpartition("/")[2]} - {""}
-    return any(_phrase_pattern(phrase, name).search(message) for name in names)
+    for name in sorted({bare, bare.rpartition("/")[2]} - {""}):
+        yield from _phrase_pattern(phrase, name).finditer(message)
 
 
 @lru_cache(4096)

@@ -96,7 +96,7 @@ class ChatProvider(Provider):
 
     def _failure(self, request: Request, reply: Reply, body: Any) -> Failure:
         secrets = self.secrets(request)
-        return read_failure(reply, body, model=request.model, secrets=secrets, signals=self._signals)
+        return read_failure(reply, body, request=request, secrets=secrets, signals=self._signals)
 
     @abc.abstractmethod
     def assemble(self, request: Request, chunks: Chunks) -> Stream:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
-from models.request import Failure, FailureKind
+from models.request import Failure, FailureKind, Request
 from models.signals import ErrorFacts, Signal, first_match
 from worker.providers.base import Reply
 from worker.providers.error_bodies import codes_in, is_page, message_in, page_text, status_of
@@ -67,9 +68,9 @@ def redirected(reply: Reply) -> Failure:
 
 
 def read_failure(
-    reply: Reply, body: Any, *, model: str, secrets: Sequence[str], signals: tuple[Signal, ...]
+    reply: Reply, body: Any, *, request: Request, secrets: Sequence[str], signals: tuple[Signal, ...]
 ) -> Failure:
-    """Returns the failure that a reply stands for, by the first of the `signals` that matches.
+    """Returns the failure that a reply to `request` stands for, by the first of the `signals` that matches.
 
     `body` is the decoded error body, or None where it isn't JSON; the status may be 200, since errors come inside streams too.
     """
@@ -77,8 +78,8 @@ def read_failure(
     if body is None and is_page(reply):
         types = (*types, "html_page")
     message = clean(message_in(body), secrets) or beginning(reply, body, secrets)
-    error = ErrorFacts(status_of(reply, body, codes), codes, types, message)
-    signal = first_match(signals, error, model)
+    error = ErrorFacts(status_of(reply, body, codes), codes, types, message, cache(lambda: _texts(request.input)))
+    signal = first_match(signals, error, request.model)
     kind = FailureKind.SERVER if signal is None else signal.meaning
     wait = resets = None
     if kind in _WAITING:
@@ -94,6 +95,21 @@ def read_failure(
         resets_in=resets,
         scope=None if signal is None else signal.scope,
     )
+
+
+def _texts(value: Any) -> str:
+    """The texts in a request's body, with single blanks, as messages are cleaned."""
+    found: list[str] = []
+    left = [value]
+    while left:
+        inside = left.pop()
+        if isinstance(inside, str):
+            found.append(" ".join(inside.split()))
+        else:
+            left += (
+                inside.values() if isinstance(inside, Mapping) else inside if isinstance(inside, list | tuple) else ()
+            )
+    return "\n".join(found)
 
 
 _WAITING = frozenset({FailureKind.RATE_LIMIT, FailureKind.SERVER, FailureKind.QUOTA})

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from models.config import ProviderConfig
-from models.request import Request, Response
+from models.request import Failure, Request, Response
 from tests.worker.providers.test_signals import DATE, DIALECTS
 from worker.providers.base import Reply
 from worker.providers.contract import KEY, NoSender
@@ -307,3 +307,41 @@ def test_pictures_in_an_answer_are_output_of_their_own_kind() -> None:
     found = read("openai", message({"content": "", "images": [{"type": "image_url"}]}, usage=usage)).usage
     assert found is not None
     assert found.modalities == (("output_image", 4),)
+
+
+# Refusals that quote the request
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_words_that_a_refusal_quotes_from_the_request_say_nothing_of_the_account(status: int) -> None:
+    """vLLM and FastAPI quote the field that they don't take: one row's text must not take the key away from all others."""
+    asked = "How do I recharge my card?\nI have no credits left, and my credit limit is reached."
+    quoted = f"1 validation error for messages.0: input_value={{'role': 'usr', 'content': {asked!r}}}"
+    refusal = {"object": "error", "message": quoted.replace("\\n", "\n"), "type": "BadRequestError", "code": status}
+    messages = [{"role": "usr", "content": asked}]
+    assert refused(status, refusal, messages).kind == "bad_request"
+    if status == 400:
+        assert refused(status, refusal, [{"role": "usr", "content": "x"}]).kind == "quota"
+
+
+def test_an_account_without_money_is_known_though_the_request_speaks_of_money_too() -> None:
+    messages = [{"role": "user", "content": "What does insufficient balance mean, and what a recharge?"}]
+    for message in (
+        "Insufficient balance",
+        "Error: insufficient balance. Please recharge.",
+        "Your credit balance is too low",
+    ):
+        assert refused(400, {"error": {"message": message}}, messages).kind == "quota"
+    quoting = [{"role": "user", "content": "Explain: Error: insufficient balance. Please recharge."}]
+    assert (
+        refused(402, {"error": {"message": "Error: insufficient balance. Please recharge."}}, quoting).kind == "quota"
+    )
+
+
+def refused(status: int, body: Any, messages: list[Any]) -> Failure:
+    tree = {"id": "openai", "base_url": "https://api.example.com/v1", "keys": [{"id": "k", "secret": KEY}]}
+    provider = DIALECTS["openai"](ProviderConfig.model_validate(tree), NoSender())
+    reply = Reply(status, {"date": DATE, "content-type": "application/json"}, orjson.dumps(body))
+    failure = provider.read(Request("m-1", {"messages": messages}, KEY), reply).failure
+    assert failure is not None
+    return failure
