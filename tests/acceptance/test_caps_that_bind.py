@@ -37,6 +37,7 @@ class Server(ThreadingHTTPServer):
         self.calls = 0
         self.waiting = 0
         self.billed_tokens = 0
+        self.refusal: dict[str, Any] | None = None
 
     @property
     def url(self) -> str:
@@ -57,6 +58,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.calls += 1
             self.server.waiting += 1
         self.server.gate.wait(60)
+        if self.server.refusal is not None:
+            self._send(json.dumps(self.server.refusal), "application/json", status=self.server.refusal["status"])
+            return
         usage = self.server.usage(body)
         with self.server.lock:
             self.server.waiting -= 1
@@ -71,9 +75,9 @@ class _Handler(BaseHTTPRequestHandler):
         reply: dict[str, Any] = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
         self._send(json.dumps({**reply, **({"usage": usage} if usage else {})}), "application/json")
 
-    def _send(self, text: str, kind: str) -> None:
+    def _send(self, text: str, kind: str, *, status: int = 200) -> None:
         data = text.encode()
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("content-type", kind)
         self.send_header("content-length", str(len(data)))
         self.end_headers()
@@ -237,6 +241,31 @@ def test_rows_of_a_capped_route_go_to_the_candidate_that_has_a_price(
         done = quick_cli("run", lines, "--max-cost", "5", "-c", path)
     assert done.returncode == 0, done.stderr
     assert (free.calls, euro.calls, priced.calls) == (0, 0, 20)
+
+
+def test_rows_of_a_capped_route_end_where_the_only_candidate_with_a_price_refuses_them(
+    write_config: Callable[..., Path],
+    write_lines: Callable[..., Path],
+    quick_cli: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    with serving(lambda _: tokens(5, 5)) as free, serving(lambda _: tokens(5, 5)) as priced:
+        priced.refusal = {"status": 403, "detail": "Forbidden"}
+        settings = {
+            name: {"type": "openai", "base_url": server.url} for name, server in (("free", free), ("priced", priced))
+        }
+        keys = {"free": [{"id": "k", "secret": "a"}], "priced": [{"id": "k", "secret": "c", "pricing": PRICE}]}
+        path = write_config(
+            free.url,
+            providers=list(settings),
+            keys=keys,
+            settings=settings,
+            routes={"r": {"candidates": ["free/m", "priced/m"]}},
+        )
+        lines = write_lines([{"route": "r", "prompt": f"Question {n}", "max_tokens": 5} for n in range(3)])
+        done = quick_cli("run", lines, "--max-cost", "5", "-c", path)
+    assert done.returncode == 1, done.stderr
+    assert free.calls == 0
+    assert priced.calls <= 3 * 2
 
 
 def test_a_capped_route_without_any_price_is_paused_with_the_reason(
