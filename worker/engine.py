@@ -322,8 +322,8 @@ class Engine:
 
     def _first_token(self, job: Claimed) -> FirstToken | None:
         """The bound on the time to the first token of this job's call; None where no other candidate is left."""
-        seconds, pairs = self.provider.config.first_token_seconds, self._pairs(job)
-        if seconds is None or not pairs:
+        seconds = self.provider.config.first_token_seconds
+        if seconds is None or not (pairs := self._pairs(job)):
             return None
 
         async def may_leave() -> bool:
@@ -396,7 +396,8 @@ class Engine:
             finished_at=self._recorder.now(),
             price=counted_by,
             unbilled=not left or is_unbilled(response.failure, response.http_code),
-            least=price(of_text(usage), pricing) if usage and price(usage, pricing) is None else None,
+            # without a price of ours for all of it; a cost that the provider reports has none
+            least=price(of_text(usage), pricing) if usage and not (cost and cost.price) else None,
         )
         if left and (failure is None or failure.kind is not FailureKind.RATE_LIMIT):
             self.cooldowns.answered(grant.key.pool, request.model, started)

@@ -51,15 +51,15 @@ def _judged(choice: dict[str, Any], reply: Reply) -> Judged:
     """What to think of one choice. Reasoning comes beside the content under several names, or as parts of it (Mistral)."""
     message = table(choice.get("message"))
     parts = list(objects(message.get("content")))
-    others = any(message.get(field) for field in ("tool_calls", "function_call", "audio", "images", "files"))
+    others = any(message.get(field) for field in _OTHERS & message.keys())
     others |= any(part.get("type") not in (*_TEXTS, *_THOUGHTS) for part in parts)
-    thoughts = any(message.get(field) for field in _REASONING)
+    thoughts = any(message.get(field) for field in _REASONING & message.keys())
     thoughts |= any(part.get("type") in _THOUGHTS for part in parts)
     content = with_thoughts_apart(Content(_text(message), others, thoughts))
-    refused = [part["refusal"] for part in parts if isinstance(part.get("refusal"), str)]
-    refusal = clean(message.get("refusal")) or clean("".join(refused))
-    if content.nothing and refusal:
-        return Judged(Failure(FailureKind.CONTENT_FILTER, "refusal", refusal, reply.status))
+    if content.nothing:
+        refused = [part["refusal"] for part in parts if isinstance(part.get("refusal"), str)]
+        if refusal := clean(message.get("refusal")) or clean("".join(refused)):
+            return Judged(Failure(FailureKind.CONTENT_FILTER, "refusal", refusal, reply.status))
     return judged(finish_reason(choice), content, reply)
 
 
@@ -72,7 +72,10 @@ def finish_reason(choice: Any) -> str | None:
 
 _TEXTS = ("text", "output_text", "refusal", None)
 _THOUGHTS = ("thinking", "reasoning", "redacted_thinking")
-_REASONING = ("reasoning_content", "reasoning", "reasoning_details", "thinking", "thinking_blocks", "reasoning_text")
+_OTHERS = frozenset({"tool_calls", "function_call", "audio", "images", "files"})
+_REASONING = frozenset(
+    {"reasoning_content", "reasoning", "reasoning_details", "thinking", "thinking_blocks", "reasoning_text"}
+)
 """Where compatible servers put reasoning: DeepSeek, Moonshot, vLLM; OpenRouter, Groq; LiteLLM; GitHub Copilot."""
 
 

@@ -64,10 +64,12 @@ _MOST_ITEMS = 20
 
 def usage_of(body: Mapping[str, Any]) -> Any:
     """The usage that a body of OpenAI's dialect holds: at the top, inside its choices (Moonshot), or in `x_groq` (Groq)."""
+    if _counts(own := body.get("usage")):
+        return own
     inside = [choice["usage"] for choice in objects(body.get("choices")) if isinstance(choice.get("usage"), dict)]
     if len(inside) > 1 and any(one != inside[0] for one in inside):
         inside = [_folded(inside, sums=True)]
-    found = [body.get("usage"), *inside[:1], at(body, "x_groq", "usage")]
+    found = [own, *inside[:1], at(body, "x_groq", "usage")]
     return next(
         (usage for usage in found if _counts(usage)), next((usage for usage in found if usage is not None), None)
     )
@@ -212,7 +214,7 @@ def plausible(usage: Usage, operation: str) -> bool:
     return usage.input_tokens > 0 and (usage.output_tokens > 0 or operation == EMBEDDINGS)
 
 
-_SOURCES = ("citations", "search_results", "web_search", "search_info")
+_SOURCES = frozenset({"citations", "search_results", "web_search", "search_info"})
 _SEARCH = re.compile("search|sources|citation")
 
 
@@ -223,13 +225,15 @@ def searched(body: Mapping[str, Any], fees: tuple[tuple[str, int], ...]) -> tupl
     `search_info`) or in a message's `annotations` (OpenRouter's web plugin); Groq's Compound lists `executed_tools`.
     """
     messages = [table(choice.get("message")) for choice in objects(body.get("choices"))]
-    shown = any(body.get(field) for field in _SOURCES) or any(
+    shown = any(body.get(field) for field in _SOURCES & body.keys()) or any(
         note.get("type") == "url_citation" for message in messages for note in objects(message.get("annotations"))
     )
     ran = sum(1 for message in messages for _ in objects(message.get("executed_tools")))
     found: dict[str, int] = {"executed_tools": ran} if ran else {}
     if shown and not ran and not any(_SEARCH.search(field) for field, _ in fees):
         found["web_search_requests"] = 1
+    if not found:
+        return fees
     return merged_fees(fees, found.items())
 
 
