@@ -139,10 +139,12 @@ local function burst_of(limit, rate) return math.max(1, math.floor((limit - math
 
 -- The cooldowns of a pool: by model, '' for all of them, until when nothing of it starts. They are packed into one value, so that
 -- a call of reserve.lua pays for them only where there are any. An entry is {end, kind, trial}: `kind` 1 where the provider named
--- the model itself; `trial` 1 where one call is to find out first whether it is over, instead of all that wait.
+-- the model itself; `trial` above 0 where one call is to find out first whether it is over, instead of all that wait: 1, and one more
+-- for each such call.
 local BELIEVED = 25 * 3600  -- seconds: whoever names a later end is asked again after `LONGEST`
 local LONGEST = 24 * 3600
 local TRIAL = 10            -- seconds a trial call has until the next one goes
+local TRIALS = 6            -- so many go one after the other
 local AFTER = 3600          -- seconds an entry outlives its end, for its trial
 local MOST_COOLING = 1000   -- models of one pool: who submits lines may name any
 
@@ -151,7 +153,7 @@ local function cooldown_key(pool) return PREFIX .. 'r:' .. pool end
 local function save_cooldowns(pool, entries)
   local latest, names = 0, {}
   for model, entry in pairs(entries) do
-    if entry[1] + (entry[3] == 1 and AFTER or 0) <= now then
+    if entry[1] + (entry[3] > 0 and AFTER or 0) <= now then
       entries[model] = nil
     else
       latest = math.max(latest, entry[1])

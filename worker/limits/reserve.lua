@@ -91,12 +91,13 @@ local function open(k, model)
   return at, of_model
 end
 
--- A call goes where a cooldown has ended that wants a trial: nobody follows before there is time for its answer.
+-- A call goes where a cooldown has ended that wants a trial: nobody follows before there is time for its answer. Where several
+-- trials neither ended the cooldown nor began another, no worker knows of it any more (one was killed before it stored it): it is over.
 local function try(k, model, start)
   for _, name in ipairs(model == '' and {''} or {'', model}) do
     local entry = cooling[k][name]
-    if entry and entry[3] == 1 then
-      entry[1], tried[pools[k]] = start + TRIAL, true
+    if entry and entry[3] > 0 then
+      entry[1], entry[3], tried[pools[k]] = start + TRIAL, entry[3] < TRIALS and entry[3] + 1 or 0, true
     end
   end
 end

@@ -154,6 +154,25 @@ def test_after_a_long_wait_one_call_goes_and_the_next_after_its_time(virtual, na
     virtual.run(story)
 
 
+def test_a_cooldown_that_nobody_ends_is_over_after_six_trials(virtual):
+    async def story(world):
+        limiter, one = await world.limiter(), virtual.key("p/k", requests=6_000)
+        await limiter.too_many(one, 60.0, model="m")
+        world.now += 60.1
+        for _ in range(6):
+            answers = await world.ask(limiter, *[world.want([one], model="m") for _ in range(5)])
+            assert [isinstance(answer, Grant) for answer in answers] == [True] + [False] * 4
+            world.now += 11
+        answers = await world.ask(limiter, *[world.want([one], model="m") for _ in range(5)])
+        assert all(isinstance(answer, Grant) for answer in answers)
+        await limiter.too_many(one, 60.0, model="m")
+        world.now += 60.1
+        answers = await world.ask(limiter, *[world.want([one], model="m") for _ in range(5)])
+        assert [isinstance(answer, Grant) for answer in answers] == [True] + [False] * 4
+
+    virtual.run(story)
+
+
 def test_a_short_wait_needs_no_trial(virtual):
     async def story(world):
         limiter, one = await world.limiter(), virtual.key("p/k", requests=6_000)
