@@ -19,7 +19,8 @@ from models.config import Config, KeyConfig, ProviderConfig
 from models.pools import pool_name
 from models.request import Failure, FailureKind, FailureScope
 from models.store import keys as key_store
-from worker.limits.limiter import LONGEST_SECONDS, LimitedKey, Limiter
+from worker.limits.limiter import LimitedKey, Limiter
+from worker.limits.shapes import LONGEST_SECONDS
 from worker.pools import PoolLimits, limited_key, ruled
 from worker.providers.base import Provider, ProviderRefused
 from worker.recorder import Recorder
@@ -187,6 +188,8 @@ class KeyRing:
 
     def untried(self, job_id: int, models: list[str]) -> list[str]:
         """Returns those of the models for which some key hasn't refused this row."""
+        if not self.refusals.has_refused(job_id):  # nearly every row: a provider may have thousands of keys
+            return models
         names = [f"{self.settings.id}/{key.id}" for key in self.settings.keys]
         return [model for model in models if not self.refusals.refused(job_id, model, names)]
 

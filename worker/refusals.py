@@ -66,6 +66,10 @@ class Refusals:
             return tuple(keys)
         return () if (ANY_KEY, model) in found else tuple(key for key in keys if (key.name, model) not in found)
 
+    def has_refused(self, job_id: int) -> bool:
+        """Returns whether any key or model refused this row."""
+        return job_id in self._left_out
+
     def refused(self, job_id: int, model: str, keys: Sequence[str]) -> bool:
         """Returns whether all of the keys refused this row's calls of the model."""
         found = self._left_out.get(job_id, set())
