@@ -29,7 +29,7 @@ def sentence(one: Cooldown) -> str:
 
 
 def of_batch(connection: Connection, batch_id: int, config: Config | None, now: float) -> tuple[Cooldown, ...]:
-    """Those of all keys that a batch's queued jobs may go to; without a configuration, of all keys."""
+    """Returns the cooldowns of all keys that a batch's queued jobs may go to; without a configuration, of all keys."""
     found = cooldowns.standing(connection, now)
     if not found or config is None:
         return tuple(found)
@@ -40,7 +40,7 @@ def of_batch(connection: Connection, batch_id: int, config: Config | None, now: 
 
 
 def of_key(provider: ProviderConfig, key: KeyConfig, found: Iterable[Cooldown]) -> list[Cooldown]:
-    """Those of the pool that a key draws on."""
+    """Returns the cooldowns of the pool that a key draws on."""
     return [one for one in found if one.pool == pool_name(provider, key)]
 
 

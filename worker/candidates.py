@@ -26,11 +26,11 @@ class Candidates:
         self._rests = rests
 
     def shut(self, provider: str) -> bool:
-        """Whether this provider's breaker was open when this process last read it."""
+        """Returns whether this provider's breaker was open when this process last read it."""
         return self._breaker.shut(provider)
 
     async def busy(self, pairs: Sequence[Pair], *, room: bool = False) -> list[str]:
-        """Those that can't take a job now: their breaker is open, or they rest; with `room` also those whose limits let nothing
+        """Returns the providers that can't take a job now: their breaker is open, or they rest; with `room` also those whose limits let nothing
         start at this moment. Of one that is served elsewhere only the breaker and the room are known.
 
         Everyone is busy while Redis is away.

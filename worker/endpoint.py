@@ -1,4 +1,4 @@
-"""Whether a provider's base_url leads to its API, as one process finds out from replies that seem to come from something else.
+"""Decides, from replies that don't seem to be the API's, whether a provider's base_url is wrong.
 
 It makes no call but the free list of models, and ends no job: what is held back here stays queued.
 """
@@ -20,7 +20,7 @@ ENOUGH_REPLIES = 2
 
 
 class Endpoint:
-    """Of one provider. `lists` asks for the free list of models with a key: True if it names models, False if what answers has no
+    """The state of one provider's address. `lists` asks for the free list of models with a key: True if it names models, False if what answers has no
     such list either, None if that can't be found out. `clock` is monotonic."""
 
     def __init__(
@@ -37,7 +37,7 @@ class Endpoint:
 
     @property
     def wrong(self) -> bool:
-        """Whether no call is to be made now, because what answers there isn't the API."""
+        """True while no call is to be made, because the address isn't the API's."""
         return self._clock() < self._until
 
     def answered(self) -> None:

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 FIRST_TOKEN_TIMEOUT = "first_token_timeout"
 """The error code of a call that was left for this."""
 LOOK_SECONDS = 1.0
-"""How often is looked, once the time is over, whether another candidate is free by now."""
+"""Once the time is over: the interval of checks for another free candidate."""
 _TOKEN = re.compile(
     rb'"(?:content|text|reasoning|reasoning_content|thinking|delta|partial_json|arguments|refusal|output_text)"\s*:\s*"[^"]'
     rb'|"(?:tool_calls|functionCall|function_call|inlineData|audio|error)"\s*:\s*[\[{]|"(?:finish_reason|finishReason|stop_reason)"\s*:\s*"'

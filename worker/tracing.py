@@ -1,4 +1,4 @@
-"""What one call of a traced batch sent and got, taken down where it is sent.
+"""Records the requests and replies of a traced batch's call, where they are sent.
 
 The engine sets a trace around one call, and the HTTP client fills it in. A plugin that sends by itself leaves no exchange in it.
 """
@@ -32,7 +32,7 @@ class Exchange:
 
 @dataclass(slots=True)
 class Trace:
-    """Of one call. `text` is the answer's; `raised` is the traceback of a plugin that failed; `failure` what was made of it, `next` what an ordinary job would do
+    """The record of one call. `text` is the answer's; `raised` is the traceback of a plugin that failed; `failure` what was made of it, `next` what an ordinary job would do
     then."""
 
     exchanges: list[Exchange] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Whether an answer is one, by why it ended and what it holds: whole, empty, removed by a filter, or broken.
+"""Classifies answers by their finish reason and content: whole, empty, removed by a filter, or broken.
 
 It reads no body; each dialect reads its own and asks here.
 """
@@ -63,7 +63,7 @@ _THOUGHT = re.compile(
 
 @functools.lru_cache(maxsize=256)
 def finish_of(reason: str | None) -> Finish:
-    """What a finish reason means, in any case of letters and with whatever a vendor adds behind a colon."""
+    """Reads a finish reason, in any case of letters and with whatever a vendor adds behind a colon."""
     if not reason:
         return Finish.NONE
     words = [re.sub(r"[^a-z]+", "_", part.strip().lower()).strip("_") for part in reason.split(":")]
@@ -73,7 +73,7 @@ def finish_of(reason: str | None) -> Finish:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What an answer holds. `other` is anything but text that is an answer: a tool's call, sound, an image, code. `reasoning` is
+    """The content of an answer. `other` is anything but text that is an answer: a tool's call, sound, an image, code. `reasoning` is
     reasoning that came as text or as an item of its own, not as a mere count of tokens."""
 
     text: str | None = None

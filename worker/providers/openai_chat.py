@@ -48,7 +48,7 @@ def _text(message: dict[str, Any]) -> str | None:
 
 
 def _judged(choice: dict[str, Any], reply: Reply) -> Judged:
-    """What to think of one choice. Reasoning comes beside the content under several names, or as parts of it (Mistral)."""
+    """Judges one choice. Reasoning comes beside the content under several names, or as parts of it (Mistral)."""
     message = table(choice.get("message"))
     parts = list(objects(message.get("content")))
     others = any(message.get(field) for field in _OTHERS & message.keys())

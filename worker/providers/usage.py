@@ -246,7 +246,7 @@ def merged_fees(*fees: Iterable[tuple[str, int]]) -> tuple[tuple[str, int], ...]
 
 
 def reported_cost(usage: Any, headers: Mapping[str, str]) -> tuple[int, str] | None:
-    """What the provider itself says that the call cost, as nano-units and currency; None if it doesn't.
+    """Returns the cost that the provider itself reports, as nano-units and currency; None if it reports none.
 
     OpenRouter and gateways like it write `usage.cost` in US dollars, and for a key of one's own (`is_byok`) only their fee, with the
     vendor's part in `cost_details.upstream_inference_cost` (OpenRouter docs: usage accounting). Perplexity writes
