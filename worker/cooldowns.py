@@ -21,9 +21,9 @@ from models.store import cooldowns as cooldown_store
 from models.store.cooldowns import Cooldown
 from models.wording import utc
 from worker.experience import Cooling
-from worker.limits.limiter import BELIEVED_SECONDS, LONGEST_SECONDS, Limiter, Named, believed
+from worker.limits.limiter import Limiter, Named
+from worker.limits.shapes import BELIEVED_SECONDS, LONGEST_SECONDS, LimitedKey, believed
 from worker.limits.shapes import Cooldown as Told
-from worker.limits.shapes import LimitedKey
 from worker.recorder import Recorder
 
 log = logging.getLogger("truckllm.cooldowns")
@@ -44,12 +44,12 @@ _NAMED: dict[FailureScope, Named] = {
 
 
 def named_by(failure: Failure) -> Named:
-    """What a provider says that its refusal is about."""
+    """Returns the scope that a refusal names: one model, the whole pool, or "" for none."""
     return "" if failure.scope is None else _NAMED.get(failure.scope, "")
 
 
 class Cooldowns:
-    """Those of one provider's pools. `cooling` is this process's own view, which is there before the others'."""
+    """The cooldowns of one provider's pools. `cooling` is this process's own view, which is there before the others'."""
 
     def __init__(self, settings: ProviderConfig, limiter: Limiter, recorder: Recorder, cooling: Cooling) -> None:
         self.cooling = cooling
@@ -90,7 +90,7 @@ class Cooldowns:
             return bool(found)
 
     async def _store(self, found: Sequence[Told], key: LimitedKey, failure: Failure) -> None:
-        """Writes down what lasts, and says it."""
+        """Stores and logs cooldowns that last."""
         now = self._recorder.now()
         for one in found:
             known = self._known.get((one.pool, one.model))
@@ -149,7 +149,7 @@ class Cooldowns:
     # What is known
 
     def may_launch(self, pool: str, model: str) -> bool:
-        """Whether this process knows of nothing that holds a granted call back."""
+        """Returns whether no cooldown that this process has seen holds a granted call back."""
         return not (self.cooling.cool(pool) or self.cooling.cool(own(pool, model)))
 
     def seconds(self, keys: Sequence[LimitedKey], model: str) -> float:
@@ -179,12 +179,14 @@ class Cooldowns:
                 log.info("%s, %s: calls start again, by hand", what[0], what[1] or "all models")
         self._ended = lifted
         await self._limiter.cool_down(standing)
-        if found:
+        if any(
+            one.due(now, BELIEVED_SECONDS) for one in found
+        ):  # a write transaction, which mostly finds nothing to do
             await self._recorder.call(
                 lambda connection: cooldown_store.sweep(connection, now, BELIEVED_SECONDS, LONGEST_SECONDS)
             )
 
 
 def own(pool: str, model: str) -> str:
-    """What a model's cooling on a pool goes by in this process; the pool's own name for all models."""
+    """Returns the name of a model's cooling on a pool in this process; for all models the pool's own name."""
     return f"{pool}|{model}" if model else pool

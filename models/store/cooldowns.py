@@ -39,8 +39,13 @@ class Cooldown:
     lifted: float | None = None
 
     def stands(self, now: float) -> bool:
-        """Whether it holds calls back."""
+        """Returns whether it holds calls back."""
         return self.lifted is None and self.until > now
+
+    def due(self, now: float, longest: float) -> bool:
+        """Returns whether `sweep` would change it."""
+        over = self.until < now - KEPT_SECONDS or (self.lifted is not None and self.lifted < now - LIFTED_SECONDS)
+        return over or self.until > now + longest
 
 
 def everything(connection: Connection) -> list[Cooldown]:
@@ -50,7 +55,7 @@ def everything(connection: Connection) -> list[Cooldown]:
 
 
 def standing(connection: Connection, now: float) -> list[Cooldown]:
-    """Those that hold calls back, by pool and model."""
+    """Returns the cooldowns that hold calls back, by pool and model."""
     return [one for one in everything(connection) if one.stands(now)]
 
 
@@ -90,7 +95,7 @@ def over(connection: Connection, pool: str, model: str, until: float) -> bool:
 
 
 def lift(connection: Connection, pool: str, now: float) -> list[Cooldown]:
-    """Ends by a person's word all that stand on a pool. Those that did; workers learn of it within seconds."""
+    """Ends all cooldowns of a pool at a person's request. Returns those that stood; workers read this within seconds."""
     found = [one for one in standing(connection, now) if one.pool == pool]
     if found:
         connection.execute(
@@ -108,7 +113,7 @@ def sweep(connection: Connection, now: float, longest: float, counts_as: float) 
 
 
 def of_pools(connection: Connection, pools: Collection[str]) -> list[Cooldown]:
-    """Those of these pools, over and lifted ones too."""
+    """Returns the cooldowns of these pools, over and lifted ones too."""
     return [one for one in everything(connection) if one.pool in pools]
 
 

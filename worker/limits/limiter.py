@@ -47,6 +47,7 @@ from worker.limits.shapes import (
     Unit,
     Wait,
     Want,
+    believed,
 )
 
 __all__ = [
@@ -64,6 +65,7 @@ __all__ = [
     "Unit",
     "Wait",
     "Want",
+    "believed",
     "connect",
 ]
 
@@ -81,9 +83,6 @@ TRIAL_SECONDS = 31.0
 has to know of it."""
 MOST_COOLDOWNS = 4096
 """So many are remembered for a Redis that loses them: users may name any models."""
-BELIEVED_SECONDS = 25 * 3600.0
-LONGEST_SECONDS = 24 * 3600.0
-"""A wait of more than 25 h counts as 24 h: no limit is counted over a longer time, and a provider's clock or words may be wrong."""
 
 Named = Literal["", "model", "pool"]
 """What a provider says its 429 is about: nothing, the one model, or all of the key's or the account's calls."""
@@ -97,11 +96,6 @@ _COOLDOWNS = Script("bucket.lua", "cooldowns.lua")
 _BLOCK = Script("bucket.lua", "block.lua")
 _DROP = Script("bucket.lua", "drop.lua")
 _ROOM = Script("bucket.lua", "room.lua")
-
-
-def believed(seconds: float) -> float:
-    """How long a wait counts that a provider asks for."""
-    return seconds if seconds <= BELIEVED_SECONDS else LONGEST_SECONDS
 
 
 class Limiter:

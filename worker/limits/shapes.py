@@ -9,6 +9,16 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+BELIEVED_SECONDS = 25 * 3600.0
+LONGEST_SECONDS = 24 * 3600.0
+"""A wait of more than 25 h counts as 24 h: no limit is counted over a longer time, and a provider's clock or words may be wrong."""
+
+
+def believed(seconds: float) -> float:
+    """Returns how long a wait counts that a provider asks for."""
+    return seconds if seconds <= BELIEVED_SECONDS else LONGEST_SECONDS
+
+
 Unit = Literal["requests", "tokens", "input_tokens", "output_tokens"]
 UNITS: tuple[Unit, ...] = ("requests", "tokens", "input_tokens", "output_tokens")
 

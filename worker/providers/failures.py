@@ -9,11 +9,12 @@ from typing import Any
 
 from models.request import Failure, FailureKind, Request
 from models.signals import ErrorFacts, Signal, first_match
+from worker.limits.shapes import believed
 from worker.providers.base import Reply
 from worker.providers.error_bodies import codes_in, is_page, message_in, page_text, status_of
 from worker.providers.masks import MASK, masked
 from worker.providers.replies import encode, name, reply_time, storable
-from worker.providers.waits import bounded, date_in_words, stated_wait
+from worker.providers.waits import date_in_words, stated_wait
 
 MESSAGE_LIMIT = 1000
 _LONGEST_KEY = 1000
@@ -120,7 +121,7 @@ def _wait(signal: Signal | None, reply: Reply, body: Any, message: str, kind: Fa
     now = reply_time(reply)
     if signal is not None and signal.wait is not None:
         wait = signal.wait.from_time(now)
-        return wait if kind is FailureKind.QUOTA else bounded(wait)
+        return wait if kind is FailureKind.QUOTA else believed(wait)
     if kind is FailureKind.QUOTA:
         east = 0.0 if signal is None else signal.hours_east
         if (wait_to_date := date_in_words(message, now, east)) is not None:

@@ -10,12 +10,12 @@ from dataclasses import replace
 from typing import Any
 
 from models.request import Failure, FailureKind, FailureScope, Usage
+from worker.limits.shapes import believed
 from worker.providers.answers import Answer
 from worker.providers.base import Reply
 from worker.providers.failures import clean, code_name
 from worker.providers.finish import Finish, finish_of
 from worker.providers.replies import name, seconds, storable, told_count
-from worker.providers.waits import bounded
 
 MISREAD = (
     *(LookupError, TypeError, ValueError, AttributeError, ArithmeticError, AssertionError, StopIteration, RuntimeError),
@@ -78,7 +78,7 @@ def sound_failure(failure: Any, usual: Failure, secrets: Sequence[str]) -> Failu
         code=code_name(clean(failure.code, secrets)) or usual.code,
         message=clean(failure.message, secrets) or usual.message,
         http_status=failure.http_status if type(failure.http_status) is int else usual.http_status,
-        retry_after=None if wait is None else bounded(wait),
+        retry_after=None if wait is None else believed(wait),
         resets_in=resets,
         scope=scope or (usual.scope if kind is usual.kind else None),
     )

@@ -7,13 +7,10 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
+from worker.limits.shapes import believed
 from worker.providers.base import Reply
 from worker.providers.replies import at, http_date, objects, reply_time, seconds, table
 
-BELIEVED_SECONDS = 25 * 3600.0
-"""The longest wait that is taken as stated: a day, and an hour for clocks and time zones."""
-LONGEST_SECONDS = 24 * 3600.0
-"""What any longer wait counts as."""
 LONGEST_DATE_SECONDS = 40 * 86400.0
 """The farthest date that a message may name for a quota: a month's end, with some room."""
 _UNIX_TIME = 1e9
@@ -73,11 +70,6 @@ _PLACES: tuple[tuple[str, ...], ...] = (
 )
 
 
-def bounded(wait: float | None) -> float | None:
-    """Returns the wait as it is believed: one above 25 h counts as 24 h."""
-    return LONGEST_SECONDS if wait is not None and wait > BELIEVED_SECONDS else wait
-
-
 def duration(text: Any) -> float | None:
     """Returns the seconds of a duration (`6m0s`, `17ms`, `1 hour and 5 minutes`) or of a bare number; None for anything else."""
     if isinstance(text, str) and re.fullmatch(_ALL, text.strip(), re.IGNORECASE):
@@ -118,15 +110,16 @@ def stated_wait(reply: Reply, body: Any, message: str, *, exhausted: bool) -> fl
         millis = seconds(headers.get("retry-after-ms"))
         wait = millis / 1000 if millis is not None else moment(headers.get("retry-after"), now)
         if wait is not None:
-            return bounded(wait)
+            return believed(wait)
     for value in _fields(body):
         if (wait := moment(value, now)) is not None:
-            return bounded(wait)
+            return believed(wait)
     if exhausted:
         resets = [*_resets(reply.headers, now), *_resets(dict(_inner_headers(body)), now)]
         if resets:
-            return bounded(max(resets))
-    return bounded(wait_in_words(message, now))
+            return believed(max(resets))
+    wait = wait_in_words(message, now)
+    return None if wait is None else believed(wait)
 
 
 def wait_in_words(message: str, now: float, hours_east: float = 0.0) -> float | None:

@@ -10,8 +10,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from models.signals import Wait
+from worker.limits.shapes import BELIEVED_SECONDS
 from worker.providers.base import Reply
-from worker.providers.waits import BELIEVED_SECONDS, date_in_words, duration, moment, stated_wait, wait_in_words
+from worker.providers.waits import date_in_words, duration, moment, stated_wait, wait_in_words
 
 NOW = 1795377600.0  # Sun, 22 Nov 2026 20:00:00 GMT
 DATE = {"date": "Sun, 22 Nov 2026 20:00:00 GMT"}
