@@ -81,6 +81,8 @@ class Flights:
         self._flights: dict[int, Flight] = {}  # by attempt: a job lost and claimed again can have two
         self._gathered: list[Flight] = []
         self._announcing: asyncio.Task[None] | None = None
+        self._late: list[Flight] = []
+        self._unsending: asyncio.Task[None] | None = None
         self._stopping = False
         self._held_back_until = float("-inf")
 
@@ -209,16 +211,27 @@ class Flights:
             or not self._may_send()
             or not self._recorder.ready
         ):
-            flight.task = asyncio.ensure_future(self._unsend(flight))
+            self._unsend(flight)
         else:
             if late > 0:
                 flight.grant = self._tally.late(flight.grant, late)
             flight.task = asyncio.ensure_future(self._fly(flight))
 
-    async def _unsend(self, flight: Flight) -> None:
-        """Takes back a call that was announced and never left."""
-        await self._take_back([flight])
-        self._land(flight)
+    def _unsend(self, flight: Flight) -> None:
+        """Has a call taken back that was announced and never left. On a busy machine hundreds are late at once: they share transactions."""
+        self._late.append(flight)
+        if self._unsending is None or self._unsending.done():
+            self._unsending = asyncio.ensure_future(self._unsend_late())
+        flight.task = self._unsending
+
+    async def _unsend_late(self) -> None:
+        while self._late:
+            flights, self._late = self._late, []
+            try:
+                await self._take_back(flights)
+            finally:
+                for flight in flights:
+                    self._land(flight)
 
     async def _take_back(self, flights: Sequence[Flight]) -> None:
         """Undoes announcements, also those of which nobody knows whether they were committed; however long that takes, because
@@ -285,7 +298,7 @@ class Flights:
         for flight in list(self._flights.values()):
             if flight.timer and flight.task is None:
                 flight.timer.cancel()
-                flight.task = asyncio.ensure_future(self._unsend(flight))
+                self._unsend(flight)
 
     async def land(self, grace: float) -> int:
         """After `stop`: waits up to `grace` seconds for calls under way, gives the rest up. How many it gave up; those stay
