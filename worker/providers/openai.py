@@ -138,10 +138,12 @@ class OpenAI(ChatProvider):
         answer = self._answer(request, body, reply)
         if answer is None or answer.usage is None:
             return answer
-        usage = replace(answer.usage, reported_cost=reported_cost(usage_of(body), reply.headers))
+        told: dict[str, Any] = {}
+        if cost := reported_cost(usage_of(body), reply.headers):
+            told["reported_cost"] = cost
         if isinstance(tier := body.get("service_tier"), str) and tier in TIERS:
-            usage = replace(usage, tier=tier)
-        return replace(answer, usage=usage)
+            told["tier"] = tier
+        return replace(answer, usage=replace(answer.usage, **told)) if told else answer
 
     def _answer(self, request: Request, body: dict[str, Any], reply: Reply) -> Answer | None:
         match request.operation:

@@ -27,8 +27,8 @@ def answer(body: dict[str, Any], usage: Usage | None, reply: Reply) -> Answer | 
     choice = at(body, "choices", 0)
     if usage is not None and _SEARCHING.search(name(body.get("model")) or ""):
         usage = replace(usage, fees=merged_fees(usage.fees, (("web_search_requests", 1),)))
-    if usage is not None:
-        usage = replace(usage, fees=searched(body, usage.fees))
+    if usage is not None and (fees := searched(body, usage.fees)) != usage.fees:
+        usage = replace(usage, fees=fees)
     if not isinstance(at(choice, "message"), dict):
         return (
             None

@@ -245,6 +245,10 @@ def merged_fees(*fees: Iterable[tuple[str, int]]) -> tuple[tuple[str, int], ...]
     return tuple(sorted(found.items()))
 
 
+_COSTS = frozenset({"cost_in_usd_ticks", "cost", "estimated_cost"})
+_COST_HEADER = "x-litellm-response-cost"
+
+
 def reported_cost(usage: Any, headers: Mapping[str, str]) -> tuple[int, str] | None:
     """Returns the cost that the provider itself reports, as nano-units and currency; None if it reports none.
 
@@ -253,6 +257,8 @@ def reported_cost(usage: Any, headers: Mapping[str, str]) -> tuple[int, str] | N
     `usage.cost.total_cost`, xAI `usage.cost_in_usd_ticks`, DeepInfra `usage.estimated_cost`, LiteLLM the header
     `x-litellm-response-cost`.
     """
+    if _COST_HEADER not in headers and (not isinstance(usage, dict) or _COSTS.isdisjoint(usage)):
+        return None
     ticks = _amount(at(usage, "cost_in_usd_ticks"), _MOST_COST * _TICKS)
     if ticks is not None:
         return round(ticks * NANOS / _TICKS), DEFAULT_CURRENCY
@@ -265,7 +271,7 @@ def reported_cost(usage: Any, headers: Mapping[str, str]) -> tuple[int, str] | N
     if amount is None and cost is None:
         amount = _amount(at(usage, "estimated_cost"))
     if amount is None and cost is None:
-        amount = _amount(headers.get("x-litellm-response-cost"))
+        amount = _amount(headers.get(_COST_HEADER))
     if amount is None or not isinstance(currency, str) or not re.fullmatch("[A-Za-z]{3}", currency):
         return None
     return round(amount * NANOS), currency.upper()
