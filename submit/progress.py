@@ -33,7 +33,7 @@ FIRST_ANSWERS = "waiting for the first answers, because of the cap"
 _RATE_SECONDS = 10.0
 _SLOW_RATE_SECONDS = 60.0
 _COUNTED_FAILURES = 20_000
-"""Failed jobs of an unfinished batch are counted by provider and error code up to so many: that read grows with them."""
+"""Failed jobs are counted by provider and error code up to so many, unless more is asked for: that read grows with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +166,12 @@ class Snapshot:
         return 0 if self.finished and self.succeeded == self.total else 1
 
 
-def snapshot(connection: Connection, batch_id: int, config: Config | None, now: float) -> Snapshot:
+def snapshot(
+    connection: Connection, batch_id: int, config: Config | None, now: float, *, count_failures: bool = False
+) -> Snapshot:
     """The batch as it stands; the same few reads at any size. Without `config` nobody can say whether it is blocked.
 
-    `now` is the database's. Raises NotFoundError.
+    `now` is the database's. `count_failures` counts failed jobs by provider and code also where they are many. Raises NotFoundError.
     """
     row = batches.get(connection, batch_id)
     counts = batches.counts(connection, batch_id)
@@ -192,7 +194,7 @@ def snapshot(connection: Connection, batch_id: int, config: Config | None, now: 
     held_back = cap is not None and 0 < running < counts.left and status in RUNNABLE
     by_provider: dict[str, int] | None = {}
     failures: list[FailureGroup] = []
-    if counts.failed > _COUNTED_FAILURES and row["finished_at"] is None:
+    if counts.failed > _COUNTED_FAILURES and not count_failures:
         by_provider = None
     elif counts.failed:
         by_provider, failures = outcomes.failures(connection, batch_id)

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -255,6 +255,8 @@ class Run:
         with storage_errors(database), database.read() as connection:
             spent = ledger.spent(connection, DEFAULT_BY, batch_id=end.batch_id)
             repeatable = bool(end.failed and reruns.kinds(connection, end.batch_id, reruns.Which()))
+            if end.failed and not end.failures:
+                end = replace(end, failures=tuple(outcomes.failures(connection, end.batch_id)[1]))
         seconds = time.monotonic() - self._started
         if self.job.as_json:
             print_json({**shapes.batch(end), "found": found, **_rest(exported, spent, seconds)})

@@ -52,7 +52,7 @@ def status(
         with database.read() as connection:
             now = database.now(connection)
             ids = [batch] if batch is not None else [row["id"] for row in batches.newest_first(connection, _LISTED)]
-            found = [snapshot(connection, number, settings, now) for number in ids]
+            found = [snapshot(connection, number, settings, now, count_failures=batch is not None) for number in ids]
         if json:
             shown = [shapes.batch(seen) for seen in found]
             print_json(shown[0] if batch is not None else {"batches": shown})
