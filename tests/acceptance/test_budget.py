@@ -130,5 +130,5 @@ def test_a_batch_whose_calls_have_no_price_is_paused_before_the_first_of_them(
     done = cli("run", prompts, "--max-cost", "5", "-c", config)
     assert done.returncode == 3, done.stderr
     assert "no price in USD" in done.stderr
-    assert "`truckllm resume 1` lets it go on" in done.stdout
+    assert "a price in the configuration, then `truckllm resume 1`, lets it go on" in done.stdout
     assert sandbox.log() == []
