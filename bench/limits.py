@@ -147,7 +147,7 @@ def measure(folder: Path, row: Row, workers: int, start: float, seconds: int) ->
 
 def configuration(row: Row, url: str, secrets: list[str]) -> dict[str, Any]:
     keys = [{"id": f"k{n}", "secret": secret, **row.configured} for n, secret in enumerate(secrets)]
-    block = {"id": row.provider, "base_url": f"{url}/{row.provider}/v1", "keys": keys}
+    block = {"id": row.provider, "base_url": f"{url}/{row.provider}/v1", "keys": keys, "limits": "learn"}
     worker = {} if row.concurrency is None else {"worker": {"concurrency": row.concurrency}}
     return {"providers": [block], **worker}
 

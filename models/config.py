@@ -33,6 +33,7 @@ from models.config_fields import (
     Flag,
     Id,
     Limit,
+    Limits,
     Names,
     Options,
     PriceListName,
@@ -134,8 +135,8 @@ class ProviderConfig(Node):
     `plugin` (`class` in the file) is "module:Class", in place of a type that an entry point claims; then `type` is empty.
     `base_url` holds the version and no trailing slash. `fallback_models` names, for a model, those to try when the
     provider doesn't have it. `first_token_seconds` bounds a stream's time to its first token, while another candidate is free.
-    `default_output_tokens` is the estimate while nothing is learned. `signals` are its ways of refusing
-    a call, compared before the built-in tables. `options` is for plugins.
+    `default_output_tokens` is the estimate while nothing is learned. `limits` "learn" lowers the rate of requests to what the server
+    takes. `signals` are its ways of refusing a call, compared before the built-in tables. `options` is for plugins.
     """
 
     id: Id
@@ -162,6 +163,7 @@ class ProviderConfig(Node):
     stream_silence_seconds: Seconds = STREAM_SILENCE_SECONDS
     first_token_seconds: Seconds | None = None
     default_output_tokens: Count | None = None
+    limits: Limits = "fixed"
     signals: tuple[SignalConfig, ...] = ()
     options: Options = Field(default_factory=dict, repr=False)
 

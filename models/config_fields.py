@@ -28,6 +28,7 @@ WRONG_UNSEEN = "wrong_unseen"
 
 Strategy = Literal["priority", "cost_first", "latency_first", "round_robin"]
 EmptyAnswers = Literal["keep", "retry", "fail"]
+Limits = Literal["fixed", "learn"]
 """What is done with an answer that is whole and holds nothing."""
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
 

@@ -9,6 +9,7 @@ import asyncio
 import functools
 import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 import redis.exceptions
@@ -34,6 +35,10 @@ RENEWED_SHARE = 0.05
 """Of a wait: an end that moves by less isn't stored anew."""
 ANSWERED_SECONDS = 10.0
 """A model that was answered in the last so many seconds shows that not all of its pool is refused."""
+COUNTED_SECONDS = 60.0
+"""The 429s of so many seconds are what a learned rate goes by."""
+MOST_UNCOUNTED = 1024
+"""Models on pools; users may name any models."""
 
 _NAMED: dict[FailureScope, Named] = {
     FailureScope.MODEL: "model",
@@ -59,27 +64,45 @@ class Cooldowns:
         self._telling = asyncio.Lock()
         self._known: dict[tuple[str, str], Cooldown] = {}
         self._ended: dict[tuple[str, str], float] = {}  # by a person's word, which has been followed
+        self._uncounted: dict[
+            tuple[str, str], Counter[int]
+        ] = {}  # by pool and model, 429s that came while those cooled, by second
         self._answered: dict[str, dict[str, float]] = {}  # by pool, models and when (time.monotonic)
 
     # A 429
 
     async def refused(
-        self, key: LimitedKey, model: str, failure: Failure, wait: float | None, named: Named | None = None
+        self,
+        key: LimitedKey,
+        model: str,
+        failure: Failure,
+        wait: float | None,
+        named: Named | None = None,
+        sent: float | None = None,
     ) -> bool:
         """Takes in a 429: its model, or its pool, may have to cool down. True if the model does on this pool, by all that is known.
 
-        One is told at a time: hundreds come at once, and when one cools the others are known. Raises redis errors, StorageError.
+        One is told at a time: hundreds come at once, and when one cools the others are known. `sent` is how many seconds ago the call
+        was sent, None where its rate was not the reason. Raises redis errors, StorageError.
         """
         named = named_by(failure) if named is None else named
         what = key.pool if named == "pool" else own(key.pool, model)
         async with self._telling:
             if self.cooling.cool(key.pool, wait or 0.0) or self.cooling.cool(what, wait or 0.0):
+                self._leave_uncounted(key.pool, model, sent)
                 return True
             seconds = self.cooling.seconds(what, told=wait is not None)
             found: list[Told] | None = None
             try:
                 found = await self._limiter.too_many(
-                    key, wait, seconds, model=model, named=named, answered=self._others_answer(key.pool, model)
+                    key,
+                    wait,
+                    seconds,
+                    model=model,
+                    named=named,
+                    answered=self._others_answer(key.pool, model),
+                    sent=sent,
+                    more=self._uncounted_of(key.pool, model),
                 )
             finally:
                 if found is None:  # Redis is away: the hundreds behind this one needn't each wait for it
@@ -88,6 +111,18 @@ class Cooldowns:
                 self.cooling.cools(own(one.pool, one.model), one.seconds)
             await self._store(found, key, failure)
             return bool(found)
+
+    def _leave_uncounted(self, pool: str, model: str, sent: float | None) -> None:
+        """Keeps a 429 that Redis isn't told of now for the next time."""
+        if sent is None or (len(self._uncounted) >= MOST_UNCOUNTED and (pool, model) not in self._uncounted):
+            return
+        self._uncounted.setdefault((pool, model), Counter())[int(time.monotonic() - sent)] += 1
+
+    def _uncounted_of(self, pool: str, model: str) -> list[tuple[float, int]]:
+        """Takes what was kept: how many seconds ago the calls were sent, and how many."""
+        now = time.monotonic()
+        kept = self._uncounted.pop((pool, model), Counter())
+        return [(now - second, count) for second, count in kept.items() if now - second < COUNTED_SECONDS]
 
     async def _store(self, found: Sequence[Told], key: LimitedKey, failure: Failure) -> None:
         """Stores and logs cooldowns that last."""

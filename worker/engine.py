@@ -501,7 +501,9 @@ class Engine:
     async def _refused(self, request: Request, grant: Grant, failure: Failure, verdict: Verdict) -> Verdict:
         """Takes in a 429. A job whose model cools down for long goes back to its lane: the limiter holds it there, and lets it go on another
         key, or when the cooldown is ended."""
-        cools = await self.cooldowns.refused(grant.key, request.model, failure, failure.retry_after)
+        learns = self.provider.config.limits == "learn"
+        sent = max(0.0, time.monotonic() - grant.start_at) if learns else None
+        cools = await self.cooldowns.refused(grant.key, request.model, failure, failure.retry_after, sent=sent)
         if cools and verdict.delay is not None and verdict.delay > SHOWN_SECONDS:
             return replace(verdict, delay=self._rng.uniform(1.0, 3.0))
         return verdict

@@ -284,3 +284,26 @@ def test_a_model_refused_ten_times_does_not_fail_because_another_is_answered(
     engine._lived_through("limited", "big")
     assert engine._experience.answers_others("limited", 60, 1)
     assert not engine._of_models["big"].answers_others("limited", 60, 1)
+
+
+@pytest.mark.parametrize("limits", ["fixed", "learn"])
+def test_a_rate_is_learned_only_where_the_provider_s_limits_say_so(
+    limits: str, start_worker: Callable[..., Bench], database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = config()
+    provider = settings.providers[0].model_copy(update={"limits": limits})
+    worker = start_worker(settings.model_copy(update={"providers": (provider,)}))
+    batch = make_batch(database, [chat(n) for n in range(60)])
+    taken = Counter[int]()
+
+    async def two_a_second(sent: Sent) -> Response:
+        taken[int(sent.at)] += 1
+        return ANSWER if taken[int(sent.at)] <= 2 else limited(1.0)
+
+    play(worker, two_a_second)
+
+    async def story() -> None:
+        await until(lambda: statuses(database, batch).count("succeeded") >= 8)
+
+    drain(worker, story)
+    assert ("the server allows about" in caplog.text) is (limits == "learn")

@@ -83,15 +83,17 @@ TRIAL_SECONDS = 31.0
 has to know of it."""
 MOST_COOLDOWNS = 4096
 """So many are remembered for a Redis that loses them: users may name any models."""
+REPORTED_SHARE = 0.25
+"""A learned rate that changes by less is not logged again: it moves all the time."""
 
 Named = Literal["", "model", "pool"]
 """What a provider says its 429 is about: nothing, the one model, or all of the key's or the account's calls."""
 
 _REASONS: dict[int, Literal["cooling", "model"]] = {-1: "cooling", -3: "model"}
 
-_RESERVE = Script("bucket.lua", "reserve.lua")
+_RESERVE = Script("bucket.lua", "ceilings.lua", "reserve.lua")
 _SETTLE = Script("bucket.lua", "settle.lua")
-_COOL = Script("bucket.lua", "cool.lua")
+_COOL = Script("bucket.lua", "ceilings.lua", "cool.lua")
 _COOLDOWNS = Script("bucket.lua", "cooldowns.lua")
 _BLOCK = Script("bucket.lua", "block.lua")
 _DROP = Script("bucket.lua", "drop.lua")
@@ -142,6 +144,7 @@ class Limiter:
             steady=self._steady,
             now=self._now,
         )
+        self._reported: dict[tuple[str, str], float] = {}  # pool and model: the learned rate that was logged
         self._cooling: dict[
             tuple[str, str], tuple[float, bool]
         ] = {}  # pool and model: until when (steady), whether named
@@ -196,6 +199,8 @@ class Limiter:
         model: str = "",
         named: Named = "",
         answered: bool = False,
+        sent: float | None = None,
+        more: Sequence[tuple[float, int]] = (),
     ) -> list[Cooldown]:
         """Counts a 429 on `key`: it empties the pacing credit of the key's buckets and, unless it was a lone one (three or over 1 % of
         the model's grants on the pool in 10 s, or a Retry-After over 5 s), lets `model` cool down on the pool for `retry_after` seconds, or
@@ -222,8 +227,12 @@ class Limiter:
             TRIAL_SECONDS,
             named,
             answered,
+            False if sent is None else sent,
+            [number for pair in more for number in pair],
         )
-        of_model, of_pool = map(float, msgspec.msgpack.decode(packed))
+        of_model, of_pool, learned = map(float, msgspec.msgpack.decode(packed))
+        if learned:
+            self._report(key, model, learned)
         found = [
             *([Cooldown(key.pool, model, of_model, named == "model")] if of_model else []),
             *([Cooldown(key.pool, "", of_pool)] if of_pool else []),
@@ -234,6 +243,24 @@ class Limiter:
         for one in found:
             self._cooling[one.pool, one.model] = now + one.seconds, one.named
         return found
+
+    def _report(self, key: LimitedKey, model: str, learned: float) -> None:
+        """Logs a rate that was learned, where it isn't about what was logged before."""
+        before = self._reported.get((key.pool, model))
+        if before is not None and abs(learned - before) < REPORTED_SHARE * before:
+            return
+        if len(self._reported) >= MOST_COOLDOWNS:
+            self._reported.clear()
+        self._reported[key.pool, model] = learned
+        configured = min((bucket.limit for bucket in key.buckets if bucket.unit == "requests"), default=None)
+        if configured is None or learned < configured:
+            log.warning(
+                "%s, model %s: the server allows about %d requests a minute, configured %s",
+                key.pool,
+                model,
+                round(learned),
+                "nothing" if configured is None else configured,
+            )
 
     async def cool_down(self, cooldowns: Sequence[Cooldown]) -> None:
         """Puts cooldowns in place for all workers, where Redis has lost them; one that stands stays as it is."""

@@ -6,7 +6,7 @@
 -- reply: {1, run, now, indexes of buckets never seen}, or {2, run, now} if other rules hold: nothing was booked; or
 --        {0, run, now, a, b, c, a, b, c, ...}, three numbers a want:
 --          key index, start in seconds from now, slot         granted
---          0 limit | -1 cooling | -2 blocked | -3 its model cools, seconds, 0 | 1 holds | 2 kept out by another
+--          0 limit | -1 cooling | -2 blocked | -3 its model cools, or has a learned ceiling, seconds, 0 | 1 holds | 2 kept out by another
 local horizon, pace, create, rules, worker = args[2], args[3], args[4], args[5], args[6]
 local ids, units, limits = args[7], args[8], args[9]
 local names, pools, ranks, members, sets = args[10], args[11], args[12], args[13], args[14]
@@ -62,19 +62,25 @@ end
 local marks = {}
 for k = 1, #names do
   local x = PREFIX .. 'x:'
-  marks[3 * k - 2], marks[3 * k - 1], marks[3 * k] = x .. names[k], x .. pools[k], cooldown_key(pools[k])
+  marks[4 * k - 3], marks[4 * k - 2], marks[4 * k - 1] = x .. names[k], x .. pools[k], cooldown_key(pools[k])
+  marks[4 * k] = ceiling_key(pools[k])
 end
 marks = read_all(marks)
 local blocked, cooling = {}, {}            -- by key: blocked until, or nil; its pool's cooldowns by model, or nil
 local by_pool, tried = {}, {}              -- the same by pool; pools with a cooldown that a trial call goes for
+local learned, learned_of = {}, {}         -- by key, by pool: its learned ceilings by model, or nil
 local low, room, users = {}, {}, {}        -- by key: no start before this, free share of its rings; by bucket: its keys
 for i = 1, #ids do users[i] = {} end
 for k = 1, #names do
-  local till = math.max(tonumber(marks[3 * k - 2] or 0), tonumber(marks[3 * k - 1] or 0))
+  local till = math.max(tonumber(marks[4 * k - 3] or 0), tonumber(marks[4 * k - 2] or 0))
   if till > now then blocked[k] = till end
-  if marks[3 * k] then
-    by_pool[pools[k]] = by_pool[pools[k]] or cooldowns_of(pools[k], marks[3 * k])
+  if marks[4 * k - 1] then
+    by_pool[pools[k]] = by_pool[pools[k]] or cooldowns_of(pools[k], marks[4 * k - 1])
     cooling[k] = by_pool[pools[k]]
+  end
+  if marks[4 * k] then
+    learned_of[pools[k]] = learned_of[pools[k]] or cmsgpack.unpack(marks[4 * k])
+    learned[k] = learned_of[pools[k]]
   end
   low[k], room[k] = now, 1
   for _, i in ipairs(members[k]) do
@@ -100,6 +106,19 @@ local function try(k, model, start)
       entry[1], entry[3], tried[pools[k]] = start + TRIAL, entry[3] < TRIALS and entry[3] + 1 or 0, true
     end
   end
+end
+
+-- The entry of a model's learned ceiling on key `k`, with the start that it leaves; nil where nothing was learned. What it holds back
+-- is what makes it older: a rate that nobody asked for proves nothing.
+local function ceiling(k, model)
+  local e = learned[k][model]
+  if not e or e.off then return nil end
+  if not e.rate then
+    if e.next > now + 3600 then e.next = now end  -- the server's clock was set back
+    if e.next > now then e.age = e.age + math.max(0, math.min(1, now - e.seen)) end
+    e.seen, e.rate = now, rate_of(e)
+  end
+  return e
 end
 
 -- Earliest time at which enough of the ring has left the window for `amount` to fit. The slots are read once a call.
@@ -237,6 +256,8 @@ local function decide(w)
         opens, own = open(k, model)
         s = opens
       end
+      local e = learned[k] and ceiling(k, model)
+      if e and e.next > opens then s, opens, own = e.next, e.next, true end
       local unit = late_unit[k]
       if unit and little and opens <= now and charge[unit] >= late_amount[k] then
         s, out = late_start[k], late_out[k]
@@ -290,6 +311,8 @@ local function decide(w)
     local slot = book(key, start, charge)
     if any_hold then let_go(id, set) end
     if cooling[key] then try(key, model, start) end
+    local e = learned[key] and ceiling(key, model)
+    if e then e.next = math.max(start, e.next) + 1 / e.rate end
     local counts = granted[pools[key]]
     if not counts then counts = {}; granted[pools[key]] = counts end
     counts[model] = (counts[model] or 0) + 1
@@ -353,7 +376,14 @@ end
 for pool, counts in pairs(granted) do
   local key = PREFIX .. 'gm:' .. pool .. ':' .. math.floor(now)
   for model, count in pairs(counts) do redis.call('HINCRBY', key, model, count) end
-  redis.call('EXPIRE', key, 15)
+  redis.call('EXPIRE', key, 65)
+end
+for pool, entries in pairs(learned_of) do
+  local used = false
+  for _, e in pairs(entries) do
+    if e.rate then used, e.rate = true, nil end
+  end
+  if used then save_ceilings(pool, entries) end
 end
 for pool in pairs(tried) do save_cooldowns(pool, by_pool[pool]) end
 return cmsgpack.pack(reply)
