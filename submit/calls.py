@@ -26,7 +26,7 @@ _MEANINGS = {
     "key_model": "the key may not use the model",
     "model": "the provider hasn't the model",
     "server": "the provider's own failure",
-    "network": "no whole reply, maybe billed",
+    "network": "no whole reply",
     "context_length": "longer than the model's context",
     "too_large": "too large",
     "content_filter": "refused by a content filter",
