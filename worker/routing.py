@@ -1,7 +1,8 @@
 """Which lanes a provider works for, under which model, and whether it may take from a route's lane now: plain functions.
 
 A job on a route waits in the route's lane. The strategy orders the route's providers; one takes from the lane while no better one
-has room, so all limits work at once, in the strategy's order. What a job has failed on is in its `excluded`.
+has room, so all limits work at once, in the strategy's order. Where the order is the user's own (`ORDERED`), room is what limits and
+outages leave, and a process that has no free place hands nothing on. What a job has failed on is in its `excluded`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from models.prices import price
 from models.request import Request, Usage
 from worker.standings import View
 
+ORDERED = ("priority", "cost_first")
+"""Strategies whose order must not depend on how many calls a process makes at a time. The others are for speed or equal shares, and go
+by free places, too."""
 ROUND = 16
 """How many jobs a provider may be ahead of the others under round_robin; also the most it takes at once."""
 
@@ -118,6 +122,7 @@ def may_take(config: Config, lane: str, provider: str, view: View) -> bool:
 
 
 def _has_room(config: Config, lane: str, provider: str, view: View) -> bool:
-    """Whether a provider is there and could start a call for the model that it has in this route."""
+    """Returns whether a provider is there and could start a call for the model that it has in this route."""
     standing = view.standings.get(provider)
-    return standing is not None and standing.has_room(model_for(config, lane, provider, ""))
+    places = config.routes[lane].strategy not in ORDERED
+    return standing is not None and standing.has_room(model_for(config, lane, provider, ""), places=places)

@@ -89,6 +89,7 @@ class Runner:
             self._concurrency = min(self._concurrency, suspect_store.MOST_TOGETHER)
             self._claim_jobs = suspect_store.claim
         self._looked_at = float("-inf")
+        self._moved_at = float("-inf")  # when a call last started or ended
         self._ask = MOST_WANTS
         self._woken_at = float("-inf")
         self._claimable: float | None = 0.0
@@ -152,15 +153,14 @@ class Runner:
             await self._return_waiting()
             await self._pause(WAKE_SECONDS)
             return True
-        free = self._concurrency - len(self._flights)
-        if free <= 0:
-            if not self._alone:  # that this process is full says nothing of the others, which have the limits' room
-                await self._turns.full(self.engine.latency_ms)
-            await self._pause(IDLE_SECONDS, landing=True)
-            return True
         if self.engine.rests:
             await self._turns.full(self.engine.latency_ms)
             return False
+        free = self._concurrency - len(self._flights)
+        if free <= 0:
+            await self._occupied()
+            await self._pause(IDLE_SECONDS, landing=True)
+            return True
         if self._flights.held_back and not self._waiting.startable():
             await self._pause(IDLE_SECONDS, landing=True)
             return True
@@ -180,6 +180,16 @@ class Runner:
             # jobs for other models, or lifted quarantines, may be startable before this one is
             await self._pause(min(seconds, MOST_PAUSE, max(0.0, deadline - time.monotonic()) + LEAST_PAUSE))
         return True
+
+    async def _occupied(self) -> None:
+        """Publishes that no place is free here. An open breaker and models that cool down are published as ever."""
+        if self._alone:  # its places are for suspects only
+            return
+        if self.engine.shut():
+            await self._turns.full(self.engine.latency_ms)
+        else:
+            self._skip_cooling()
+            await self._turns.occupied(self.engine.latency_ms, self._moved_at)
 
     async def _idle(self, deadline: float) -> bool:
         if self._flights:
@@ -361,12 +371,16 @@ class Runner:
         gone = {prepared.job.id for prepared in asking} - {prepared.job.id for prepared in later}
         self._waiting.take(lambda prepared: prepared.job.id in gone)
         # where a limit is for single models, that one waits says nothing of the others
+        regained = not (self._turns.room or shared)
         self._turns.room = not shared
         self._ask = min(MOST_WANTS, self._ask * 2) if not (shared or apart) else max(1, len(granted) * 2)
         if granted:
+            self._moved_at = time.monotonic()
             self._flights.board(granted)
         if not self._turns.room:  # told now: while this waits it claims nothing, so it would not say it for seconds
             await self._turns.full(self.engine.latency_ms)
+        elif regained:
+            await self._turns.has_room(self.engine.latency_ms)
         await self._waiting.give_back(back)
         if apart and not shared:
             self._ask = max(self._ask, LEAST_ASK)
@@ -401,6 +415,7 @@ class Runner:
 
     def _land(self, prepared: Prepared) -> None:
         self._waiting.let_go(prepared)
+        self._moved_at = time.monotonic()
         self._landed.set()
 
     async def _return_waiting(self, *, keep_holds: bool = False) -> None:

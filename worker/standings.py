@@ -18,16 +18,18 @@ REMEMBER_SECONDS = 3600
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What a provider's drains last said: whether a call could start now, and the mean latency of its answers in ms. `full` are the
-    models whose own limits let nothing start while others may."""
+    """The state that a provider's drains last published: `room` says whether its limits let a call start now, `latency_ms` is the mean
+    latency of its answers. `full` are the models whose own limits let nothing start while others may. `places` is False while all
+    calls that `worker.concurrency` allows the process are in flight."""
 
     room: bool
     latency_ms: float | None = None
     full: frozenset[str] = frozenset()
+    places: bool = True
 
-    def has_room(self, model: str) -> bool:
-        """Whether a call for this model could start now."""
-        return self.room and model not in self.full
+    def has_room(self, model: str, *, places: bool = True) -> bool:
+        """Returns whether a call for this model could start now; without `places`, as far as limits and outages go."""
+        return self.room and model not in self.full and (self.places or not places)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +47,14 @@ class Standings:
         self._client = client
 
     async def tell(self, provider: str, standing: Standing) -> None:
-        """Says how `provider` stands. Of several processes that serve it, the last word counts."""
+        """Publishes how `provider` stands. Of several processes that serve it, the last word counts; one without a free place asks
+        nothing of the limits, and leaves the models of others alone."""
         latency = "" if standing.latency_ms is None else f"{standing.latency_ms:.0f}"
         async with self._client.pipeline(transaction=False) as pipe:
-            pipe.set(_name(provider), f"{int(standing.room)}:{latency}", px=GOOD_MILLISECONDS)
-            # beside the other, whose form older workers know
-            pipe.set(_full(provider), "\n".join(sorted(standing.full)), px=GOOD_MILLISECONDS)
+            pipe.set(_name(provider), f"{_state(standing)}:{latency}", px=GOOD_MILLISECONDS)
+            if standing.places or standing.full:
+                # beside the other, whose form older workers know
+                pipe.set(_full(provider), "\n".join(sorted(standing.full)), px=GOOD_MILLISECONDS)
             await pipe.execute()
 
     async def took(self, lane: str, provider: str, number: int) -> None:
@@ -89,7 +93,14 @@ def _taken(lane: str) -> str:
     return f"{TAG}:taken:{lane}"
 
 
+def _state(standing: Standing) -> str:
+    """Returns 1 for room, 2 for room without a free place, 0 for none. Older workers read all but 1 as no room."""
+    if not standing.room:
+        return "0"
+    return "1" if standing.places else "2"
+
+
 def _read(word: bytes, full: bytes | None) -> Standing:
-    room, _, latency = word.decode().partition(":")
+    state, _, latency = word.decode().partition(":")
     models = frozenset((full or b"").decode().split("\n")) - {""}
-    return Standing(room == "1", float(latency) if latency else None, models)
+    return Standing(state in ("1", "2"), float(latency) if latency else None, models, places=state != "2")

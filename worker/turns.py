@@ -21,6 +21,10 @@ from worker.standings import Standing, Standings
 SETTLE_SECONDS = 0.5
 """How long a new drain leaves a route's lane to better candidates that may not have spoken yet."""
 
+STALLED_SECONDS = 30.0
+STALLED_LATENCIES = 3
+"""Without a free place, a provider counts as full once no call has ended for so long, and for so many mean latencies: it may hang."""
+
 AWAY = (redis.exceptions.RedisError, OSError, TimeoutError)
 
 
@@ -74,6 +78,24 @@ class Turns:
         if len(self.lanes) > 1:
             with contextlib.suppress(*AWAY):
                 await self._standings.tell(self._provider, Standing(False, latency_ms))
+
+    async def has_room(self, latency_ms: float | None) -> None:
+        """Publishes that calls can start again."""
+        self.room = True
+        if len(self.lanes) > 1:
+            with contextlib.suppress(*AWAY):
+                await self._standings.tell(self._provider, self._standing(latency_ms))
+
+    async def occupied(self, latency_ms: float | None, moved_at: float) -> None:
+        """Publishes that all places of this process are taken, which hands no job on under an ordered strategy. A provider where no call
+        has started or ended since `moved_at` (time.monotonic) for long may hang, and counts as full."""
+        if time.monotonic() - moved_at > max(STALLED_SECONDS, STALLED_LATENCIES * (latency_ms or 0.0) / 1000):
+            await self.full(latency_ms)
+        elif len(self.lanes) > 1:
+            with contextlib.suppress(*AWAY):
+                known = (await self._standings.view([self._provider], [])).standings.get(self._provider)
+                if known is None or known.room:  # another process has just met the limits: its word stands
+                    await self._standings.tell(self._provider, replace(self._standing(latency_ms), places=False))
 
     async def count(self, claimed: Sequence[Claimed]) -> None:
         """Counts what was taken from lanes that go round."""

@@ -235,9 +235,7 @@ def test_one_flagged_prompt(play: Play, part: str) -> None:
     assert len(failed) == 1
     assert "Your input was flagged" in failed[0]["error"]["message"]
     assert failed[0]["attempts"] == 1
-    # a slow machine may let the second candidate take rows while both places of the first one are taken
-    assert [call.provider for call in replay.calls() if call.prompt == "flagme"] == ["openrouter"]
-    assert len(replay.calls("openrouter")) > len(replay.jobs()) / 2
+    assert {call.provider for call in replay.calls()} == {"openrouter"}
     assert len(replay.calls()) == len(replay.jobs())
 
 

@@ -104,6 +104,27 @@ def test_by_cost_the_cheapest_with_room_takes_and_an_unpriced_one_last() -> None
     assert takers(settings, view(full=("alpha", "beta"))) == list(NAMES)
 
 
+@pytest.mark.parametrize(
+    ("strategy", "expected"),
+    [
+        ("priority", ["alpha"]),
+        ("cost_first", ["alpha"]),
+        ("latency_first", ["alpha", "beta"]),
+        ("round_robin", list(NAMES)),
+    ],
+)
+def test_full_places_hand_on_where_the_order_is_for_speed_only(strategy: str, expected: list[str]) -> None:
+    settings = config(strategy, {"alpha": "0.1", "beta": "0.2", "gamma": "0.3"})
+    standings = {
+        "alpha": Standing(True, 100.0, places=False),
+        "beta": Standing(True, 200.0),
+        "gamma": Standing(True, 300.0),
+    }
+    assert takers(settings, View(standings)) == expected
+    limited = {**standings, "alpha": Standing(False, 100.0, places=False)}
+    assert "beta" in takers(settings, View(limited))
+
+
 def test_by_latency_the_fastest_with_room_takes_and_one_that_nobody_measured_first() -> None:
     settings = config("latency_first")
     assert takers(settings, view(alpha=900.0, beta=100.0, gamma=300.0)) == ["beta"]
