@@ -20,7 +20,7 @@ help:
 	@echo "make fuzz              feed every reader rubbish by coverage, a minute each (Linux on x86-64): ARGS=\"lines --minutes 10\""
 	@echo "make lint              check style, format and types"
 	@echo "make format            put the format right"
-	@echo "make bench-limits      how much of the limits is used, and how many 429s that costs"
+	@echo "make bench-limits      how much of the limits is used, and how many 429s that costs: ARGS=\"--rows half --workers 2\""
 	@echo "make bench-throughput  jobs per second from submit to the last durable result"
 	@echo "make clean             remove $(VENV) and all that tools left behind"
 
