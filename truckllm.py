@@ -27,6 +27,7 @@ _PUBLIC = {
     "Request": "models.request",
     "Response": "models.request",
     "SendError": "worker.providers.base",
+    "StatedLimit": "models.request",
     "TruckError": "models.errors",
     "Untranslatable": "models.errors",
     "Usage": "models.request",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 SIMPLE = "simple"
 """Dialect of a simple line: `Request.input` is in the neutral chat shape."""
@@ -91,13 +91,41 @@ class FailureScope(StrEnum):
     """The address: what answers there isn't this API, or doesn't have this path. Is base_url right?"""
 
 
+LimitUnit = Literal["requests", "tokens", "input_tokens", "output_tokens", "concurrent"]
+"""Units that providers limit; `concurrent` is calls in flight."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatedLimit:
+    """One limit as a reply states it, in its headers or in the words of a refusal. A field is None where it isn't stated.
+
+    `limit` is per `window` seconds (60, 86400, …; None for `concurrent`, and where the reply leaves it unclear), `remaining` is the
+    rest of it. `reset` is seconds until the limit is whole again, or until its window ends: vendors differ. `used` is the server's own count, and
+    `requested` its charge for this call, by its own arithmetic. `exceeded`: the reply refuses the call for this limit. `scope` is
+    "model", "account", or "" where the reply names neither. `gauge` names the series that a header belongs to (`tokens`,
+    `project-tokens`, `requests-day`), so that two replies can be compared; "" in words.
+    """
+
+    unit: LimitUnit
+    limit: float | None = None
+    remaining: float | None = None
+    reset: float | None = None
+    window: float | None = None
+    used: float | None = None
+    requested: int | None = None
+    exceeded: bool = False
+    scope: Literal["", "model", "account"] = ""
+    gauge: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Why a call failed.
 
     `code` is short and stable (`rate_limit_exceeded`, `http_503`, `timeout`), `message` is the provider's own reason with
     secrets removed. `retry_after` is the wait that the reply states, in seconds (None: it states none); a wait above 25 h is read
-    as 24 h. `resets_in` is seconds until a quota comes back, where known. `scope` is None where the reply names nothing.
+    as 24 h. `resets_in` is seconds until a quota comes back, where known. `scope` is None where the reply names nothing. `exceeded` is the
+    limit that a refusal is about (with several, the one of the longest window); None where it names none, and where limits aren't learned.
     """
 
     kind: FailureKind
@@ -107,6 +135,7 @@ class Failure:
     retry_after: float | None = None
     resets_in: float | None = None
     scope: FailureScope | None = None
+    exceeded: StatedLimit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +167,8 @@ class Response:
     `raw_response` is the reply's body (a stream's chunks assembled into the body that the call would have had without
     streaming). `failure` is None exactly when the answer is whole and usable. `usage` is None when the reply told none.
     `text` is the answer's text, None if it has none (tool calls). `latency_ms` is from send to the last byte. `empty` is set for a
-    whole answer that holds nothing, neither text nor anything else, and that no bound has cut.
+    whole answer that holds nothing, neither text nor anything else, and that no bound has cut. `limits` are the limits that the reply states,
+    read only where `limits: learn` is configured.
     """
 
     raw_response: bytes = field(repr=False)
@@ -151,6 +181,7 @@ class Response:
     request_id: str | None = None
     latency_ms: int = 0
     empty: bool = False
+    limits: tuple[StatedLimit, ...] = ()
 
     @property
     def err(self) -> Failure | None:

@@ -6,7 +6,8 @@ It does not send, limit, retry, pick keys or count money: the engine does. A new
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
@@ -14,10 +15,12 @@ import orjson
 
 from models.config import ProviderConfig
 from models.guesses import asked_fees, asked_tier, writes_cache
-from models.request import Failure, FailureKind, ModelInfo, Request, Response, Usage
+from models.request import Failure, FailureKind, ModelInfo, Request, Response, StatedLimit, Usage
 from models.signals import ErrorFacts, first_match
 from worker.limits.shapes import Charge
 from worker.providers.signals.by_status import BY_STATUS
+
+log = logging.getLogger("truckllm.providers")
 
 _MOST_PAGES = 100
 """Of a list of models: a bound for servers that don't come to an end."""
@@ -117,6 +120,13 @@ class Provider(abc.ABC):  # noqa: B024 - `missing` says what a subclass lacks
         """What the limits have booked once the usage is known. Default: the real tokens."""
         return Charge(tokens=usage.total_tokens, input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
 
+    def stated_limits(self, reply: Reply, failure: Failure | None) -> Sequence[StatedLimit]:
+        """Returns the limits that a reply states; `failure` is what `read` made of it. Only called where `limits: learn` is configured.
+
+        Default: none are read. `ChatProvider`, and so `JsonProvider`, reads the usual rate-limit headers and the words of refusals.
+        """
+        return ()
+
     def max_output_tokens(self, request: Request) -> int | None:
         """The request's own bound on output tokens, None if it has none."""
         for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
@@ -158,14 +168,33 @@ class Provider(abc.ABC):  # noqa: B024 - `missing` says what a subclass lacks
         """
         call = self.build(request)
         try:
-            return self.read(request, await self.sender.send(call))
+            reply = await self.sender.send(call)
+            return self._with_limits(self.read(request, reply), reply)
         except SendError as error:
             if error.partial is None:
                 raise
             # What came of a broken stream may be the whole answer, or a refusal, or tell what is billed in any case.
-            response = self.read(request, error.partial)
+            response = self._with_limits(self.read(request, error.partial), error.partial)
             unclear = response.failure is not None and response.failure.kind is FailureKind.NETWORK
             return replace(response, failure=error.failure) if unclear else response
+
+    def _with_limits(self, response: Response, reply: Reply) -> Response:
+        """The response with the limits that the reply states, where they are to be learned."""
+        if self.config.limits != "learn":
+            return response
+        try:
+            limits = tuple(one for one in self.stated_limits(reply, response.failure) if isinstance(one, StatedLimit))
+        except MemoryError:
+            raise
+        except Exception:  # a plugin's bug; the answer is paid for
+            log.exception("provider %s failed to read the limits that a reply states", self.name)
+            return response
+        if not limits:
+            return response
+        failure, refusing = response.failure, [one for one in limits if one.exceeded]
+        if failure is not None and refusing:
+            failure = replace(failure, exceeded=max(refusing, key=lambda one: one.window or 0.0))
+        return replace(response, limits=limits, failure=failure)
 
     async def list_models(self, api_key: str) -> list[ModelInfo]:
         """The models this key may use, of all pages. Raises `ProviderRefused` with the provider's reason on any status but 200."""

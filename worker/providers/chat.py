@@ -6,6 +6,7 @@ It knows no dialect; the subclasses fill in translation, authentication, errors,
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 from urllib.parse import urlencode
@@ -13,7 +14,7 @@ from urllib.parse import urlencode
 from models.config import ProviderConfig
 from models.errors import Untranslatable
 from models.formats.parameters import EXTRA, merged
-from models.request import CHAT, EMBEDDINGS, SIMPLE, Failure, FailureKind, FailureScope, Request, Response
+from models.request import CHAT, EMBEDDINGS, SIMPLE, Failure, FailureKind, FailureScope, Request, Response, StatedLimit
 from models.signals import Signal
 from worker.providers.another_server import of_another_server
 from worker.providers.answers import Answer, Stream
@@ -24,10 +25,13 @@ from worker.providers.events import Chunks, is_event_stream, read_events
 from worker.providers.failures import beginning, read_failure, redirected, truncated, unreadable
 from worker.providers.growing import joined
 from worker.providers.masks import secret_headers, without_secrets
-from worker.providers.replies import BOM, at, count, decode, encode, has_constant, is_json
+from worker.providers.replies import BOM, at, count, decode, encode, has_constant, is_json, reply_time
 from worker.providers.signals import ANY
+from worker.providers.stated_limits import stated_by
 from worker.providers.translation import readable
 from worker.providers.usage import plausible
+
+_LIMITED = (FailureKind.RATE_LIMIT, FailureKind.QUOTA)
 
 
 class ChatProvider(Provider):
@@ -133,6 +137,18 @@ class ChatProvider(Provider):
             raise Untranslatable("body", f"a body in the {request.dialect} dialect can't go to {self.name}")
         headers = {"content-type": "application/json", **self.own_headers(request.api_key), **self._headers}
         return Call("POST", self.url(self.asked_path(request)), headers, body, request.stream)
+
+    def stated_limits(self, reply: Reply, failure: Failure | None) -> Sequence[StatedLimit]:
+        """The limits in the usual rate-limit headers and, of a refusal, in its words and fields."""
+        refused = failure is not None and (reply.status == 429 or failure.kind in _LIMITED)
+        return stated_by(
+            reply.headers,
+            reply_time(reply),
+            body=decode(reply.body) if refused else None,
+            message=failure.message if failure and refused else "",
+            scope=failure.scope if failure else None,
+            refused=refused,
+        )
 
     def max_output_tokens(self, request: Request) -> int | None:
         if request.dialect != "gemini":
