@@ -116,7 +116,8 @@ class KeyConfig(LimitsConfig):
     """One API key with its limits.
 
     Keys that share a quota name the same `pool`. `use` is the share of the limits that is ours. `models` holds limits and
-    prices that differ by model on this key. `organization` and `project` are OpenAI's, for keys of more than one.
+    prices that differ by model on this key. `organization` and `project` are OpenAI's, for keys of more than one. `learning` (`limits`
+    in the file) goes before the provider's.
     """
 
     id: Id
@@ -127,6 +128,7 @@ class KeyConfig(LimitsConfig):
     pricing: Pricing | None = None
     organization: HeaderText | None = None
     project: HeaderText | None = None
+    learning: Limits | None = Field(default=None, alias="limits")
 
 
 class ProviderConfig(Node):

@@ -22,7 +22,7 @@ from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
 from models import permissions, processes
 from models.errors import DatabaseFileLost, SchemaError, StorageError, UsageError
 
-SCHEMA = "0009"
+SCHEMA = "0010"
 """The migration that this code needs; a test holds it equal to the newest file in models/migrations/versions."""
 
 POSTGRES_PATIENCE = {

@@ -384,6 +384,26 @@ cooldowns = Table(
     comment="Waits of more than 30 s that providers have asked for",
 )
 
+learned_limits = Table(
+    "learned_limits",
+    metadata,
+    Column("pool", String(220), primary_key=True, comment="The quota that the limits are of; empty in a reset of all"),
+    Column("model", String(300), primary_key=True, comment="The model that they are of; empty in a reset of all"),
+    Column("requests_per_min", Double, comment="Requests a minute; NULL: configured ones hold"),
+    Column("tokens_per_min", Double, comment="Tokens a minute; NULL: configured ones hold"),
+    Column("in_flight", Double, comment="Calls at once; NULL: not limited"),
+    Column("counting", Text, comment="How the provider counts tokens, JSON; NULL: unknown"),
+    Column(
+        "configured",
+        String(64),
+        nullable=False,
+        comment="Fingerprint of the configuration that they were learned under",
+    ),
+    Column("updated_at", Double, nullable=False, comment="When they were last stored"),
+    Column("reset_at", Double, comment="When a person reset them; NULL: they hold"),
+    comment="Limits that were learned from providers' refusals",
+)
+
 budgets = Table(
     "budgets",
     metadata,

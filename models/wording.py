@@ -28,3 +28,9 @@ def duration(seconds: float | None) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def learned_limits(requests: float | None, tokens: float | None, in_flight: float | None) -> str:
+    """Returns learned limits as "300 requests a minute, 8 calls at once"; 0 and None are left away."""
+    parts = [(requests, "request", " a minute"), (tokens, "token", " a minute"), (in_flight, "call", " at once")]
+    return ", ".join(f"{counted(max(1, round(amount)), unit)}{per}" for amount, unit, per in parts if amount)

@@ -19,6 +19,7 @@ from models.config import Config
 from models.errors import StorageError, Untranslatable
 from models.formats.simple import simple_input
 from models.guesses import characters
+from models.learning import learns
 from models.packing import Packer
 from models.prices import charged, of_text, price
 from models.request import SIMPLE, Failure, FailureKind, FailureScope, Request, Response
@@ -501,8 +502,8 @@ class Engine:
     async def _refused(self, request: Request, grant: Grant, failure: Failure, verdict: Verdict) -> Verdict:
         """Takes in a 429. A job whose model cools down for long goes back to its lane: the limiter holds it there, and lets it go on another
         key, or when the cooldown is ended."""
-        learns = self.provider.config.limits == "learn"
-        sent = max(0.0, time.monotonic() - grant.start_at) if learns else None
+        learning = learns(self.provider.config, self.ring.key(grant.key.name))
+        sent = max(0.0, time.monotonic() - grant.start_at) if learning else None
         cools = await self.cooldowns.refused(grant.key, request.model, failure, failure.retry_after, sent=sent)
         if cools and verdict.delay is not None and verdict.delay > SHOWN_SECONDS:
             return replace(verdict, delay=self._rng.uniform(1.0, 3.0))

@@ -19,6 +19,7 @@ from models.store import finals, loads, removals
 from models.store import jobs as job_store
 from models.store import workers as worker_store
 from worker import routing
+from worker.learned import LearnedLimits
 from worker.lease import BEAT_SECONDS, BLIND_SECONDS, Lease
 from worker.recorder import Recorder
 from worker.ruling import Ruling
@@ -81,6 +82,7 @@ class Janitor:
         ring: Callable[[str], Awaitable[None]],
         warden: Warden | None = None,
         ruling: Ruling | None = None,
+        learned: LearnedLimits | None = None,
     ) -> None:
         self._lease = lease
         self._recorder = recorder
@@ -88,6 +90,7 @@ class Janitor:
         self._ring = ring
         self._warden = warden
         self._ruling = ruling
+        self._learned = learned
         self._census = Census()
         self._ticks = 0
         self._lost: dict[tuple[int, int], float] = {}
@@ -139,6 +142,8 @@ class Janitor:
             await self._ruling.refresh()
         for runner in self._runners.values():
             await runner.engine.refresh()
+        if self._learned is not None:
+            await self._learned.refresh()
 
     def _look(self, connection: Connection, slow: bool, held: Mapping[int, int]) -> tuple[set[str], bool]:
         """One round in one transaction. The lanes in which something can be claimed, and whether suspects are to run."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from models.config import KeyConfig, ProviderConfig
-from models.pools import pool_name
+from models.pools import pool_name, share
 from models.store import keys as key_store
 from worker.limits.shapes import Bucket, LimitedKey, Unit
 
@@ -35,9 +35,9 @@ def limited_key(provider: ProviderConfig, key: KeyConfig, model: str, rank: int 
 def buckets(provider: ProviderConfig, key: KeyConfig, model: str) -> tuple[Bucket, ...]:
     """All quotas that a call of this key and model draws on."""
     pool = pool_name(provider, key)
-    whole = [Bucket(f"{pool}|{_UNITS[name]}", _UNITS[name], _share(key, n)) for name, n in key.limits().items()]
+    whole = [Bucket(f"{pool}|{_UNITS[name]}", _UNITS[name], share(key, n)) for name, n in key.limits().items()]
     by_model = [
-        Bucket(f"{pool}|{model}|{_UNITS[name]}", _UNITS[name], _share(key, n))
+        Bucket(f"{pool}|{model}|{_UNITS[name]}", _UNITS[name], share(key, n))
         for name, n in provider.model_limits(key, model).items()
     ]
     return (*whole, *by_model)
@@ -57,12 +57,10 @@ def pool_limits(providers: Sequence[ProviderConfig]) -> dict[str, PoolLimits]:
     for provider in providers:
         for key in provider.keys:
             limits = found.setdefault(pool_name(provider, key), PoolLimits({}, {}))
-            limits.whole.update({_UNITS[name]: _share(key, n) for name, n in key.limits().items()})
+            limits.whole.update({_UNITS[name]: share(key, n) for name, n in key.limits().items()})
             for model in {*provider.models, *key.models}:
                 if own := provider.model_limits(key, model):
-                    limits.models.setdefault(model, {}).update(
-                        {_UNITS[name]: _share(key, n) for name, n in own.items()}
-                    )
+                    limits.models.setdefault(model, {}).update({_UNITS[name]: share(key, n) for name, n in own.items()})
     return found
 
 
@@ -79,7 +77,3 @@ def ruled(key: LimitedKey, model: str, limits: PoolLimits) -> LimitedKey:
         Bucket(f"{key.pool}|{model}|{unit}", units[unit], n) for unit, n in limits.models.get(model, {}).items()
     ]
     return replace(key, buckets=(*whole, *by_model))
-
-
-def _share(key: KeyConfig, limit: int) -> int:
-    return max(1, int(limit * key.use + 1e-9))

@@ -37,6 +37,7 @@ from worker.http import HttpSender
 from worker.janitor import DEAD_SECONDS, Janitor
 from worker.keys import KeyRing
 from worker.last_minute import LastMinute
+from worker.learned import LearnedLimits
 from worker.lease import Lease
 from worker.limits.limiter import Limiter, connect
 from worker.limits.server import examine
@@ -57,6 +58,8 @@ OPEN_FILES = 16_384
 STORE_SECONDS = 15.0
 """How long an ending worker waits for a database that is away; its parent and the system have little patience."""
 
+LEARNED_SECONDS = 3.0
+"""How long the end of a process waits until its learned limits are stored."""
 WITHDRAW_SECONDS = 5.0
 """How long one that is told to end while it starts waits to take its registration back."""
 
@@ -201,6 +204,7 @@ class Process:
         with contextlib.suppress(redis.exceptions.RedisError, OSError, TimeoutError):
             await self._limiter.meet(str(self._lease.worker_id))
         await self._warn_of_others()
+        self._learned = LearnedLimits(self.config, self._client, self._recorder)
         standings = Standings(self._client)
         candidates = Candidates(self._breaker, standings, self._rests)
         for name in self.served:
@@ -230,7 +234,9 @@ class Process:
             await self._ruling.refresh()
         if self._alone_for is None:
             self._warden = warden.Warden(self.config, self.served, self._recorder, lambda: self._lease.worker_id)
-        janitor = Janitor(self._lease, self._recorder, self._runners, self._ring, self._warden, self._ruling)
+        janitor = Janitor(
+            self._lease, self._recorder, self._runners, self._ring, self._warden, self._ruling, self._learned
+        )
         self._janitor = asyncio.ensure_future(janitor.run())
 
     def _rests(self, provider: str, model: str) -> bool:
@@ -322,6 +328,9 @@ class Process:
     async def _leave(self) -> None:
         if self._janitor:
             self._janitor.cancel()
+            with contextlib.suppress(redis.exceptions.RedisError, OSError, TimeoutError, StorageError):
+                async with asyncio.timeout(LEARNED_SECONDS):
+                    await self._learned.store()
         await self._lease.leave()
         await self._sender.close()
         await self._client.aclose()
@@ -377,9 +386,10 @@ class Process:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout)
 
     async def _take_over(self) -> None:
-        """Takes over which keys are out of use, and tells Redis. Raises when that is away, and knows all the same."""
-        told = await asyncio.gather(*(r.engine.take_over() for r in self._runners.values()), return_exceptions=True)
-        for error in filter(None, told):
+        """Takes over which keys are out of use and which limits were learned, and stores both in Redis. Raises when that is away; keys are
+        taken over all the same."""
+        parts = [*(r.engine.take_over() for r in self._runners.values()), self._learned.take_over()]
+        for error in filter(None, await asyncio.gather(*parts, return_exceptions=True)):
             raise error
 
     async def _obey(self) -> None:

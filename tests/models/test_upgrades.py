@@ -34,7 +34,7 @@ from tests.making import NOW, announce, batch_status, claim, ending, finish, mak
 from tests.servers import wait_for
 
 MIGRATIONS = Path(next(iter(models.__path__))) / "migrations"
-EARLIER = ["0001", "0002", "0003", "0004", "0005", "0006", "0007"]
+EARLIER = ["0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009"]
 
 OLD_ROWS = """
 INSERT INTO batches (id, name, input_name, input_sha256, options_hash, status, total, created_at, started_at, finished_at) VALUES

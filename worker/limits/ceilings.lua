@@ -56,3 +56,18 @@ local function rate_of(e)
   if e.age < e.stay then return e.top * FOUND end
   return e.top * FOUND * (1 + PROBE * ((e.age - e.stay) / 60) ^ 3)
 end
+
+-- What is shown and stored of an entry: requests a minute, tokens a minute and calls in flight (0: not learned), whether the search for
+-- them is over, and when it was last used.
+local function shown(e)
+  if e.off then return 0, 0, 0, true, e.off - LET_BE end
+  local rate = rate_of(e)
+  if e.search == 0 then rate = math.max(e.top * FOUND, rate * OVERSHOT) end  -- a probe is not proven yet
+  return rate * 60, 0, 0, e.search == 0, e.seen
+end
+
+-- An entry that stays at what was learned before, as after a search. 0 or nil: not learned; all of them: no entry.
+local function seeded(requests, tokens, in_flight)
+  if (requests or 0) <= 0 then return nil end
+  return {top = requests / 60 / FOUND, age = RECOVER, next = now, seen = now, at = now, search = 0, stay = STAY}
+end
