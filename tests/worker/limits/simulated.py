@@ -44,7 +44,15 @@ SERVER_FIRST = 1_000_000.25
 class Simulation:
     """A server, workers and a limiter on one virtual clock. `learns` False: the limiter isn't asked to learn."""
 
-    def __init__(self, url: str, scenario: Scenario, stack: AsyncExitStack, *, learns: bool = True) -> None:
+    def __init__(
+        self,
+        url: str,
+        scenario: Scenario,
+        stack: AsyncExitStack,
+        *,
+        learns: bool = True,
+        client: type[Client] | None = None,
+    ) -> None:
         self.now = SERVER_FIRST
         self.scenario = scenario
         self.learns = learns
@@ -58,6 +66,7 @@ class Simulation:
         self._events: list[tuple[float, int, Callable[[], Awaitable[None]]]] = []
         self._serial = 0
         self.clients: list[Client] = []
+        self._client = client or Client
 
     def _key(self, number: int) -> LimitedKey:
         name = f"p/k{number}"
@@ -79,7 +88,7 @@ class Simulation:
                 server_time=lambda: self.now,
                 rng=random.Random(f"{self.scenario.seed} {number}"),
             )
-            one = Client(self, limiter, random.Random(f"{number} {self.scenario.seed}"))
+            one = self._client(self, limiter, random.Random(f"{number} {self.scenario.seed}"))
             self.clients.append(one)
             self.at(self.now + self.dice.uniform(0.0, 0.5), one.turn)
 
