@@ -14,8 +14,10 @@ from sqlalchemy.engine import RowMapping
 
 from models.config import KeyConfig, ProviderConfig
 from models.errors import InputError
+from models.learning import Lowered
 from models.store import keys as key_store
 from models.store.cooldowns import Cooldown
+from models.store.learned import Learned
 from submit.bell import is_live
 from submit.cooldowns import of_key
 from submit.progress import Part, Snapshot
@@ -140,9 +142,15 @@ def job(row: RowMapping, prompt: str | None, wait: Cooldown | None, now: float) 
 
 
 def key(
-    provider: ProviderConfig, one: KeyConfig, state: RowMapping | None, cooldowns: Sequence[Cooldown], now: float
+    provider: ProviderConfig,
+    one: KeyConfig,
+    state: RowMapping | None,
+    cooldowns: Sequence[Cooldown],
+    learned: Sequence[tuple[Learned, Sequence[Lowered]]],
+    now: float,
 ) -> dict[str, Any]:
-    """A key with its row of `models.store.keys`, if any, and those of all standing `cooldowns` that concern it; never its secret."""
+    """A key with its row of `models.store.keys`, if any, those of all standing `cooldowns` that concern it, and what is `learned` of its
+    limits; never its secret."""
     return {
         "provider": provider.id,
         "key_id": one.id,
@@ -152,6 +160,19 @@ def key(
         "since": iso(state["since"]) if state else None,
         "until": iso(state["until"]) if state else None,
         "cooldowns": [cooldown(found, now) for found in of_key(provider, one, cooldowns)],
+        "learned": [learned_limits(found, limits) for found, limits in learned],
+    }
+
+
+def learned_limits(one: Learned, limits: Sequence[Lowered]) -> dict[str, Any]:
+    """Returns what is learned of a model on a pool, with the configured limits beside it; null where it lowers nothing."""
+    lower = {limit.name: limit for limit in limits}
+    names = ("requests_per_min", "tokens_per_min", "in_flight")
+    return {
+        "model": one.model,
+        **{name: round(lower[name].learned, 1) if name in lower else None for name in names},
+        "configured": {name: lower[name].configured if name in lower else None for name in names[:2]},
+        "updated_at": iso(one.updated_at),
     }
 
 

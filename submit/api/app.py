@@ -71,6 +71,7 @@ def application(api: Api, access: Access) -> Starlette:
             Route("/v1/keys", operations.keys),
             Route(f"{key}/disable", operations.disable_key, methods=["POST"]),
             Route(f"{key}/enable", operations.enable_key, methods=["POST"]),
+            Route(f"{key}/reset-limits", operations.reset_limits, methods=["POST"]),
             Route("/v1/workers", operations.workers),
             Route("/v1/workers/{worker}/drain", operations.drain_worker, methods=["POST"]),
         ],

@@ -14,9 +14,10 @@ from sqlalchemy.engine import Connection
 
 from models.config import Config
 from models.database import Database
+from models.learning import of_keys, once_a_pool
 from models.money import decimal_amount
 from models.states import JobStatus
-from models.store import cooldowns, keys, traffic, workers
+from models.store import cooldowns, keys, learned, traffic, workers
 from models.store.traffic import BUCKETS_MS, TOKENS, Label, Sums
 from submit.bell import is_live
 from submit.obstacles import quarantined
@@ -25,6 +26,7 @@ from submit.progress import snapshot
 SETTLED_SECONDS = 30.0
 """A call that started before then, and before every call under way, is counted for good."""
 SHOWN_COOLDOWNS = 200
+SHOWN_LEARNED = 200
 SHOWN_BATCHES = 50
 """Unfinished batches that get rows of their own; the number of series must not grow without end."""
 
@@ -172,9 +174,19 @@ def _key_metrics(connection: Connection, config: Config, now: float) -> Iterator
         "Seconds left of a wait over 30 s that a provider has asked for; model empty: all models",
         labels=("pool", "model"),
     )
-    for one in cooldowns.standing(connection, now)[:SHOWN_COOLDOWNS]:
-        waits.add_metric([one.pool.removeprefix("pool:"), one.model], one.until - now)
+    for wait in cooldowns.standing(connection, now)[:SHOWN_COOLDOWNS]:
+        waits.add_metric([wait.pool.removeprefix("pool:"), wait.model], wait.until - now)
     yield waits
+    found = GaugeMetricFamily(
+        "truckllm_learned_limit",
+        "Limits of the server that were found to be below the configured ones: requests and tokens a minute, calls at once",
+        labels=("pool", "model", "limit"),
+    )
+    lower = once_a_pool(of_keys(config.providers, learned.everything(connection, now)))
+    for _, of_model, its in lower[:SHOWN_LEARNED]:
+        for one in its:
+            found.add_metric([of_model.pool.removeprefix("pool:"), of_model.model, one.kind], one.learned)
+    yield found
 
 
 def _worker_metrics(connection: Connection, now: float) -> Iterator[Metric]:

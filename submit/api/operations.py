@@ -16,10 +16,11 @@ from starlette.responses import JSONResponse, Response
 
 from models.database import Database, schema_version
 from models.errors import NotFoundError, StorageError
+from models.learning import of_keys
 from models.money import decimal_amount
 from models.pools import pool_name
 from models.states import Outcome
-from models.store import cooldowns, ledger, traffic
+from models.store import cooldowns, learned, ledger, traffic
 from models.store import keys as key_store
 from models.store import workers as worker_store
 from models.store.traffic import BUCKETS_MS, TOKENS, Label, Sums
@@ -40,6 +41,14 @@ class Span(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     seconds: Annotated[float, Field(gt=0, le=366 * 86_400)] = 3600.0
+
+
+class OfModel(BaseModel):
+    """The query of POST /v1/keys/{provider}/{key}/reset-limits: one model, or all."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: Annotated[str, Field(max_length=300)] = ""
 
 
 class Costs(BaseModel):
@@ -150,8 +159,9 @@ def keys(request: Request) -> Response:
         states = key_store.everything(connection)
         now = api.database.now(connection)
         waits = cooldowns.standing(connection, now)
+        limits = of_keys(api.config.providers, learned.everything(connection, now))
     found = [
-        shapes.key(provider, one, state_of(provider, one, states), waits, now)
+        shapes.key(provider, one, state_of(provider, one, states), waits, limits.get((provider.id, one.id), ()), now)
         for provider in api.config.providers
         for one in provider.keys
     ]
@@ -178,6 +188,16 @@ def enable_key(request: Request) -> Response:
         now = api.database.now(connection)
         key_store.enable(connection, provider.id, one.id, now)
         cooldowns.lift(connection, pool_name(provider, one), now)
+    return keys(request)
+
+
+def reset_limits(request: Request) -> Response:
+    """POST /v1/keys/{provider}/{key}/reset-limits."""
+    api, model = Api.of(request), query(request, OfModel).model
+    provider = api.config.provider(request.path_params["provider"])
+    one = provider.key(request.path_params["key"])
+    with stored(api.database), api.database.write() as connection:
+        learned.reset(connection, [pool_name(provider, one)], model, api.database.now(connection))
     return keys(request)
 
 

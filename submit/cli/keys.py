@@ -9,9 +9,11 @@ import typer
 from models.config import Config, KeyConfig, ProviderConfig
 from models.config_file import load_config
 from models.errors import UsageError
+from models.learning import allows, of_keys, once_a_pool
 from models.pools import pool_name
-from models.store import cooldowns
+from models.store import cooldowns, learned
 from models.store import keys as key_store
+from models.wording import learned_limits
 from submit import shapes
 from submit.cli.options import ConfigOption, JsonOption, stored
 from submit.cli.output import note, print_json, print_table, say
@@ -30,8 +32,10 @@ def listing(context: typer.Context, config: ConfigOption = None, json: JsonOptio
     """Show the keys and whether they are usable; `keys disable` and `keys enable` change that.
 
     --json: {"keys": [{provider, key_id, pool, state, reason, since, until, cooldowns: [{key, pool, model (null: all), reason, since, until,
-    seconds left}]}]}. `state` is active or quarantined; `since` and `until` are times in UTC or null; `until` null on a quarantined key
-    means that a person has to act. `cooldowns` are waits of more than 30 s that the provider has asked for.
+    seconds left}], learned: [{model, requests_per_min, tokens_per_min, in_flight, configured: {requests_per_min, tokens_per_min},
+    updated_at}]}]}. `state` is active or quarantined; `since` and `until` are times in UTC or null; `until` null on a quarantined key
+    means that a person has to act. `cooldowns` are waits of more than 30 s that the provider has asked for, `learned` the limits of its
+    server that were found to be below the configured ones, by model; `keys reset-limits` forgets them.
     """
     if context.invoked_subcommand is not None:
         return
@@ -40,8 +44,9 @@ def listing(context: typer.Context, config: ConfigOption = None, json: JsonOptio
         states = key_store.everything(connection)
         now = database.now(connection)
         waits = cooldowns.standing(connection, now)
+        limits = of_keys(settings.providers, learned.everything(connection, now))
     found = [
-        shapes.key(provider, key, state_of(provider, key, states), waits, now)
+        shapes.key(provider, key, state_of(provider, key, states), waits, limits.get((provider.id, key.id), ()), now)
         for provider in settings.providers
         for key in provider.keys
     ]
@@ -53,6 +58,10 @@ def listing(context: typer.Context, config: ConfigOption = None, json: JsonOptio
     for one in waits:
         if any(of_key(provider, key, [one]) for provider in settings.providers for key in provider.keys):
             say(sentence(one))
+    for name, of_model, its in once_a_pool(limits):
+        say(
+            f"{allows(_with_pool(name, of_model.pool), of_model.model, its)}; `truckllm keys reset-limits {name}` forgets that"
+        )
 
 
 @keys.command()
@@ -83,6 +92,47 @@ def enable(key: KeyArgument, config: ConfigOption = None) -> None:
         note(f"{key} doesn't wait any longer for {models}; workers see it within seconds")
     if not (done or ended):
         note(f"{key} is in use already")
+
+
+@keys.command("reset-limits")
+def reset_limits(
+    key: Annotated[
+        str | None,
+        typer.Argument(
+            help="The key, as PROVIDER/KEY, or a PROVIDER with all its keys; by default all.", metavar="KEY"
+        ),
+    ] = None,
+    model: Annotated[str, typer.Option(help="Only of this model.", metavar="MODEL")] = "",
+    config: ConfigOption = None,
+) -> None:
+    """Forget what was learned of the limits of a key's server, for all workers, within seconds. They go by the configured limits then, and
+    learn anew. Keys of one pool share what is learned."""
+    settings = load_config(config, secrets=False)
+    pools = [""] if key is None else _pools(settings, key)
+    with stored(settings) as database, database.write() as connection:
+        found = learned.reset(connection, pools, model, database.now(connection))
+    for one in found:
+        note(f"{one.pool.removeprefix('pool:')}, model {one.model}: forgotten: {learned_limits(*one.limits)}")
+    if found:
+        note("workers see it within seconds")
+    else:
+        what = f"{key or 'any key'}{f', model {model}' if model else ''}"
+        note(
+            f"no learned limit is stored of {what}; what workers have learned in the last minute is forgotten within seconds"
+        )
+
+
+def _pools(config: Config, text: str) -> list[str]:
+    """Returns the pools of the keys that PROVIDER/KEY or PROVIDER names. Raises NotFoundError."""
+    if "/" not in text:
+        provider = config.provider(text)
+        return [pool_name(provider, key) for key in provider.keys]
+    return [pool_name(*_named(config, text))]
+
+
+def _with_pool(name: str, pool: str) -> str:
+    """Returns a key's name with the pool that it shares, if any."""
+    return f"{name} and the other keys of {pool.removeprefix('pool:')}" if pool.startswith("pool:") else name
 
 
 def _named(config: Config, text: str) -> tuple[ProviderConfig, KeyConfig]:

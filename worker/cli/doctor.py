@@ -27,11 +27,13 @@ from models.config_agreement import NAMED_KEYS
 from models.config_file import load_config
 from models.database import SCHEMA, Database, home_path, open_database, schema_version, storage_errors
 from models.errors import ConfigError, TruckError
+from models.learning import Lowered, allows, of_keys, once_a_pool
 from models.model_lists import ModelList, keep
 from models.permissions import exposed
-from models.store import cooldowns
+from models.store import cooldowns, learned
 from models.store import keys as key_store
 from models.store import workers as worker_store
+from models.store.learned import Learned
 from models.wording import counted, utc
 
 if TYPE_CHECKING:
@@ -41,6 +43,8 @@ LIVE_SECONDS = 45.0
 _PRIVATE = ("truckllm.db", "truckllm.db-wal", "truckllm.db-shm", "worker.log", "stack.json", "api-token")
 LOW_DISK_BYTES = 500 * 1024 * 1024
 REDIS_SECONDS = 5.0
+SHOWN_LEARNED = 10
+"""Models with learned limits that get a line each."""
 
 State = Literal["ok", "warning", "error"]
 
@@ -271,6 +275,7 @@ def _of_workers(config: Config, database: Database) -> Iterator[Finding]:
         live = [r for r in worker_store.everyone(connection) if r["heartbeat_at"] > now - LIVE_SECONDS]
         states = key_store.everything(connection)
         waits = cooldowns.standing(connection, now)
+        limits = of_keys(config.providers, learned.everything(connection, now))
     served = {name for row in live for name in row["queues"].split(",")}
     missing = [provider.id for provider in config.providers if provider.id not in served]
     if config.redis_url is None:
@@ -297,6 +302,21 @@ def _of_workers(config: Config, database: Database) -> Iterator[Finding]:
         what = f"{one.key}, {f'model {one.model}' if one.model else 'all models'}"
         told = f"{what}: no call starts until {utc(one.until)}: {one.reason}"
         yield Finding("keys", "warning", told, f"wait, or `truckllm keys enable {one.key}`")
+
+    yield from _of_learned(once_a_pool(limits))
+
+
+def _of_learned(found: list[tuple[str, Learned, list[Lowered]]]) -> Iterator[Finding]:
+    """What was learned of limits: a warning where more is configured than the server takes."""
+    for name, one, limits in found[:SHOWN_LEARNED]:
+        too_high = [
+            f"{limit.field}: {max(1, round(limit.learned))}" for limit in limits if limit.field and limit.configured
+        ]
+        todo = f"set {', '.join(too_high)}, or `truckllm keys reset-limits {name}` if the limit was raised"
+        state: State = "warning" if too_high else "ok"
+        yield Finding("limits", state, allows(name, one.model, limits), todo if too_high else "")
+    if (more := len(found) - SHOWN_LEARNED) > 0:
+        yield Finding("limits", "ok", f"{counted(more, 'model')} more with learned limits: see `truckllm keys`")
 
 
 def _is_configured(row: RowMapping, config: Config) -> bool:

@@ -9,8 +9,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from models.database import Database
-from models.store import cooldowns
+from models.learning import fingerprints
+from models.store import cooldowns, learned
 from models.store.cooldowns import Cooldown
+from models.store.learned import Learned
 from tests.making import USAGE, make_batch, make_worker
 from tests.submit.api.conftest import READ_TOKEN, TOKEN
 from tests.submit.api.traffic import calls
@@ -102,6 +104,30 @@ def test_a_wait_that_a_provider_asked_for_is_shown_and_ended(client: TestClient,
     assert 86_000 < shown["seconds"] <= 86_400
     assert value(scrape(client), "truckllm_cooldown_seconds", pool="team", model="opus") > 86_000
     assert client.post("/v1/keys/claude/cl-1/enable").json()["keys"][1]["cooldowns"] == []
+
+
+def test_learned_limits_are_shown_and_reset(client: TestClient, database: Database) -> None:
+    def keep(model: str) -> None:
+        with database.write() as connection:
+            mark = fingerprints(client.app.state.api.config.providers)["pool:team"] or "any"  # type: ignore[attr-defined]
+            one = Learned("pool:team", model, 3.0, None, 2.0, configured=mark)
+            learned.keep(connection, [one], database.now(connection))
+
+    keep("opus")
+    keep("haiku")
+    (haiku, opus) = client.get("/v1/keys").json()["keys"][1]["learned"]
+    assert (opus["model"], opus["requests_per_min"], opus["in_flight"]) == ("opus", 3.0, 2.0)
+    assert (haiku["model"], haiku["tokens_per_min"]) == ("haiku", None)
+    series = scrape(client)
+    assert value(series, "truckllm_learned_limit", pool="team", model="opus", limit="req") == 3
+    assert value(series, "truckllm_learned_limit", pool="team", model="opus", limit="in_flight") == 2
+    path = "/v1/keys/claude/cl-1/reset-limits"
+    (left,) = client.post(path, params={"model": "haiku"}).json()["keys"][1]["learned"]
+    assert left["model"] == "opus"
+    assert client.post(path).json()["keys"][1]["learned"] == []
+    assert client.post(path, params={"modell": "opus"}).status_code == 400
+    assert client.post("/v1/keys/claude/nobody/reset-limits").status_code == 404
+    assert client.post(path, headers={"Authorization": f"Bearer {READ_TOKEN}"}).status_code == 403
 
 
 def test_workers_are_listed_and_drained(client: TestClient, database: Database) -> None:

@@ -32,6 +32,7 @@ def test_keys_are_listed_with_their_state_and_never_their_secret(command: Cli, s
                 "since": "2023-11-14T22:13:20Z",
                 "until": "2023-11-14T22:14:20Z",
                 "cooldowns": [],
+                "learned": [],
             },
             {
                 "provider": "claude",
@@ -42,6 +43,7 @@ def test_keys_are_listed_with_their_state_and_never_their_secret(command: Cli, s
                 "since": None,
                 "until": None,
                 "cooldowns": [],
+                "learned": [],
             },
         ]
     }

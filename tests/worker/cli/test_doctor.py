@@ -6,14 +6,19 @@ import json
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from models.config_file import load_config
 from models.database import open_database
+from models.learning import fingerprints
 from models.store import keys as key_store
+from models.store import learned
+from models.store.learned import Learned
 from models.tables import key_states
 from tests.conftest import SECRETS
 
@@ -172,3 +177,37 @@ def test_a_key_that_is_out_of_use_is_told_with_its_way_back_until_its_secret_is_
     database.close()
     assert disabled is not None
     assert disabled["todo"] == "`truckllm keys enable openai/openai-1`"
+
+
+def test_limits_that_a_server_does_not_honour_are_named_with_what_to_set(
+    findings: Any, cli: Cli, sandbox: Any, write_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    keys = {
+        "openai": [{"id": "k1", "secret": "sk-canary-k1", "limit_req_per_min": 600, "limit_tokens_per_min": 9000}],
+        "gemini": [{"id": "k2", "secret": "sk-canary-k2"}],
+    }
+    config = write_config(sandbox.url, keys=keys)
+    marks = fingerprints(load_config(config, secrets=False).providers)
+    database = open_database(url := f"sqlite:///{tmp_path}/limits.db")
+
+    def shown(*found: Learned) -> list[dict[str, Any]]:
+        rows = [replace(one, configured=marks[one.pool] or "") for one in found]
+        with database.write() as connection:
+            learned.keep(connection, rows, database.now(connection))
+        done = cli("doctor", "--json", "-c", config, TRUCKLLM_DATABASE_URL=url)
+        assert "canary" not in done.stdout + done.stderr
+        return [row for row in json.loads(done.stdout)["findings"] if "the server allows" in row["message"]]
+
+    assert shown() == []
+    lower, free = shown(Learned("openai/k1", "m", 299.7, None, 8.0), Learned("gemini/k2", "flash", 20.0))
+    assert lower["state"] == "warning"
+    assert lower["message"] == (
+        "openai/k1, model m: the server allows about 300 requests a minute (configured 600), 8 calls at once"
+    )
+    assert lower["todo"] == (
+        "set limit_req_per_min: 300, or `truckllm keys reset-limits openai/k1` if the limit was raised"
+    )
+    assert (free["state"], free["todo"]) == ("ok", "")
+    many = shown(*(Learned("openai/k1", f"m{n}", 30.0) for n in range(30)))
+    assert len(many) < 15
+    database.close()
