@@ -17,10 +17,11 @@ from models.guesses import COLD_OUTPUT_TOKENS, output_bound
 from models.money import format_money
 from models.prices import Cost, price
 from models.request import EMBEDDINGS, SIMPLE, Usage
-from models.store.budgets import FIRST_CALLS, FIRST_MODELS
+from models.store.budgets import ANSWERS_A_CALL, FIRST_CALLS, FIRST_MODELS
 from models.wording import counted
 
 FIRST = f"the first calls ({FIRST_CALLS}, or one each of up to {FIRST_MODELS} models)"
+LATER = f"A server that turns dear later exceeds it by {FIRST_CALLS} calls, and one more for {ANSWERS_A_CALL} answers before"
 
 
 def asked(line: Line) -> Any:
@@ -58,7 +59,7 @@ def exactness(config: Config, unbounded: Mapping[tuple[str, str], int]) -> str:
     if not lines:
         return (
             f"the cap can be exceeded only by what {FIRST} cost more than estimated: where the server adds input of its own, or "
-            "ignores the bound on the output. Their answers correct the estimates of all later calls"
+            f"ignores the bound on the output. Their answers correct the estimates of all later calls. {LATER}"
         )
     names = [f"{name}/{model}" for name, model in open_ended]
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
@@ -68,7 +69,7 @@ def exactness(config: Config, unbounded: Mapping[tuple[str, str], int]) -> str:
     return (
         f"{counted(lines, 'line')} {'has' if lines == 1 else 'have'} no max_tokens, and the longest output of {shown} isn't configured: "
         f"the cap may be exceeded by what {FIRST} cost beyond {guess:,} output tokens each{most}. Set max_tokens on the "
-        "lines, or max_output_tokens of the model in the configuration, to avoid that"
+        f"lines, or max_output_tokens of the model in the configuration, to avoid that. {LATER}"
     )
 
 

@@ -21,7 +21,7 @@ from models.request import Usage
 from models.states import BatchStatus, JobStatus, Outcome
 from models.store import attempts as attempt_store
 from models.store import batches as batch_store
-from models.store import budgets, claims
+from models.store import claims
 from models.store import workers as worker_store
 from models.store.attempts import Announcement
 from models.store.batches import NewJob
@@ -126,12 +126,12 @@ def announce(database: Database, *jobs_: Claimed, now: float = NOW, provider: st
     return calls
 
 
-def prove(connection: Connection, batch_id: int, *, provider: str = "openai", model: str = "gpt-4o") -> None:
-    """Makes a capped batch's estimates for a model count as proven, as many answers do."""
+def prove(
+    connection: Connection, batch_id: int, *, provider: str = "openai", model: str = "gpt-4o", kept: int = 10**6
+) -> None:
+    """Makes a capped batch's estimates for a model count as proven, as so many answers do."""
     connection.execute(
-        budget_estimates.insert().values(
-            batch_id=batch_id, provider=provider, model=model, kept=budgets.OPEN_AFTER, excess_nanos=0
-        )
+        budget_estimates.insert().values(batch_id=batch_id, provider=provider, model=model, kept=kept, excess_nanos=0)
     )
 
 

@@ -22,6 +22,8 @@ NOTHING_TAKEN = Charge(requests=0, tokens=0, input_tokens=0, output_tokens=0)
 """Of a call that never was: what was booked for it is free again."""
 MOST_TOKENS = 2**40
 """No call takes more; what asks for more would only overflow counters on its way to being refused."""
+LONGEST_OUTPUT_TOKENS = 131_072
+"""The longest output that is assumed of a model without `max_output_tokens` and `context_window`: 128k, the most of current models."""
 
 
 class Bookings:
@@ -67,6 +69,12 @@ class Bookings:
         """Returns the same for a server that ignores the request's bound. None if the model's longest output isn't configured."""
         return self._cost(request, size, key, largest=True)
 
+    def longest_cost(self, request: Request, size: tuple[int, int], key: LimitedKey) -> Cost | None:
+        """Returns the same for the longest output that is configured, or else fits the context window, or else is assumed of any model."""
+        settings = self._provider.config.models.get(request.model)
+        window = settings.context_window if settings else None
+        return self._cost(request, size, key, largest=True, assumed=window or LONGEST_OUTPUT_TOKENS)
+
     def learned_cost(self, request: Request, size: tuple[int, int], key: LimitedKey) -> Cost | None:
         """Returns the same as `may_cost` for a request without a bound, with output as long as the longest that this process has seen of
         such requests, where that is less. None if too few have answered, or the request is bounded."""
@@ -80,11 +88,12 @@ class Bookings:
         key: LimitedKey,
         *,
         largest: bool = False,
+        assumed: int | None = None,
         longest: int | None = None,
     ) -> Cost | None:
         config = self._provider.config
         try:
-            most = config.max_output_tokens(self._ring.key(key.name), request.model)
+            most = config.max_output_tokens(self._ring.key(key.name), request.model) or assumed
             bound = bound_of(self._provider, request)
             if (largest and most is None) or (longest is not None and bound is not None):
                 return None

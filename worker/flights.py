@@ -197,6 +197,7 @@ class Flights:
             booked_tokens=flight.grant.charge.tokens,
             may_cost=lambda: self._engine.bookings.may_cost(prepared.request, prepared.size, key),
             most_cost=lambda: self._engine.bookings.most_cost(prepared.request, prepared.size, key),
+            longest_cost=lambda: self._engine.bookings.longest_cost(prepared.request, prepared.size, key),
             learned_cost=lambda: self._engine.bookings.learned_cost(prepared.request, prepared.size, key),
             elsewhere=lambda currency: self._engine.elsewhere(prepared, currency),
         )

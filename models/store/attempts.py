@@ -23,7 +23,7 @@ UNAFFORDABLE_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """A call about to leave. `booked_tokens` is what the limiter booked for it. `may_cost`, `most_cost`, `learned_cost` and `elsewhere` are as
+    """A call about to leave. `booked_tokens` is what the limiter booked for it. `may_cost`, `most_cost`, `longest_cost`, `learned_cost` and `elsewhere` are as
     `budgets.Reservable` describes them; they are asked only for batches with a cap."""
 
     attempt_id: int
@@ -36,6 +36,7 @@ class Announcement:
     booked_tokens: int
     may_cost: Callable[[], Cost | None] = lambda: None
     most_cost: Callable[[], Cost | None] = lambda: None
+    longest_cost: Callable[[], Cost | None] = lambda: None
     learned_cost: Callable[[], Cost | None] = lambda: None
     elsewhere: Callable[[str], str | None] = lambda currency: None
 

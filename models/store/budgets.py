@@ -4,8 +4,8 @@ Before a call leaves, what it may cost is reserved in the transaction that annou
 A call that may have been billed and whose cost is unknown keeps its reservation as spent. Batches without a cap have no row.
 
 Estimates can be wrong, so `budget_estimates` holds what answers have shown, for each provider and model of a batch. An answer that costs
-more than its estimate raises the estimates of all later calls, and the reservations of those under way. Until answers have kept to
-an estimate, only a few calls may be under way.
+more than its estimate raises the estimates of all later calls, and the reservations of those under way. A server can also turn dear after
+many answers, so the number of calls under way is bounded at all times by the number of answers that kept to their estimates.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
@@ -40,15 +40,19 @@ NO_PRICE = "a call has no price in"
 
 
 FIRST_CALLS = 4
-"""How many calls of a batch may be under way to models that have not answered yet. Each answer that keeps to its estimate admits two
-more calls of its provider and model: the one that replaces it, and another."""
+"""How many calls of a batch may be under way to models that have not answered yet."""
+ANSWERS_A_CALL = 10
+"""After so many answers in a row that kept to their estimates, one more call of their provider and model may be under way; any number
+may for which the cap has room even if their answers are as long as can be. So if the server then turns dear, the calls that cost more
+than was reserved are at most `FIRST_CALLS` and a tenth of the answers before them."""
+FAR = 2
+"""An answer that cost more than so many times the estimate makes the estimates unproven again; any other dearer one halves the count of
+answers that kept to them."""
 PROVEN_AFTER = 5
 """Answers in a row that have to keep to a model's estimates before those count as proven."""
 FIRST_MODELS = 16
 """Where a batch asks more models than `FIRST_CALLS`, one call of each of so many may be under way before they answer: so a slow model
 keeps no other from its first answer."""
-OPEN_AFTER = 1000
-"""After so many such answers in a row, calls under way are no longer counted."""
 
 Group = tuple[str, str]
 """Provider and model: what shares estimates within a batch."""
@@ -58,7 +62,7 @@ class Reservable(Protocol):
     """A call about to leave.
 
     `may_cost` returns its estimate by its own bound (None: it has no price), `most_cost` what it costs if the model writes as much as it is
-    known to be able to (None: that isn't known), `learned_cost` what it costs if it writes as much as others without a bound (None: it has a
+    known to be able to (None: that isn't known), `longest_cost` what it costs with the longest answer that is known or else assumed, `learned_cost` what it costs if it writes as much as others without a bound (None: it has a
     bound, or too few have answered). `elsewhere` takes a currency and returns the providers that the job
     has to exclude to reach a candidate of its route with a price in it (None: there is none).
     """
@@ -77,6 +81,8 @@ class Reservable(Protocol):
     def may_cost(self) -> Callable[[], Cost | None]: ...
     @property
     def most_cost(self) -> Callable[[], Cost | None]: ...
+    @property
+    def longest_cost(self) -> Callable[[], Cost | None]: ...
     @property
     def learned_cost(self) -> Callable[[], Cost | None]: ...
     @property
@@ -240,9 +246,7 @@ class _Room:
     @cached_property
     def under_way(self) -> Counter[Group]:
         """The batch's calls under way, by provider and model, those taken here included."""
-        return Counter(
-            {group: len(rows) for group, rows in _under_way(self._connection, self._budget["batch_id"]).items()}
-        )
+        return _number_under_way(self._connection, self._budget["batch_id"])
 
     def takes(self, call: Reservable) -> bool:
         """Reserves what a call may cost if it may leave now; False if not."""
@@ -256,12 +260,18 @@ class _Room:
             return False
         group = call.provider, call.requested_model
         kept, excess = self._estimates.get(group, (0, 0))
-        if kept < OPEN_AFTER and not _may_leave(group, self.under_way, self._estimates):
+        counted = _may_leave(group, self.under_way, self._estimates)
+        if not counted and kept < PROVEN_AFTER:
             return False
         learned = call.learned_cost() if kept >= PROVEN_AFTER else None
         base = cost.nanos if learned is None or learned.currency != currency else learned.nanos
         needed = base + excess
-        if kept < PROVEN_AFTER and (most := call.most_cost()) is not None and most.currency == currency:
+        if not counted:  # it may leave if its longest answer, too, is within the cap
+            longest = call.longest_cost()
+            if longest is None or longest.currency != currency or longest.nanos + excess > self._free:
+                return False
+            needed = max(needed, longest.nanos + excess)
+        elif kept < PROVEN_AFTER and (most := call.most_cost()) is not None and most.currency == currency:
             largest = max(needed, most.nanos)
             # where that is too much, a single call may try whether the server keeps to the request's bound
             needed = largest if largest <= self._free or self.under_way[group] else needed
@@ -270,8 +280,7 @@ class _Room:
             self.reason = self.reason or f"the next call may cost more than the {left} that are left {OF_ITS_CAP}"
             return False
         self._free -= needed
-        if kept < OPEN_AFTER:
-            self.under_way[group] += 1
+        self.under_way[group] += 1
         row = {"attempt_id": call.attempt_id, "batch_id": self._budget["batch_id"]}
         self.taken.append({**row, "nanos": needed, "base_nanos": base})
         return True
@@ -282,7 +291,7 @@ def _may_leave(group: Group, under_way: Mapping[Group, int], estimates: Mapping[
     mine = under_way.get(group, 0)
     kept = estimates.get(group, (0, 0))[0]
     if kept > 0:
-        return mine < FIRST_CALLS + kept
+        return mine < FIRST_CALLS + kept // ANSWERS_A_CALL
     unproven = sum(number for one, number in under_way.items() if estimates.get(one, (0, 0))[0] == 0)
     return unproven < (FIRST_CALLS if mine else FIRST_MODELS)
 
@@ -291,7 +300,7 @@ def waits_for_answers(connection: Connection, batch_id: int) -> bool:
     """Returns whether calls of the batch wait until the first answers have proven its estimates."""
     if get(connection, batch_id) is None:
         return False
-    under_way = {group: len(rows) for group, rows in _under_way(connection, batch_id).items()}
+    under_way = _number_under_way(connection, batch_id)
     estimates = _estimates(connection, batch_id)
     return any(
         estimates.get(group, (0, 0))[0] < PROVEN_AFTER and not _may_leave(group, under_way, estimates)
@@ -305,24 +314,22 @@ def _estimates(connection: Connection, batch_id: int) -> dict[Group, tuple[int, 
     return {(row.provider, row.model): (row.kept, row.excess_nanos) for row in rows}
 
 
-def _under_way(connection: Connection, batch_id: int) -> dict[Group, list[RowMapping]]:
-    """The reservations of calls that have been announced and not ended, by workers that still hold their jobs; by provider and model."""
-    query = (
-        sa.select(
-            budget_reservations.c.attempt_id,
-            budget_reservations.c.nanos,
-            budget_reservations.c.base_nanos,
-            attempts.c.provider,
-            attempts.c.requested_model,
-        )
+def _of_calls_under_way(batch_id: int, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
+    """Selects from the reservations of calls that have been announced and not ended, by workers that still hold their jobs."""
+    return (
+        sa.select(*columns)
+        .select_from(budget_reservations)
         .join(attempts, attempts.c.id == budget_reservations.c.attempt_id)
         .join(jobs, sa.and_(jobs.c.id == attempts.c.job_id, jobs.c.epoch == attempts.c.epoch))
         .where(budget_reservations.c.batch_id == batch_id, jobs.c.status == JobStatus.RUNNING)
     )
-    found: dict[Group, list[RowMapping]] = {}
-    for row in connection.execute(query).mappings():
-        found.setdefault((row["provider"], row["requested_model"]), []).append(row)
-    return found
+
+
+def _number_under_way(connection: Connection, batch_id: int) -> Counter[Group]:
+    """Returns the number of a batch's calls under way, by provider and model."""
+    group = attempts.c.provider, attempts.c.requested_model
+    query = _of_calls_under_way(batch_id, *group, sa.func.count()).group_by(*group)
+    return Counter({(provider, model): number for provider, model, number in connection.execute(query)})
 
 
 def settle(connection: Connection, ended: Sequence[Settled]) -> None:
@@ -346,7 +353,7 @@ def settle(connection: Connection, ended: Sequence[Settled]) -> None:
 
 def _learn(connection: Connection, batch_id: int, ended: Sequence[tuple[RowMapping, int | None]]) -> None:
     """Compares what answers cost (None: unknown) with their estimates. One that was dearer raises the estimates by a quarter more than it needed: so an
-    ever dearer server is followed in few steps."""
+    ever dearer server is followed in few steps. It also lowers the number of calls that may be under way."""
     answers = [(row, cost) for row, cost in ended if row["base_nanos"] is not None]
     if not answers:
         return
@@ -360,7 +367,11 @@ def _learn(connection: Connection, batch_id: int, ended: Sequence[tuple[RowMappi
         group = group_of[row["attempt_id"]]
         kept, excess = after.get(group, (0, 0))
         dearer = 0 if cost is None else cost - row["base_nanos"]
-        after[group] = (0, dearer + dearer // 4 + 1) if dearer > excess else (kept + 1, excess)
+        if dearer <= excess:
+            after[group] = kept + 1, excess
+        else:
+            left = 0 if row["base_nanos"] + dearer > FAR * (row["base_nanos"] + excess) else kept // 2
+            after[group] = left, dearer + dearer // 4 + 1
     for group, (kept, excess) in after.items():
         if after[group] == before.get(group):
             continue
@@ -381,18 +392,23 @@ def _of(group: Group) -> tuple[sa.ColumnElement[bool], ...]:
 
 def _raise(connection: Connection, batch_id: int, group: Group, excess: int) -> None:
     """Raises the reservations of a group's calls under way to what their estimates are now."""
-    more = {
-        row["attempt_id"]: row["base_nanos"] + excess - row["nanos"]
-        for row in _under_way(connection, batch_id).get(group, ())
-        if row["base_nanos"] is not None and row["base_nanos"] + excess > row["nanos"]
-    }
-    for attempt_id, nanos in more.items():
+    reservation = budget_reservations.c
+    raised = _of_calls_under_way(
+        batch_id, reservation.attempt_id, reservation.base_nanos + excess - reservation.nanos
+    ).where(
+        attempts.c.provider == group[0],
+        attempts.c.requested_model == group[1],
+        reservation.base_nanos + excess > reservation.nanos,
+    )
+    total = 0
+    for attempt_id, nanos in connection.execute(raised).all():
+        total += nanos
         connection.execute(
             budget_reservations.update()
             .where(budget_reservations.c.attempt_id == attempt_id)
             .values(nanos=budget_reservations.c.nanos + nanos)
         )
-    _take(connection, batch_id, -sum(more.values()), 0, 0)
+    _take(connection, batch_id, -total, 0, 0)
 
 
 def release(connection: Connection, attempt_ids: Sequence[int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import threading
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from models.store.budgets import FIRST_CALLS
+from models.store.budgets import ANSWERS_A_CALL, FIRST_CALLS
 from tests.servers import Valkey, wait_for
 
 Usage = Mapping[str, int] | None
@@ -200,6 +201,19 @@ def test_the_longest_output_of_a_model_is_reserved_until_its_bound_is_proven(
     with serving(lambda _: tokens(5, 10_000)) as server:
         capped(config(server, it={"models": {"m": {"max_output_tokens": 10_000}}}), 50, "5.5")
     assert server.billed <= Decimal("5.5")
+
+
+@pytest.mark.parametrize("fields", [{"max_tokens": 10}, pytest.param({}, marks=pytest.mark.full)])
+def test_a_server_that_turns_dear_after_many_answers_exceeds_the_cap_by_few_calls(
+    config: Callable[..., Path], capped: Callable[..., str], fields: dict[str, int]
+) -> None:
+    cheap, dear = tokens(5, 10), tokens(5, 10_000)
+    answers = itertools.count(1)
+    with serving(lambda _: cheap if next(answers) <= 40 else dear) as server:
+        capped(config(server, it={"default_output_tokens": 20}), 300, "2", **fields)
+    most = FIRST_CALLS + 40 // ANSWERS_A_CALL
+    assert 40 < server.calls <= 40 + most
+    assert server.billed <= 2 + most * Decimal("1.0005")
 
 
 @pytest.mark.full

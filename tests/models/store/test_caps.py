@@ -13,10 +13,10 @@ from models.prices import Cost
 from models.states import BatchStatus, JobStatus, Outcome
 from models.store import attempts, budgets, jobs
 from models.store.attempts import Announcement
-from models.store.budgets import FIRST_CALLS, FIRST_MODELS, PROVEN_AFTER
+from models.store.budgets import ANSWERS_A_CALL, FIRST_CALLS, FIRST_MODELS, PROVEN_AFTER
 from models.store.endings import record
 from models.tables import budget_reservations
-from tests.making import NOW, announcement, batch_status, claim, ending, make_batch, make_worker
+from tests.making import NOW, announcement, batch_status, claim, ending, make_batch, make_worker, prove
 
 BASE = 100
 """What each call of a test is estimated at, in nano-units."""
@@ -28,6 +28,7 @@ def asks(
     *,
     base: int = BASE,
     most: int | None = None,
+    longest: int | None = None,
     learned: int | None = None,
     model: str = "m",
     provider: str = "openai",
@@ -44,6 +45,7 @@ def asks(
             requested_model=model,
             may_cost=lambda: Cost(base, currency),
             most_cost=lambda: None if most is None else Cost(most, currency),
+            longest_cost=lambda: None if longest is None else Cost(longest, currency),
             learned_cost=lambda: None if learned is None else Cost(learned, currency),
             elsewhere=lambda _: elsewhere,
         )
@@ -87,19 +89,65 @@ def sums(database: Database, batch: int) -> tuple[int, int, int]:
     return row["spent_nanos"], row["reserved_nanos"], row["assumed_nanos"] or 0
 
 
-def test_the_number_under_way_doubles_with_each_round_of_answers(database: Database) -> None:
+def test_the_number_under_way_grows_with_the_answers(database: Database) -> None:
     batch = capped(database)
     under_way = left(database, 50)
     assert len(under_way) == FIRST_CALLS
     assert left(database, 50) == [], "other workers find the same calls under way"
     with database.read() as connection:
         assert budgets.waits_for_answers(connection, batch)
-    for _ in range(3):
+    answered = 0
+    for _ in range(8):
         ends(database, *under_way)
-        before, under_way = len(under_way), left(database, 60)
-        assert len(under_way) == 2 * before
+        answered += len(under_way)
+        under_way = left(database, 60)
+        assert len(under_way) == FIRST_CALLS + answered // ANSWERS_A_CALL
     with database.read() as connection:
         assert not budgets.waits_for_answers(connection, batch), "estimates are proven by now"
+
+
+def test_proven_calls_leave_at_once_where_the_cap_has_room_for_their_longest_answers(database: Database) -> None:
+    batch = capped(database, most=100 * 1000)
+    calls = left(database, 50, longest=1000)
+    assert len(calls) == FIRST_CALLS, "nothing is proven yet"
+    ends(database, *calls, *left(database, 1))
+    ends(database, *left(database, PROVEN_AFTER - len(calls)))
+    calls = left(database, 200, longest=1000)
+    spent, reserved, _ = sums(database, batch)
+    assert spent == PROVEN_AFTER * BASE
+    assert len(calls) == FIRST_CALLS + (100 * 1000 - spent - FIRST_CALLS * BASE) // 1000
+    assert reserved == FIRST_CALLS * BASE + (len(calls) - FIRST_CALLS) * 1000
+    ends(database, *calls, cost=1000)
+    assert sums(database, batch)[0] <= 100 * 1000 + FIRST_CALLS * (1000 - BASE)
+
+
+def test_a_server_that_turns_dear_exceeds_the_cap_by_a_tenth_of_its_cheap_answers(database: Database) -> None:
+    most = 200 * BASE
+    batch = capped(database, most=most)
+    answered = 0
+    while answered < 40:
+        calls = left(database, 40 - answered, longest=10_000 * BASE)
+        ends(database, *calls)
+        answered += len(calls)
+    calls = left(database, 60, longest=10_000 * BASE)
+    assert len(calls) == FIRST_CALLS + 40 // ANSWERS_A_CALL
+    ends(database, calls[0], cost=1000 * BASE)
+    assert left(database, 60) == [], "all workers find the estimate unproven, and the reservations raised"
+    ends(database, *calls[1:], cost=1000 * BASE)
+    assert sums(database, batch)[0] == 40 * BASE + len(calls) * 1000 * BASE
+    assert left(database, 60) == []
+    assert batch_status(database, batch) == BatchStatus.PAUSED
+
+
+@pytest.mark.parametrize(("cost", "counted"), [(2 * BASE, 20), (2 * BASE + 1, 0)])
+def test_an_answer_that_is_a_little_dearer_halves_the_count_and_one_far_dearer_begins_again(
+    database: Database, cost: int, counted: int
+) -> None:
+    batch = capped(database)
+    with database.write() as connection:
+        prove(connection, batch, model="m", kept=40)
+    ends(database, *left(database, 1), cost=cost)
+    assert len(left(database, 60)) == FIRST_CALLS + counted // ANSWERS_A_CALL
 
 
 def test_models_share_the_first_calls_and_each_may_have_one(database: Database) -> None:
