@@ -24,11 +24,13 @@ from models.config_addresses import (
 )
 from models.config_agreement import Problem, disagreements, several, unlimited_keys, unpriced_candidates
 from models.config_fields import (
+    DAY_LIMIT_FIELDS,
     LIMIT_FIELDS,
     WRONG_UNSEEN,
     Candidate,
     ClassPath,
     Count,
+    DayZone,
     EmptyAnswers,
     Flag,
     Id,
@@ -51,6 +53,7 @@ from models.config_fields import (
     wrong,
 )
 from models.config_signals import SignalConfig
+from models.days import DEFAULT_ZONE
 from models.errors import NotFoundError
 from models.price_list import listed
 from models.pricing import Node, Pricing
@@ -89,16 +92,22 @@ NO_KEY = "none"
 
 
 class LimitsConfig(Node):
-    """Limits a minute; None is no limit. What counts as a token is the dialect's own rule."""
+    """Limits a minute and a local day; None is no limit. What counts as a token is the dialect's own rule."""
 
     limit_req_per_min: Limit | None = None
     limit_tokens_per_min: Limit | None = None
     limit_input_tokens_per_min: Limit | None = None
     limit_output_tokens_per_min: Limit | None = None
+    limit_req_per_day: Limit | None = None
+    limit_tokens_per_day: Limit | None = None
 
     def limits(self) -> dict[str, int]:
-        """The limits that are set, by field name."""
+        """The limits a minute that are set, by field name."""
         return {name: getattr(self, name) for name in LIMIT_FIELDS if getattr(self, name) is not None}
+
+    def day_limits(self) -> dict[str, int]:
+        """Returns the limits a day that are set, by field name."""
+        return {name: getattr(self, name) for name in DAY_LIMIT_FIELDS if getattr(self, name) is not None}
 
 
 class ModelConfig(LimitsConfig):
@@ -116,14 +125,15 @@ class KeyConfig(LimitsConfig):
     """One API key with its limits.
 
     Keys that share a quota name the same `pool`. `use` is the share of the limits that is ours. `models` holds limits and
-    prices that differ by model on this key. `organization` and `project` are OpenAI's, for keys of more than one. `learning` (`limits`
-    in the file) goes before the provider's.
+    prices that differ by model on this key. `day_resets` is the time zone of its days, before the provider's. `organization` and
+    `project` are OpenAI's, for keys of more than one. `learning` (`limits` in the file) goes before the provider's.
     """
 
     id: Id
     secret: SecretText
     pool: Id | None = None
     use: Share = 1.0
+    day_resets: DayZone | None = None
     models: Models = Field(default_factory=dict)
     pricing: Pricing | None = None
     organization: HeaderText | None = None
@@ -138,7 +148,7 @@ class ProviderConfig(Node):
     `base_url` holds the version and no trailing slash. `fallback_models` names, for a model, those to try when the
     provider doesn't have it. `first_token_seconds` bounds a stream's time to its first token, while another candidate is free.
     `default_output_tokens` is the estimate while nothing is learned. `limits` "learn" lowers the rate of requests to what the server
-    takes. `signals` are its ways of refusing a call, compared before the built-in tables. `options` is for plugins.
+    takes. `day_resets` is the time zone at whose midnight limits a day begin again. `signals` are its ways of refusing a call, compared before the built-in tables. `options` is for plugins.
     """
 
     id: Id
@@ -166,6 +176,7 @@ class ProviderConfig(Node):
     first_token_seconds: Seconds | None = None
     default_output_tokens: Count | None = None
     limits: Limits = "fixed"
+    day_resets: DayZone = DEFAULT_ZONE
     signals: tuple[SignalConfig, ...] = ()
     options: Options = Field(default_factory=dict, repr=False)
 
@@ -261,6 +272,15 @@ class ProviderConfig(Node):
         """The limits a minute that hold for this model on this key, beside the key's own: the key's word goes first."""
         of_provider, of_key = self.models.get(model), key.models.get(model)
         return {**(of_provider.limits() if of_provider else {}), **(of_key.limits() if of_key else {})}
+
+    def model_day_limits(self, key: KeyConfig, model: str) -> dict[str, int]:
+        """Returns the limits a day that hold for this model on this key, as `model_limits` does those a minute."""
+        of_provider, of_key = self.models.get(model), key.models.get(model)
+        return {**(of_provider.day_limits() if of_provider else {}), **(of_key.day_limits() if of_key else {})}
+
+    def day_zone(self, key: KeyConfig) -> str:
+        """Returns the time zone in which this key's days begin."""
+        return key.day_resets or self.day_resets
 
     def max_output_tokens(self, key: KeyConfig, model: str) -> int | None:
         """Returns the most that this model can write in one call on this key, if it is configured."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pydantic_core import PydanticCustomError
 
-from models.config_fields import LIMIT_FIELDS, nearest
+from models.config_fields import DAY_LIMIT_FIELDS, LIMIT_FIELDS, nearest
 
 if TYPE_CHECKING:
     from models.config import KeyConfig, ProviderConfig, RouteConfig
@@ -137,16 +137,30 @@ def _pools_that_differ(providers: Mapping[int, ProviderConfig]) -> list[Problem]
                 continue
             place: Place = ("providers", p, "keys", k)
             other_provider, other, where = first.setdefault(key.pool, (provider, key, yaml_path(place)))
-            for name in (*LIMIT_FIELDS, "use"):
-                mine, others = getattr(key, name), getattr(other, name)
-                if mine != others:
-                    what = f"is {_shown(mine)}, but {where} of the same pool {key.pool!r} has {_shown(others)}"
+            mine, others = provider.day_zone(key), other_provider.day_zone(other)
+            if mine != others and _limits_days(provider, key):
+                what = f"is {mine}, but {where} of the same pool {key.pool!r} has {others}"
+                found.append(((*place, "day_resets"), f"{what}: keys of one pool share one quota, so they must agree"))
+            for name in (*LIMIT_FIELDS, *DAY_LIMIT_FIELDS, "use"):
+                limit, its = getattr(key, name), getattr(other, name)
+                if limit != its:
+                    what = f"is {_shown(limit)}, but {where} of the same pool {key.pool!r} has {_shown(its)}"
                     found.append(((*place, name), f"{what}: keys of one pool share one quota, so they must agree"))
             for model in sorted(_models_of_both(other_provider, other, provider, key)):
-                if provider.model_limits(key, model) != other_provider.model_limits(other, model):
+                if _of_model(provider, key, model) != _of_model(other_provider, other, model):
                     what = f"has other limits than on {where} of the same pool {key.pool!r}"
                     found.append(((*place, "models", model), f"{what}: keys of one pool must agree"))
     return found
+
+
+def _limits_days(provider: ProviderConfig, key: KeyConfig) -> bool:
+    return bool(key.day_limits()) or any(
+        provider.model_day_limits(key, model) for model in {*provider.models, *key.models}
+    )
+
+
+def _of_model(provider: ProviderConfig, key: KeyConfig, model: str) -> dict[str, int]:
+    return {**provider.model_limits(key, model), **provider.model_day_limits(key, model)}
 
 
 def _models_of_both(

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, PlainSerializer, PlainValidator
 from pydantic_core import PydanticCustomError
 
+from models.days import is_zone, nearest_zone
 from models.errors import ConfigError
 from models.money import price_per_million
 
@@ -44,6 +45,7 @@ LIMIT_FIELDS = (
     "limit_input_tokens_per_min",
     "limit_output_tokens_per_min",
 )
+DAY_LIMIT_FIELDS = ("limit_req_per_day", "limit_tokens_per_day")
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 _CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
@@ -194,6 +196,16 @@ def _share(value: object) -> float:
     return number
 
 
+def _day_zone(value: object) -> str:
+    right = "should be an IANA time zone, like America/Los_Angeles or UTC"
+    if not isinstance(value, str):
+        raise wrong(right)
+    if not is_zone(value):
+        near = nearest_zone(value)
+        raise wrong(f"{right}{f'; did you mean {near}?' if near else ''}")
+    return value
+
+
 def _cost(value: object) -> Decimal:
     if isinstance(value, float):
         raise wrong('should be exact: give a Decimal or a text like "0.002", not a float')
@@ -313,6 +325,7 @@ Seconds = Annotated[float, PlainValidator(_seconds(0.001, "should be seconds, a 
 SecondsOrNone = Annotated[float, PlainValidator(_seconds(0, "should be seconds, 0 or more"))]
 Share = Annotated[float, PlainValidator(_share)]
 Factor = Annotated[Decimal, BeforeValidator(_factor)]
+DayZone = Annotated[str, PlainValidator(_day_zone)]
 CostPerThousand = Annotated[Decimal, BeforeValidator(_cost)]
 Currency = Annotated[str, PlainValidator(_currency)]
 StrategyName = Annotated[Strategy, PlainValidator(_strategy)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -235,3 +236,9 @@ def assert_counts_are_true(database: Database, batch_id: int) -> batch_store.Cou
     assert counts.failed == states.count(JobStatus.FAILED)
     assert counts.cancelled == states.count(JobStatus.CANCELLED)
     return counts
+
+
+def noon_zone() -> str:
+    """Returns a time zone in which it is about noon, so that no day ends while a test runs."""
+    east = 12 - time.gmtime().tm_hour
+    return f"Etc/GMT{-east:+d}" if east else "UTC"

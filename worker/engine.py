@@ -32,6 +32,7 @@ from worker import demise, first_token, routing, tracing
 from worker.bookings import NOTHING_TAKEN, Bookings
 from worker.candidates import Candidates, Pair
 from worker.cooldowns import Cooldowns, named_by
+from worker.day_waits import DayWaits
 from worker.endpoint import Endpoint
 from worker.experience import Cooling, Experience, Kind
 from worker.failover import (
@@ -48,7 +49,7 @@ from worker.failover import (
 from worker.first_token import FIRST_TOKEN_TIMEOUT, FirstToken
 from worker.http import SendError
 from worker.keys import MOST_MODELS, QUOTA_SECONDS, KeyRing
-from worker.limits.limiter import Charge, Grant, LimitedKey, Limiter, Want, believed
+from worker.limits.limiter import Charge, Grant, LimitedKey, Limiter, TooLarge, Want, believed
 from worker.prepared import NoKey, Prepared
 from worker.providers.base import Provider
 from worker.providers.masks import masked, provider_secrets, without_secrets
@@ -126,6 +127,7 @@ class Engine:
         self._of_models: dict[str, Experience] = {}
         self._cooling = Cooling(self._rng)
         self.cooldowns = Cooldowns(provider.config, limiter, recorder, self._cooling)
+        self.day_waits = DayWaits(recorder)
         self.latency_ms: float | None = None
         """Mean latency of its answers, recent ones weighing more."""
 
@@ -154,8 +156,9 @@ class Engine:
         return self.cooldowns.seconds(self.ring.usable(""), "") > 0
 
     def cools(self, model: str) -> float:
-        """For how many seconds, as far as is stored, no key may be used for a model that others may be."""
-        return self.cooldowns.seconds(self.ring.usable(model), model)
+        """Returns for how many seconds no key is worth asking for a call of this model: each cools down, as far as is stored, or has
+        used up its day."""
+        return max(self.cooldowns.seconds(self.ring.usable(model), model), self.day_waits.seconds(model))
 
     def may_take(self, model: str) -> bool:
         """Whether a key may be used now for the model or one of its fallbacks, as far as is known."""
@@ -268,9 +271,11 @@ class Engine:
             )
         return self._ending(job, None, failure, verdict)
 
-    def too_large(self, job: Claimed, unit: str, amount: int, limit: int) -> Ending:
-        """The ending of a job bigger than a whole minute of every key."""
-        message = f"needs {amount} {unit.replace('_', ' ')}, more than a whole minute's limit ({limit}) of any key"
+    def too_large(self, job: Claimed, found: TooLarge) -> Ending:
+        """Returns the ending of a job bigger than a whole minute, or a whole day, of every key."""
+        span = "day" if found.by_day else "minute"
+        unit = found.unit.replace("_", " ")
+        message = f"needs {found.amount} {unit}, more than a whole {span}'s limit ({found.limit}) of any key"
         return self._elsewhere(job, Failure(FailureKind.TOO_LARGE, "too_large", message))
 
     def _elsewhere(self, job: Claimed, failure: Failure) -> Ending:

@@ -164,8 +164,10 @@ class KeyRing:
     @property
     def by_model(self) -> bool:
         """Whether some limits hold for single models only."""
-        return any(limits.models for limits in self._ruled.values()) or any(
-            one.limits() for key in self.settings.keys for one in (*key.models.values(), *self.settings.models.values())
+        return any(limits.models or any(limits.days) for limits in self._ruled.values()) or any(
+            one.limits() or one.day_limits()
+            for key in self.settings.keys
+            for one in (*key.models.values(), *self.settings.models.values())
         )
 
     def model_gone(self, model: str) -> Failure | None:

@@ -6,7 +6,7 @@ It knows nothing of what is booked there, nor whether a key may be used.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from models.config import KeyConfig, ProviderConfig
 from models.pools import pool_name, share
@@ -19,6 +19,8 @@ _UNITS: dict[str, Unit] = {
     "limit_input_tokens_per_min": "input_tokens",
     "limit_output_tokens_per_min": "output_tokens",
 }
+DAY_UNITS: dict[str, Unit] = {"limit_req_per_day": "requests", "limit_tokens_per_day": "tokens"}
+_OF_DAY = "|day|"
 
 
 def limited_key(provider: ProviderConfig, key: KeyConfig, model: str, rank: int = 0) -> LimitedKey:
@@ -40,15 +42,37 @@ def buckets(provider: ProviderConfig, key: KeyConfig, model: str) -> tuple[Bucke
         Bucket(f"{pool}|{model}|{_UNITS[name]}", _UNITS[name], share(key, n))
         for name, n in provider.model_limits(key, model).items()
     ]
-    return (*whole, *by_model)
+    zone = provider.day_zone(key)
+    by_day = [
+        _day_bucket(pool, of, DAY_UNITS[name], share(key, n), zone)
+        for of, limits in (("", key.day_limits()), (model, provider.model_day_limits(key, model)))
+        for name, n in limits.items()
+    ]
+    return (*whole, *by_model, *by_day)
+
+
+def _day_bucket(pool: str, model: str, unit: Unit, limit: int, zone: str) -> Bucket:
+    return Bucket(day_bucket_id(pool, model, unit, zone), unit, limit, zone, model)
+
+
+def day_bucket_id(pool: str, model: str, unit: str, zone: str) -> str:
+    """Returns the name of a quota a day; `model` "": for all models."""
+    return f"{pool}|{model}|{unit}{_OF_DAY}{zone}" if model else f"{pool}|{unit}{_OF_DAY}{zone}"
+
+
+def zone_of(bucket_id: str) -> str:
+    """Returns the time zone of a quota a day."""
+    return bucket_id.rpartition(_OF_DAY)[2]
 
 
 @dataclass(frozen=True, slots=True)
 class PoolLimits:
-    """The limits of a pool: for all its calls, and beside them those for single models; unit → amount a minute."""
+    """The limits of a pool: for all its calls, and beside them those for single models; unit → amount a minute. `days` are those a
+    day, by model ("" for all its calls): "unit|day|zone" → amount."""
 
     whole: dict[str, int]
     models: dict[str, dict[str, int]]
+    days: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def pool_limits(providers: Sequence[ProviderConfig]) -> dict[str, PoolLimits]:
@@ -58,6 +82,13 @@ def pool_limits(providers: Sequence[ProviderConfig]) -> dict[str, PoolLimits]:
         for key in provider.keys:
             limits = found.setdefault(pool_name(provider, key), PoolLimits({}, {}))
             limits.whole.update({_UNITS[name]: share(key, n) for name, n in key.limits().items()})
+            zone = provider.day_zone(key)
+            for model in {"", *provider.models, *key.models}:
+                own = provider.model_day_limits(key, model) if model else key.day_limits()
+                if own:
+                    limits.days.setdefault(model, {}).update(
+                        {f"{DAY_UNITS[name]}{_OF_DAY}{zone}": share(key, n) for name, n in own.items()}
+                    )
             for model in {*provider.models, *key.models}:
                 if own := provider.model_limits(key, model):
                     limits.models.setdefault(model, {}).update({_UNITS[name]: share(key, n) for name, n in own.items()})
@@ -76,4 +107,9 @@ def ruled(key: LimitedKey, model: str, limits: PoolLimits) -> LimitedKey:
     by_model = [
         Bucket(f"{key.pool}|{model}|{unit}", units[unit], n) for unit, n in limits.models.get(model, {}).items()
     ]
-    return replace(key, buckets=(*whole, *by_model))
+    by_day = [
+        _day_bucket(key.pool, of, units[name.partition("|")[0]], n, zone_of(name))
+        for of in ("", model)
+        for name, n in limits.days.get(of, {}).items()
+    ]
+    return replace(key, buckets=(*whole, *by_model, *by_day))

@@ -32,6 +32,7 @@ from worker import demise, logs, routing, warden
 from worker.breaker import Breaker
 from worker.candidates import Candidates
 from worker.consumer import Consumer
+from worker.day_counts import DayCounts
 from worker.engine import Engine
 from worker.http import HttpSender
 from worker.janitor import DEAD_SECONDS, Janitor
@@ -41,6 +42,7 @@ from worker.learned import LearnedLimits
 from worker.lease import Lease
 from worker.limits.limiter import Limiter, connect
 from worker.limits.server import examine
+from worker.limits.shapes import DayId
 from worker.providers.registry import make_provider
 from worker.recorder import Recorder
 from worker.ruling import Ruling
@@ -196,7 +198,13 @@ class Process:
     async def _start(self) -> None:
         self._client = connect(self._redis_url)
         self._limiter = Limiter(
-            self._client, seed=self._seed, restarted=self._take_over, others=self._others, ruled=self._obey
+            self._client,
+            seed=self._seed,
+            seed_days=self._seed_days,
+            wall=self._recorder.now,
+            restarted=self._take_over,
+            others=self._others,
+            ruled=self._obey,
         )
         self._breaker = Breaker(self._client)
         self._sender = await HttpSender(max_response_bytes=self.config.worker.max_response_bytes).__aenter__()
@@ -230,6 +238,7 @@ class Process:
         self._ruling = Ruling(self._client, self.config.providers, rings, lambda: self._lease.worker_id)
         dialects = {name: runner.engine.provider for name, runner in self._runners.items()}
         self._last_minute = LastMinute(self._recorder, dialects, self._ruling.pools)
+        self._day_counts = DayCounts(self._recorder, dialects, self._ruling.pools)
         with contextlib.suppress(redis.exceptions.RedisError, OSError, TimeoutError):
             await self._ruling.refresh()
         if self._alone_for is None:
@@ -403,6 +412,10 @@ class Process:
     async def _seed(self, buckets: Sequence[str]) -> dict[str, list[tuple[float, int]]]:
         """The last minute of the ledger, for a Redis that doesn't know it."""
         return await self._last_minute.of(buckets)
+
+    async def _seed_days(self, days: Sequence[DayId]) -> dict[DayId, int]:
+        """Returns the calls of days in the ledger, for a Redis that doesn't have them."""
+        return await self._day_counts.of(days)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

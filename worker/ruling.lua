@@ -39,6 +39,9 @@ local function begin_anew(pool, old, new)
   end
   compare(pool .. '|', old.whole, new.whole)
   for model, limits in pairs(new.models) do compare(pool .. '|' .. model .. '|', old.models[model] or {}, limits) end
+  for model, limits in pairs(new.days or {}) do
+    compare(pool .. '|' .. (model == '' and '' or model .. '|'), (old.days or {})[model] or {}, limits)
+  end
 end
 
 local first, changed = redis.call('EXISTS', words) == 0, redis.call('EXISTS', mark) == 0
@@ -47,7 +50,8 @@ for n = 4, #args, 2 do
   local old = stands and cmsgpack.unpack(stands)
   if not old or old.worker < new.worker then
     redis.call('HSET', words, args[n], args[n + 1])
-    if not (old and same(old.whole, new.whole) and same(old.models, new.models) and same(old.keys, new.keys)) then
+    if not (old and same(old.whole, new.whole) and same(old.models, new.models) and same(old.keys, new.keys)
+        and same(old.days or {}, new.days or {})) then
       changed = true
       if not first then begin_anew(args[n], old or {whole = {}, models = {}}, new) end
     end

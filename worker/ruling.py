@@ -38,6 +38,12 @@ class Word(msgspec.Struct, frozen=True):
     models: dict[str, dict[str, int]]
     of: int | None = None
     keys: tuple[str, ...] = ()
+    days: dict[str, dict[str, int]] = {}
+
+    @property
+    def limits(self) -> PoolLimits:
+        """The limits that it states."""
+        return PoolLimits(self.whole, self.models, self.days)
 
 
 class Ruling:
@@ -89,7 +95,7 @@ class Ruling:
         ruled = {
             pool: limits
             for pool, word in self._heard.items()
-            if pool in self._mine and (limits := PoolLimits(word.whole, word.models)) != self._mine[pool]
+            if pool in self._mine and (limits := word.limits) != self._mine[pool]
         }
         for pool in ruled:
             if self._told.get(pool) != said[pool].worker:
@@ -104,7 +110,7 @@ class Ruling:
 
     def _words(self, began: int) -> Mapping[str, Word]:
         mine = {
-            pool: Word(began, limits.whole, limits.models, self._number, self._keys_of(pool))
+            pool: Word(began, limits.whole, limits.models, self._number, self._keys_of(pool), limits.days)
             for pool, limits in self._mine.items()
         }
         return {**mine, **self._heard}

@@ -20,6 +20,7 @@ from models.store import claims, recoveries
 from models.store import jobs as job_store
 from models.store import suspects as suspect_store
 from models.store.claims import Claimed
+from models.store.cooldowns import Cooldown
 from worker import routing
 from worker.breaker import Breaker
 from worker.engine import Engine
@@ -340,6 +341,8 @@ class Runner:
         apart = False
         back: list[Prepared] = []
         later: list[Prepared] = []
+        spent: dict[str, Wait] = {}  # by model, where a limit by day is used up
+        over: list[Cooldown] = []
         now = time.monotonic()
         by_model, slow = self.engine.ring.by_model, self._waiting.slow
         for prepared, answer in zip(asking, answers, strict=True):
@@ -347,12 +350,16 @@ class Runner:
             match answer:
                 case Grant():
                     granted.append((prepared, answer))
+                    over += self.engine.day_waits.granted(answer, prepared.request.model)
                     self._turns.full_models.pop(prepared.request.model, None)
                 case TooLarge():
                     self._waiting.let_go(prepared)
                     self._refuse(prepared, answer)
                 case Wait():
-                    of_model = by_model or answer.reason == "model"
+                    of_model = by_model or answer.reason in ("model", "day")
+                    if answer.reason == "day":
+                        spent[prepared.request.model] = answer
+                        self.engine.day_waits.hold(prepared.request.model, answer)
                     until = now + min(max(answer.seconds, LEAST_PAUSE), COOLING_SECONDS)
                     if of_model:
                         apart = True
@@ -364,7 +371,7 @@ class Runner:
                     elif of_model:
                         # what waits for one model must not stand before what could start on another
                         slow[prepared.waits_as] = min(until, slow.get(prepared.waits_as, until))
-                        if answer.reason == "model" and self.engine.cools(prepared.request.model):
+                        if answer.reason in ("model", "day") and self.engine.cools(prepared.request.model):
                             self._cooling[prepared.waits_as] = prepared.request.model
                     waited = now - prepared.since + answer.seconds > HOLD_SECONDS
                     (back if waited and not answer.held else later).append(prepared)
@@ -377,6 +384,8 @@ class Runner:
         if granted:
             self._moved_at = time.monotonic()
             self._flights.board(granted)
+        if spent or over:
+            await self.engine.day_waits.store(spent.values(), over)
         if not self._turns.room:  # told now: while this waits it claims nothing, so it would not say it for seconds
             await self._turns.full(self.engine.latency_ms)
         elif regained:
@@ -392,7 +401,7 @@ class Runner:
         if self.engine.ring.some_out:
             asyncio.ensure_future(self._flights.give_back([prepared.job], snooze=MOST_PAUSE))
         else:
-            self._flights.store(self.engine.too_large(prepared.job, answer.unit, answer.amount, answer.limit))
+            self._flights.store(self.engine.too_large(prepared.job, answer))
 
     def _recovered(self) -> None:
         """The provider is back: who waits because it had failed needn't wait any longer."""

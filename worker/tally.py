@@ -39,7 +39,9 @@ class Tally:
     def add(self, finished: Finished, grant: Grant, *, alone: bool = False) -> None:
         """Takes in one finished call; `alone`: no other was out with it."""
         if finished.actual is not None and finished.actual != grant.charge:
-            self._settlements.append(Settlement(grant.key.buckets, grant.slot, grant.charge, finished.actual))
+            self._settlements.append(
+                Settlement(grant.key.buckets, grant.slot, grant.charge, finished.actual, grant.days)
+            )
         if finished.provider_failed is not None:
             self._bad += finished.provider_failed
             self._ok += not finished.provider_failed
@@ -49,7 +51,7 @@ class Tally:
 
     def unsent(self, grant: Grant) -> None:
         """Takes in a granted call that never left: what was booked for it is free again."""
-        self._settlements.append(Settlement(grant.key.buckets, grant.slot, grant.charge, NOTHING_TAKEN))
+        self._settlements.append(Settlement(grant.key.buckets, grant.slot, grant.charge, NOTHING_TAKEN, grant.days))
         if self._telling is None:
             self._telling = asyncio.ensure_future(self._tell())
 

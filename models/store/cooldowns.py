@@ -1,6 +1,7 @@
-"""Cooldowns: waits of more than 30 s that providers have asked for, of a model on a pool or of the whole pool.
+"""Cooldowns: waits of more than 30 s that providers have asked for, of a model on a pool or of the whole pool; and the limits by day
+of the configuration that are used up.
 
-Redis enforces them; here they stand for people, and for a Redis that has lost them.
+Redis enforces them; here they stand for people, and for a Redis that has lost those of providers.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ KEPT_SECONDS = 3600.0
 """How long one is kept after its end, for the call that finds out whether it is over."""
 LIFTED_SECONDS = 60.0
 """How long one that a person ended is kept, so that every worker learns of that."""
+NAMED, CONFIGURED = 1, 2
+"""Values of the column `named`, beside 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,7 @@ class Cooldown:
     """Nothing starts on `pool` from `since` until `until` (unix seconds of the database): of `model`, or of any where that is "".
 
     `reason` is what the provider said to a call on `key`, "provider/key_id"; `named`: it named the model itself. `lifted` is when
-    a person ended it.
+    a person ended it. `configured`: it is a limit by day of the configuration, which nobody ends.
     """
 
     pool: str
@@ -37,6 +40,7 @@ class Cooldown:
     until: float
     named: bool = False
     lifted: float | None = None
+    configured: bool = False
 
     def stands(self, now: float) -> bool:
         """Returns whether it holds calls back."""
@@ -60,9 +64,13 @@ def standing(connection: Connection, now: float) -> list[Cooldown]:
 
 
 def begin(connection: Connection, one: Cooldown) -> None:
-    """Stores a cooldown in place of the one that its model or pool has, unless that holds for longer."""
+    """Stores a cooldown in place of the one that its model or pool has, unless that holds for longer. A provider's goes before a
+    configured limit's."""
     where = (cooldowns.c.pool == one.pool, cooldowns.c.model == one.model)
-    longer = sa.select(cooldowns.c.until).where(*where, cooldowns.c.lifted.is_(None), cooldowns.c.until >= one.until)
+    least = cooldowns.c.until > one.since if one.configured else cooldowns.c.until >= one.until
+    longer = sa.select(cooldowns.c.until).where(
+        *where, cooldowns.c.lifted.is_(None), cooldowns.c.named != CONFIGURED, least
+    )
     if connection.execute(longer).first() is not None:
         return
     provider, _, key_id = one.key.partition("/")
@@ -73,7 +81,7 @@ def begin(connection: Connection, one: Cooldown) -> None:
             model=one.model,
             provider=provider,
             key_id=key_id,
-            named=int(one.named),
+            named=CONFIGURED if one.configured else int(one.named),
             reason=one.reason,
             since=one.since,
             until=one.until,
@@ -95,11 +103,14 @@ def over(connection: Connection, pool: str, model: str, until: float) -> bool:
 
 
 def lift(connection: Connection, pool: str, now: float) -> list[Cooldown]:
-    """Ends all cooldowns of a pool at a person's request. Returns those that stood; workers read this within seconds."""
-    found = [one for one in standing(connection, now) if one.pool == pool]
+    """Ends all cooldowns of a pool that providers have asked for, at a person's request. Returns those that stood; workers read this
+    within seconds."""
+    found = [one for one in standing(connection, now) if one.pool == pool and not one.configured]
     if found:
         connection.execute(
-            cooldowns.update().where(cooldowns.c.pool == pool, cooldowns.c.lifted.is_(None)).values(lifted=now)
+            cooldowns.update()
+            .where(cooldowns.c.pool == pool, cooldowns.c.lifted.is_(None), cooldowns.c.named != CONFIGURED)
+            .values(lifted=now)
         )
     return found
 
@@ -113,8 +124,8 @@ def sweep(connection: Connection, now: float, longest: float, counts_as: float) 
 
 
 def of_pools(connection: Connection, pools: Collection[str]) -> list[Cooldown]:
-    """Returns the cooldowns of these pools, over and lifted ones too."""
-    return [one for one in everything(connection) if one.pool in pools]
+    """Returns the cooldowns of these pools that providers have asked for, over and lifted ones too."""
+    return [one for one in everything(connection) if one.pool in pools and not one.configured]
 
 
 def _read(row: RowMapping) -> Cooldown:
@@ -125,6 +136,7 @@ def _read(row: RowMapping) -> Cooldown:
         reason=row["reason"],
         since=row["since"],
         until=row["until"],
-        named=bool(row["named"]),
+        named=row["named"] == NAMED,
+        configured=row["named"] == CONFIGURED,
         lifted=row["lifted"],
     )

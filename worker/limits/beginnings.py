@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import redis.asyncio
 
 from worker.limits.server import RUN_DAYS, TAG, Script
-from worker.limits.shapes import OthersFunction, RestartFunction, SeedFunction
+from worker.limits.shapes import DayId, DaySeedFunction, OthersFunction, RestartFunction, SeedFunction
 
 log = logging.getLogger("truckllm.limits")
 
@@ -23,10 +23,13 @@ SETTLING_SECONDS = AHEAD_SECONDS + LATE_SECONDS  # then all that is granted by n
 SEED_TIMEOUT = 3.0  # seconds the seed function may take
 UNTOLD_SECONDS = 62.0  # a window, and the second that calls are granted ahead
 SEED_LOCK = 5_000  # milliseconds; longer than SEED_TIMEOUT, so that two never seed at once
+DAYS_TIMEOUT = 30.0  # seconds that counting the calls of a day may take
+DAYS_LOCK = 40_000  # milliseconds
 ASK_AGAIN = 0.25
 ANEW_SECONDS = 10.0
 
 _SEED = Script("bucket.lua", "seed.lua")
+_SEED_DAYS = Script("bucket.lua", "days.lua", "seed_days.lua")
 
 Now = Callable[[], tuple[float | bool, float | bool]]
 
@@ -40,6 +43,7 @@ class Beginnings:
         client: redis.asyncio.Redis,
         *,
         seed: SeedFunction | None,
+        seed_days: DaySeedFunction | None = None,
         restarted: RestartFunction,
         others: OthersFunction | None,
         steady: Callable[[], float],
@@ -47,6 +51,7 @@ class Beginnings:
     ) -> None:
         self._client = client
         self._seed = seed
+        self._seed_days = seed_days
         self._on_restart = restarted
         self._others = others
         self._steady = steady
@@ -84,9 +89,9 @@ class Beginnings:
             return False
         return True
 
-    async def begin(self, unknown: Sequence[str]) -> float:
-        """Tells Redis the last minute of buckets it has never seen: 0.0 when they may be asked for now, else the seconds after which
-        to try again: another worker is doing so just now, the ledger can't tell, or isn't complete yet."""
+    async def begin(self, unknown: Sequence[str], days: Sequence[DayId] = ()) -> float:
+        """Tells Redis the last minute of buckets it has never seen, and what `days` have taken: 0.0 when they may be asked for now, else
+        the seconds after which to try again: another worker is doing so just now, the ledger can't tell, or isn't complete yet."""
         if self._changed == float("-inf") and await self._forgotten():
             # emptied while it ran: as after a restart, what was granted before may not be in the ledger yet
             if not await self._tell_anew():
@@ -96,7 +101,9 @@ class Beginnings:
         late = max(await self._late(), await self._client.pttl(f"{TAG}:limits-changed") / 1000)
         if late > 0:
             return max(late, ASK_AGAIN)
-        return 0.0 if await self._tell(unknown) else ASK_AGAIN
+        if unknown and not await self._tell(unknown):
+            return ASK_AGAIN
+        return 0.0 if not days or await self._tell_days(days) else ASK_AGAIN
 
     async def _late(self) -> float:
         """Seconds until what an earlier run of the server granted is in the ledger or will never start: that is told just before the
@@ -164,6 +171,26 @@ class Beginnings:
             self._untold.pop(id_, None)
         flat = [[number for pair in past.get(id_, ()) for number in pair] for id_ in unknown]
         await _SEED.run(self._client, self._now(), unknown, flat, "l:seed", token)
+        return True
+
+    async def _tell_days(self, days: Sequence[DayId]) -> bool:
+        """Counts what `days` have taken, in the ledger. Returns False if another worker does so just now, or if the ledger can't be read:
+        a day never begins without it."""
+        token = secrets.token_hex(8)
+        if not await self._client.set(f"{TAG}:l:seed-days", token, nx=True, px=DAYS_LOCK):
+            return False
+        found: Mapping[DayId, int] = {}
+        try:
+            async with asyncio.timeout(DAYS_TIMEOUT):
+                if self._seed_days is not None:
+                    found = await self._seed_days(days)
+        except Exception as error:
+            log.warning("no call starts: the ledger could not be read for limits by day (%s)", type(error).__name__)
+            await _SEED_DAYS.run(self._client, self._now(), [], [], [], "l:seed-days", token)
+            return False
+        ids, starts = zip(*days, strict=True)
+        amounts = [found.get(day, 0) for day in days]
+        await _SEED_DAYS.run(self._client, self._now(), ids, starts, amounts, "l:seed-days", token)
         return True
 
 

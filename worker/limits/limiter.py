@@ -18,13 +18,14 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
 import redis.asyncio
 
 from models.clocks import awake_clock
+from models.days import Day
 from worker.limits.beginnings import AHEAD_SECONDS, Beginnings
 from worker.limits.distant_clock import DistantClock
 from worker.limits.question import Question
@@ -35,6 +36,7 @@ from worker.limits.shapes import (
     BucketRoom,
     Charge,
     Cooldown,
+    DaySeedFunction,
     Grant,
     KeyRoom,
     LimitedKey,
@@ -43,6 +45,7 @@ from worker.limits.shapes import (
     RuledFunction,
     SeedFunction,
     Settlement,
+    SpentDay,
     TooLarge,
     Unit,
     Wait,
@@ -89,9 +92,13 @@ REPORTED_SHARE = 0.25
 Named = Literal["", "model", "pool"]
 """What a provider says its 429 is about: nothing, the one model, or all of the key's or the account's calls."""
 
-_REASONS: dict[int, Literal["cooling", "model"]] = {-1: "cooling", -3: "model"}
+LATE_ANSWER = 1.0
+"""Seconds by which an answer may be late without any doubt about the day that its calls start in."""
 
-_RESERVE = Script("bucket.lua", "ceilings.lua", "reserve.lua")
+_REASONS: dict[int, Literal["cooling", "model", "day"]] = {-1: "cooling", -3: "model", -4: "day"}
+
+_RESERVE = Script("bucket.lua", "ceilings.lua", "days.lua", "reserve_days.lua", "reserve.lua")
+_SETTLE_DAYS = Script("bucket.lua", "days.lua", "settle_days.lua")
 _SETTLE = Script("bucket.lua", "settle.lua")
 _COOL = Script("bucket.lua", "ceilings.lua", "cool.lua")
 _COOLDOWNS = Script("bucket.lua", "cooldowns.lua")
@@ -107,7 +114,8 @@ class Limiter:
     it can't, nothing starts on them. `restarted` is awaited after a restart of the server, before anything starts. `others` names
     the other workers alive, as they were told to `meet`; who isn't met may still hold calls granted before a restart. `ruled` is
     awaited when other limits hold than those of the keys asked for. `clock` is the caller's, on which `Grant.start_at` is told.
-    `server_time` replaces the server's clock, for tests in virtual time: production passes none.
+    `wall` is the clock of the ledger, in unix seconds, by which limits by day go; `seed_days` counts the calls of days in the ledger, as
+    `seed` does those of the last minute. `server_time` replaces the server's clock, for tests in virtual time: production passes none.
     """
 
     def __init__(
@@ -115,6 +123,8 @@ class Limiter:
         client: redis.asyncio.Redis,
         *,
         seed: SeedFunction | None = None,
+        seed_days: DaySeedFunction | None = None,
+        wall: Callable[[], float] = time.time,
         restarted: RestartFunction | None = None,
         others: OthersFunction | None = None,
         ruled: RuledFunction | None = None,
@@ -126,6 +136,7 @@ class Limiter:
     ) -> None:
         self._client = client
         self._seed = seed
+        self._wall = wall
         self._restarted = restarted
         self._ruled = ruled
         self._pace = pace
@@ -139,6 +150,7 @@ class Limiter:
         self._beginnings = Beginnings(
             client,
             seed=seed,
+            seed_days=seed_days,
             restarted=self._tell_again,
             others=others,
             steady=self._steady,
@@ -173,20 +185,28 @@ class Limiter:
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         """Corrects the slots of finished calls to what they really took, and pacing by as much, up to its burst; slots
-        older than the ring are gone, so nothing old is refunded into the present."""
+        older than the ring are gone, so nothing old is refunded into the present. Days are corrected as well."""
         deltas: dict[tuple[str, int], int] = {}
+        of_days: dict[tuple[str, int, int], int] = {}
         for one in settlements:
             for bucket in one.buckets:
                 delta = one.actual.of(bucket.unit) - one.booked.of(bucket.unit)
-                deltas[bucket.id, one.slot] = deltas.get((bucket.id, one.slot), 0) + delta
+                if bucket.zone:
+                    for what in (day for day in one.days if delta and day[0] == bucket.id):
+                        of_days[*what, one.slot] = of_days.get((*what, one.slot), 0) + delta
+                else:
+                    deltas[bucket.id, one.slot] = deltas.get((bucket.id, one.slot), 0) + delta
         changed = [(id_, slot, delta) for (id_, slot), delta in deltas.items() if delta]
         if changed:
             ids, slots, amounts = zip(*changed, strict=True)
             await _SETTLE.run(self._client, self._now(), ids, slots, amounts)
+        if of_days:
+            ids, days, slots = zip(*of_days, strict=True)
+            await _SETTLE_DAYS.run(self._client, self._now(), ids, days, slots, list(of_days.values()))
 
     async def drop_hold(self, want_id: str, keys: Iterable[LimitedKey]) -> None:
         """Frees at once what `want_id` holds on the buckets of `keys`; for a want that will not ask again."""
-        ids = list({bucket.id for key in keys for bucket in key.buckets})
+        ids = list({bucket.id for key in keys for bucket in key.minutes})
         if ids:
             await _DROP.run(self._client, self._now(), want_id, ids)
 
@@ -211,7 +231,7 @@ class Limiter:
         """
         least = self._rng.uniform(1.0, 2.0) if least is None else least
         seconds = believed(least if retry_after is None else max(retry_after, least))
-        ids = [bucket.id for bucket in key.buckets]
+        ids = [bucket.id for bucket in key.minutes]
         asked = retry_after is not None and retry_after > LONG_RETRY
         packed = await _COOL.run(
             self._client,
@@ -252,7 +272,7 @@ class Limiter:
         if len(self._reported) >= MOST_COOLDOWNS:
             self._reported.clear()
         self._reported[key.pool, model] = learned
-        configured = min((bucket.limit for bucket in key.buckets if bucket.unit == "requests"), default=None)
+        configured = min((bucket.limit for bucket in key.minutes if bucket.unit == "requests"), default=None)
         if configured is None or learned < configured:
             log.warning(
                 "%s, model %s: the server allows about %d requests a minute, configured %s",
@@ -289,8 +309,8 @@ class Limiter:
         await _BLOCK.run(self._client, self._now(), name, False)
 
     async def room(self, keys: Sequence[LimitedKey]) -> list[KeyRoom]:
-        """How each key stands now, for showing."""
-        ids = list(dict.fromkeys(bucket.id for key in keys for bucket in key.buckets))
+        """Returns how each key stands now, for showing: without its limits by day."""
+        ids = list(dict.fromkeys(bucket.id for key in keys for bucket in key.minutes))
         names, pools = [key.lock for key in keys], [key.pool for key in keys]
         booked, cooling, blocked = msgspec.msgpack.decode(await _ROOM.run(self._client, self._now(), ids, names, pools))
         sums = dict(zip(ids, booked, strict=True))
@@ -300,7 +320,7 @@ class Limiter:
             rooms.append(
                 KeyRoom(
                     key=key,
-                    buckets=tuple(BucketRoom(bucket, int(sums[bucket.id])) for bucket in key.buckets),
+                    buckets=tuple(BucketRoom(bucket, int(sums[bucket.id])) for bucket in key.minutes),
                     cooling=models.pop("", 0.0),
                     blocked=float("inf") if blocked[n] > 1e12 else float(blocked[n]),
                     models=models,
@@ -311,19 +331,25 @@ class Limiter:
     async def _ask(
         self, question: Question, wants: Sequence[Want], *, again: bool = False
     ) -> list[Grant | Wait | TooLarge]:
-        decided, reply = await self._run(question, create=self._seed is None)
+        days: dict[str, list[Day]]
+        decided, reply, days = await self._run(question, create=self._seed is None)
         if await self._beginnings.notice(reply[1]):
             return [self._wait(wants[place], 0, 0.25, 2) for place in question.places]
         if reply[0] == UNKNOWN:
-            late = await self._beginnings.begin([question.bucket_ids[n - 1] for n in reply[3]])
+            unseen = [
+                (question.day_buckets[n - 1].id, int(day)) for n, day in zip(reply[4][::2], reply[4][1::2], strict=True)
+            ]
+            late = await self._beginnings.begin([question.bucket_ids[n - 1] for n in reply[3]], unseen)
             if late > 0:
                 return [self._wait(wants[place], 0, late, 2) for place in question.places]
-            decided, reply = await self._run(question, create=False)
+            decided, reply, days = await self._run(question, create=False)
         if reply[0] == RULED and self._ruled is not None:
             await self._ruled()
         if reply[0] != DECIDED:
             return [self._wait(wants[place], 0, 0.25, 2) for place in question.places]
         answers: list[Grant | Wait | TooLarge] = []
+        spent = reply[3 + 3 * len(question.places) :]
+        no_room = {question.day_buckets[n - 1].id: seconds for n, seconds in zip(spent[::2], spent[1::2], strict=True)}
         for n, place in enumerate(question.places):
             kind, seconds, extra = reply[3 * n + 3 : 3 * n + 6]
             want = wants[place]
@@ -331,31 +357,36 @@ class Limiter:
                 key = question.keys[kind - 1]
                 slot, starts = int(extra), (decided or 0.0) + seconds
                 into_slot = max(0.0, reply[2] + seconds - slot * SLOT_SECONDS)
-                answers.append(Grant(want.id, key, starts, slot, want.charge, into_slot))
+                counted = tuple((one.id, day.start) for one in key.days for day in days[one.zone]) if days else ()
+                answers.append(Grant(want.id, key, starts, slot, want.charge, into_slot, counted))
             else:
-                answers.append(self._wait(want, kind, seconds, extra))
+                answers.append(self._wait(want, kind, seconds, extra, no_room))
         if decided is not None:
             return answers
         # Granted for nobody knows when: given back, and asked for again now that the server's clock is known.
         granted = [one for one in answers if isinstance(one, Grant)]
         nothing = Charge(requests=0)
-        await self.settle([Settlement(one.key.buckets, one.slot, one.charge, nothing) for one in granted])
+        await self.settle([Settlement(one.key.buckets, one.slot, one.charge, nothing, one.days) for one in granted])
         if granted and not again:
             return await self._ask(question, wants, again=True)
         return [Wait(one.want_id, 0.25, False, "limit") if isinstance(one, Grant) else one for one in answers]
 
-    async def _run(self, question: Question, *, create: bool) -> tuple[float | None, list[Any]]:
+    async def _run(self, question: Question, *, create: bool) -> tuple[float | None, list[Any], dict[str, list[Day]]]:
         """What reserve.lua said, and when, on the caller's clock, if that can be told: an answer that was on its way for long grants
-        starts that are over, and the caller leaves behind what is too late."""
+        starts that are over, and the caller leaves behind what is too late. Also the days that count what was granted, by zone: where the
+        answer is so late that others might, its time can't be told either."""
         # The drains of two providers in one process take turns like two workers, where they share a pool.
         caller = f"{self._worker}:{question.keys[0].name.partition('/')[0]}"
         asked = self._steady()
+        days, counted = question.days(self._wall(), self._horizon)
         packed = await _RESERVE.run(
-            self._client, self._now(), self._horizon, self._pace, create, question.rules, caller, *question.args()
+            self._client, self._now(), self._horizon, self._pace, create, question.rules, caller, *question.args(), days
         )
         reply: list[Any] = msgspec.msgpack.decode(packed)
         age = self._server_clock.age(float(reply[2]), asked)
-        return None if age is None else self._clock() - age, reply
+        if counted and self._steady() - asked > LATE_ANSWER + (age or 0.0):
+            age = None
+        return None if age is None else self._clock() - age, reply, counted
 
     async def _tell_again(self) -> None:
         """Tells a server that was started again which keys are out of use and which pools cool."""
@@ -365,7 +396,9 @@ class Limiter:
         self._cooling = {what: (until, named) for what, (until, named) in self._cooling.items() if until > now}
         await self.cool_down([Cooldown(*what, until - now, named) for what, (until, named) in self._cooling.items()])
 
-    def _wait(self, want: Want, kind: int, seconds: float, state: int) -> Wait:
+    def _wait(
+        self, want: Want, kind: int, seconds: float, state: int, no_room: Mapping[str, float] | None = None
+    ) -> Wait:
         """Turns the earliest start the script saw into the time to ask again, never after that start: what nobody asks for
         in time is lost, and asking early costs little."""
         spread = self._rng.uniform(0.8, 1.2)
@@ -377,7 +410,15 @@ class Limiter:
             pause = min(max(seconds - self._horizon / 2, 0.2), 1.0)
         else:
             pause = max((seconds - self._horizon / 4) / 1.2, 0.05)
-        return Wait(want.id, pause * spread, state == 1, _REASONS.get(kind, "limit"))
+        spent: tuple[SpentDay, ...] = ()
+        if no_room:
+            spent = tuple(
+                SpentDay(key, bucket, no_room[bucket.id])
+                for key in want.keys
+                for bucket in key.days
+                if bucket.id in no_room
+            )
+        return Wait(want.id, pause * spread, state == 1, _REASONS.get(kind, "limit"), spent)
 
     def _now(self) -> tuple[float | bool, float | bool]:
         """What every script begins with: the time, if it isn't the server's own, and what it should be at the latest."""

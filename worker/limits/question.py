@@ -5,7 +5,11 @@ It asks nobody anything.
 
 from __future__ import annotations
 
+from models.days import Day, days_between
 from worker.limits.shapes import UNITS, Bucket, LimitedKey, TooLarge, Want
+
+DAY_SECONDS = 2.0
+"""So long before and after its midnight a day counts calls as well: clocks differ, and a call may reach its server late."""
 
 
 class Question:
@@ -28,6 +32,9 @@ class Question:
         self._want_sets: list[int] = []
         self._charges: list[int] = []
         self._rules: set[str] = set()
+        self.day_buckets: list[Bucket] = []
+        self._day_index: dict[str, int] = {}
+        self._day_members: list[list[int]] = []
 
     @property
     def rules(self) -> str | bool:
@@ -77,6 +84,24 @@ class Question:
             self._charges,
         )
 
+    def days(self, now: float, horizon: float) -> tuple[object, dict[str, list[Day]]]:
+        """Returns the limits by day as reserve_days.lua reads them, False if there are none; and by zone the days that count a call
+        which is granted at `now` (unix seconds) and starts within the horizon, or up to a second late."""
+        if not self.day_buckets:
+            return False, {}
+        last = now + horizon + 1.0 + DAY_SECONDS
+        zones = {zone: days_between(zone, now - DAY_SECONDS, last) for zone in {one.zone for one in self.day_buckets}}
+        found = [zones[bucket.zone] for bucket in self.day_buckets]
+        asked = (
+            [bucket.id for bucket in self.day_buckets],
+            [UNITS.index(bucket.unit) + 1 for bucket in self.day_buckets],
+            [bucket.limit for bucket in self.day_buckets],
+            [[day.start for day in days] for days in found],
+            [[day.end + DAY_SECONDS - now for day in days] for days in found],
+            self._day_members,
+        )
+        return asked, zones
+
     def _set(self, keys: tuple[LimitedKey, ...], model: str) -> int:
         index = self._set_index.get((keys, model))
         if index is None:
@@ -90,8 +115,16 @@ class Question:
         if index is None:
             self.keys.append(key)
             self._rules.add(key.rules)
-            self._members.append([self._bucket(bucket) for bucket in key.buckets])
+            self._members.append([self._bucket(bucket) for bucket in key.buckets if not bucket.zone])
+            self._day_members.append([self._day_bucket(bucket) for bucket in key.buckets if bucket.zone])
             index = self._key_index[key] = len(self.keys)
+        return index
+
+    def _day_bucket(self, bucket: Bucket) -> int:
+        index = self._day_index.get(bucket.id)
+        if index is None:
+            self.day_buckets.append(bucket)
+            index = self._day_index[bucket.id] = len(self.day_buckets)
         return index
 
     def _bucket(self, bucket: Bucket) -> int:
@@ -123,4 +156,4 @@ def _too_large(want: Want) -> TooLarge:
         for key in want.keys
     ]
     nearest = min(worst, key=lambda bucket: want.charge.of(bucket.unit) / max(bucket.limit, 1))
-    return TooLarge(want.id, nearest.unit, want.charge.of(nearest.unit), nearest.limit)
+    return TooLarge(want.id, nearest.unit, want.charge.of(nearest.unit), nearest.limit, bool(nearest.zone))

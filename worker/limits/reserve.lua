@@ -2,11 +2,12 @@
 --
 -- args: now, horizon, pace, create, rules (the mark that the limits were made by, or false), worker, bucket ids, bucket units, bucket limits,
 --       key names, key pools, key ranks, buckets of each key, key sets (cheapest first), the model of each set, want ids, want
---       sets, charges (4 a want)
--- reply: {1, run, now, indexes of buckets never seen}, or {2, run, now} if other rules hold: nothing was booked; or
+--       sets, charges (4 a want), limits by day or false (see reserve_days.lua)
+-- reply: {1, run, now, indexes of buckets never seen, days never seen}, or {2, run, now} if other rules hold: nothing was booked; or
 --        {0, run, now, a, b, c, a, b, c, ...}, three numbers a want:
 --          key index, start in seconds from now, slot         granted
---          0 limit | -1 cooling | -2 blocked | -3 its model cools, or has a learned ceiling, seconds, 0 | 1 holds | 2 kept out by another
+--          0 limit | -1 cooling | -2 blocked | -3 its model cools, or has a learned ceiling | -4 day, seconds, 0 | 1 holds | 2 kept out by another
+--        and behind them, where a limit by day kept a want waiting, its bucket and seconds in turns
 local horizon, pace, create, rules, worker = args[2], args[3], args[4], args[5], args[6]
 local ids, units, limits = args[7], args[8], args[9]
 local names, pools, ranks, members, sets = args[10], args[11], args[12], args[13], args[14]
@@ -20,8 +21,9 @@ for i = 1, #ids do
   stored[i] = load(ids[i])
   if not stored[i] then unknown[#unknown + 1] = i end
 end
-if #unknown > 0 then
-  if not create then return cmsgpack.pack({1, run, now, unknown}) end
+local unknown_days = days and begin_days(create) or {}
+if #unknown > 0 or #unknown_days > 0 then
+  if not create then return cmsgpack.pack({1, run, now, unknown, unknown_days}) end
   for _, i in ipairs(unknown) do
     local b = {time = now, credit = 1e15, sum = 0, oldest = current - SPAN, born = current}
     save(bucket_key(ids[i]), b)
@@ -154,6 +156,7 @@ local function ready(i, amount)
 end
 
 local function book(k, start, charge)
+  if days then book_day(k, charge) end
   local slot = math.floor(start / SLOT)
   local list = members[k]
   for j = 1, #list do
@@ -239,7 +242,7 @@ local function decide(w)
   local little = not holders[id] and charge[2] <= small[2] and charge[3] <= small[3] and charge[4] <= small[4]
   local key, start                         -- the best that can go
   local late, late_key, late_big           -- the best that can't yet, of the keys it is not kept out of
-  local late_cool, late_own                -- whether that is for a cooldown, and for its model's own
+  local late_cool, late_own, late_day      -- whether that is for a cooldown, for its model's own, for a limit by day
   local soon, behind, freed                -- the earliest hope of all, whether it is kept out there, the first block's end
   local holder, holder_start, holder_out   -- the key it holds something on
   for n = 1, #set do
@@ -251,13 +254,17 @@ local function decide(w)
       -- It can be no better than what is found. Where it still could, it is looked at:
     else
       local s, out, big, mine = now, false, false, false
-      local opens, own = now, false
+      local opens, own, of_day = now, false, false
       if cooling[k] then
         opens, own = open(k, model)
         s = opens
       end
       local e = learned[k] and ceiling(k, model)
       if e and e.next > opens then s, opens, own = e.next, e.next, true end
+      if days then
+        local at_day = now + day_wait(k, charge)
+        if at_day > opens then s, opens, of_day = at_day, at_day, true end
+      end
       local unit = late_unit[k]
       if unit and little and opens <= now and charge[unit] >= late_amount[k] then
         s, out = late_start[k], late_out[k]
@@ -300,8 +307,9 @@ local function decide(w)
       else
         if not soon or s < soon then soon, behind = s, out end
         if not out and (not late or s < late) then
-          late, late_key, late_big = s, k, big
+          late, late_key, late_big = s, k, big and not of_day
           late_cool, late_own = opens > now and opens >= s, own
+          late_day = late_cool and of_day
         end
       end
     end
@@ -329,7 +337,7 @@ local function decide(w)
     elseif behind then
       state = 2
     end
-    if late_key and late == soon and late_cool then kind = late_own and -3 or -1 end
+    if late_key and late == soon and late_cool then kind = late_day and -4 or late_own and -3 or -1 end
     reply[at], reply[at + 1], reply[at + 2] = kind, soon - now, state
   end
 end
@@ -386,4 +394,5 @@ for pool, entries in pairs(learned_of) do
   if used then save_ceilings(pool, entries) end
 end
 for pool in pairs(tried) do save_cooldowns(pool, by_pool[pool]) end
+if days then end_days(reply, create) end
 return cmsgpack.pack(reply)

@@ -37,14 +37,25 @@ RuledFunction = Callable[[], Awaitable[None]]
 SeedFunction = Callable[[Sequence[str]], Awaitable[Mapping[str, Sequence[tuple[float, int]]]]]
 """Bucket ids -> for each the (age in seconds, amount) of what the ledger saw start in the last 60 s."""
 
+DayId = tuple[str, int]
+"""A bucket of days and the start of one of them, in unix seconds."""
+
+DaySeedFunction = Callable[[Sequence[DayId]], Awaitable[Mapping[DayId, int]]]
+"""Days -> for each the amount that the ledger saw start in it; none: nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """One quota a minute. `id` is global: keys of one pool, of any provider, name the same bucket."""
+    """One quota a minute; with `zone`, an IANA name, a quota of a local day there, for one `model` or ("") for all.
+
+    `id` is global: keys of one pool, of any provider, name the same bucket.
+    """
 
     id: str
     unit: Unit
     limit: int
+    zone: str = ""
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +86,16 @@ class LimitedKey:
     rules: str = ""
 
     @property
+    def minutes(self) -> tuple[Bucket, ...]:
+        """Its quotas a minute."""
+        return tuple(bucket for bucket in self.buckets if not bucket.zone)
+
+    @property
+    def days(self) -> tuple[Bucket, ...]:
+        """Its quotas a day."""
+        return tuple(bucket for bucket in self.buckets if bucket.zone)
+
+    @property
     def lock(self) -> str:
         """What `Limiter.block` is told to take it out of use."""
         return f"{self.name}#{self.mark}" if self.mark else self.name
@@ -94,7 +115,7 @@ class Want:
 @dataclass(frozen=True, slots=True)
 class Grant:
     """The call is booked: it starts at `start_at` (on the limiter's clock) on `key`. `slot` is for settling; it begins `into_slot`
-    seconds before the start."""
+    seconds before the start. `days` are those that it is counted for by limits by day."""
 
     want_id: str
     key: LimitedKey
@@ -102,38 +123,52 @@ class Grant:
     slot: int
     charge: Charge
     into_slot: float = 0.0
+    days: tuple[DayId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SpentDay:
+    """A day of a bucket that has no room for a call on `key`; calls start again in `seconds`."""
+
+    key: LimitedKey
+    bucket: Bucket
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
     """Nothing was booked; ask again in `seconds` (jittered). `held`: its bucket is being kept free for this want, which
     lapses two seconds after it last asked. `blocked`: every key it may use is quarantined. `model`: its model cools down, which
-    concerns no other one."""
+    concerns no other one. `day`: a limit by day is used up, see `spent`."""
 
     want_id: str
     seconds: float
     held: bool
-    reason: Literal["limit", "cooling", "blocked", "model"]
+    reason: Literal["limit", "cooling", "blocked", "model", "day"]
+    spent: tuple[SpentDay, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class TooLarge:
-    """The call takes more than a whole minute's limit on each of its keys: it can never start. `limit` is the largest."""
+    """The call takes more than a whole minute's limit, or (`by_day`) a day's, on each of its keys: it can never start. `limit` is the
+    largest."""
 
     want_id: str
     unit: Unit
     amount: int
     limit: int
+    by_day: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What a granted call really took: corrects what was booked in its slot."""
+    """What a granted call really took: corrects what was booked in its slot, and in its days."""
 
     buckets: tuple[Bucket, ...]
     slot: int
     booked: Charge
     actual: Charge
+    days: tuple[DayId, ...] = ()
 
 
 def put_off(grant: Grant, seconds: float) -> tuple[Grant, tuple[Settlement, ...]]:
