@@ -87,6 +87,12 @@ def _zone(name: str) -> tzinfo:
     return UTC if name == DEFAULT_ZONE else ZoneInfo(name)
 
 
+def _known_zones() -> set[str]:
+    return available_timezones() - {"localtime", "Factory"} | {
+        DEFAULT_ZONE
+    }  # those differ by machine, or name no place
+
+
 def is_zone(name: str) -> bool:
     """Returns whether this is a name of the IANA time zone database."""
     if name == DEFAULT_ZONE:
@@ -95,12 +101,12 @@ def is_zone(name: str) -> bool:
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         return False
-    return name in available_timezones()
+    return name in _known_zones()
 
 
 def nearest_zone(name: str) -> str | None:
     """Returns the zone that was probably meant: by its whole name, or by its city."""
-    known = sorted(available_timezones() | {DEFAULT_ZONE})
+    known = sorted(_known_zones())
     wanted = name.strip().replace(" ", "_").lower()
     by_name = {zone.lower(): zone for zone in known}
     cities = {zone.rpartition("/")[2].lower(): zone for zone in reversed(known) if zone.startswith(_CONTINENTS)}
