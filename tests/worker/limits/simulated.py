@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import random
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -30,6 +31,14 @@ from worker.limits.limiter import (
     connect,
 )
 
+try:  # until calls in flight are learned
+    from worker.refusal_kinds import RefusalKinds
+
+    from worker.limits.shapes import Flying, Refused
+except ImportError:
+    Flying = Refused = RefusalKinds = None
+
+ABOUT = {"requests": "requests", "tokens": "tokens", "concurrent": "calls"}
 ROUND_TRIP = 0.05
 """Seconds to the server and back, at most."""
 MOST_WANTS, LEAST_ASK = 64, 16
@@ -71,7 +80,10 @@ class Simulation:
     def _key(self, number: int) -> LimitedKey:
         name = f"p/k{number}"
         buckets = tuple(Bucket(f"{name}|{unit}", unit, limit) for unit, limit in self.scenario.configured.items())
-        return LimitedKey(name, name, buckets)
+        if Flying is None:
+            return LimitedKey(name, name, buckets)
+        learns = 0 if not self.learns else 1 if buckets else 2
+        return LimitedKey(name, name, buckets, learns=learns)  # type: ignore[arg-type]
 
     async def begin(self) -> None:
         """Starts the workers against an emptied Redis."""
@@ -134,6 +146,7 @@ class Client:
     def __init__(self, simulation: Simulation, limiter: Limiter, dice: random.Random) -> None:
         self.limiter = limiter
         self.in_flight = 0
+        self._flying: Counter[tuple[str, str]] = Counter()
         self._play = simulation
         self._dice = dice
         self._wants: list[Want] = []
@@ -143,7 +156,12 @@ class Client:
         self._uncounted: dict[tuple[str, str], list[float]] = {}
         self._ask = MOST_WANTS
         self._turn = 0  # the turn that is planned: an earlier one is void
-        self._full = False
+        self._full = self._capped = False  # the next turn is when a call ends
+        self._kinds = RefusalKinds(lambda: simulation.now) if RefusalKinds else None
+        self._started: dict[
+            str, tuple[float, str, str, int]
+        ] = {}  # by want: when, pool, model, calls in flight with it
+        self._lasted: deque[float] = deque(maxlen=64)
 
     # Asking
 
@@ -189,6 +207,9 @@ class Client:
                 del self._calls[want.id]
             elif answer.reason in ("limit", "cooling", "blocked"):
                 shared.append(answer.seconds)
+            elif answer.reason == "in_flight":
+                apart = self._capped = True
+                self._slow[want.model] = now + answer.seconds
             else:
                 apart = True
                 until = now + max(answer.seconds, LEAST_PAUSE)
@@ -219,16 +240,21 @@ class Client:
 
     def _send(self, grant: Grant, call: Call) -> None:
         self.in_flight += 1
+        self._flying[grant.key.pool, call.model] += 1
         call.key = self._play.keys.index(grant.key)
 
         async def launch() -> None:
             pool, model = grant.key.pool, call.model
             if self._cooling.cool(pool) or self._cooling.cool(f"{pool}|{model}"):
-                self._land()
+                self._land(grant, call)
                 nothing = Charge(requests=0)
                 await self.limiter.settle([Settlement(grant.key.buckets, grant.slot, grant.charge, nothing)])
                 return
             self._play.granted.append(grant)
+            place = getattr(grant, "place", None)
+            others = max(0, place.in_flight - self._flying[pool, model]) if place else 0
+            mine = sum(one[1:3] == (pool, model) for one in self._started.values())
+            self._started[grant.want_id] = self._play.now, pool, model, others + mine + 1
             self._play.at(self._play.now + self._dice.uniform(0.0, ROUND_TRIP / 2), arrive)
 
         async def arrive() -> None:
@@ -237,7 +263,7 @@ class Client:
             if isinstance(reply, Refusal):
 
                 async def refused() -> None:
-                    self._land()
+                    self._land(grant, call)
                     await self.refused(grant, call, reply)
 
                 self._play.at(self._play.now + back, refused)
@@ -249,25 +275,36 @@ class Client:
             self._play.at(self._play.now + ROUND_TRIP / 2, answered)
 
         async def answered() -> None:
-            self._land()
+            self._land(grant, call)
             await self.answered(grant, call)
 
         self._play.at(max(grant.start_at, self._play.now) + self._dice.uniform(0.0, 0.01), launch)
 
-    def _land(self) -> None:
+    def _land(self, grant: Grant, call: Call) -> None:
         self.in_flight -= 1
-        if self._full:
-            self._full = False
-            self._play.at(self._play.now, self.turn)
+        self._flying[grant.key.pool, call.model] -= 1
+        if self._full or self._capped:
+            self._full = self._capped = False
+            self._slow.pop(call.model, None)
+            self._play.at(self._play.now + 0.01, self.turn)
 
     # What the limiter is asked and told
 
     async def ask(self, wants: list[Want]) -> list[Grant | Wait | TooLarge]:
-        return await self.limiter.reserve(wants)
+        if Flying is None:
+            return await self.limiter.reserve(wants)
+        flying = [Flying(pool, model, count) for (pool, model), count in self._flying.items()]
+        longest = max(self._lasted, default=0.5)
+        over = any(self._play.now - one[0] > 1.5 * longest + 0.5 for one in self._started.values())
+        return await self.limiter.reserve(wants, flying, None if over else min(2.0, max(0.25, 1.2 * longest + 0.1)))
 
     async def answered(self, grant: Grant, call: Call) -> None:
         """A whole answer has come."""
         pool = grant.key.pool
+        began, _, _, in_flight = self._started.pop(grant.want_id)
+        self._lasted.append(self._play.now - began)
+        if self._kinds:
+            self._kinds.answered(pool, call.model, in_flight)
         for what in (pool, f"{pool}|{call.model}"):
             self._cooling.answered(what, grant.start_at)
 
@@ -275,16 +312,23 @@ class Client:
         """A 429 has come."""
         play, pool, model = self._play, grant.key.pool, call.model
         what, wait = f"{pool}|{model}", refusal.stated
+        *_, in_flight = self._started.pop(grant.want_id)
+        sent = play.now - grant.start_at
         if self._cooling.cool(pool, wait or 0.0) or self._cooling.cool(what, wait or 0.0):
             self._uncounted.setdefault((pool, model), []).append(grant.start_at)
             return
+        taught: dict[str, Any] = {"sent": sent if play.learns or Refused else None}
+        if Refused and play.learns:
+            about = ABOUT.get(refusal.about, "")
+            guessed = not about and self._kinds.refused(pool, model, in_flight, sent)
+            taught["refused"] = Refused(about, grant.place, grant.charge.tokens, self._flying[pool, model], guessed)
         found = await self.limiter.too_many(
             grant.key,
             wait,
             self._cooling.seconds(what, told=wait is not None),
             model=model,
-            sent=play.now - grant.start_at if play.learns else None,
             more=[(play.now - at, 1) for at in self._uncounted.pop((pool, model), []) if play.now - at < 60],
+            **taught,
         )
         for one in found:
             self._cooling.cools(f"{one.pool}|{one.model}" if one.model else one.pool, one.seconds)
