@@ -15,7 +15,7 @@ from models.request import Failure
 log = logging.getLogger("truckllm.endpoint")
 
 REST_SECONDS = 60.0
-"""How long no call is made to an address that isn't the API's; then one asks again."""
+"""How long no call is made to an address that isn't the API's; then a single call asks again."""
 ENOUGH_REPLIES = 2
 
 
@@ -34,15 +34,22 @@ class Endpoint:
         self._listed: bool | None = None
         self._asking = asyncio.Lock()
         self._until = float("-inf")
+        self._was_wrong = False
 
     @property
     def wrong(self) -> bool:
         """True while no call is to be made, because the address isn't the API's."""
         return self._clock() < self._until
 
+    @property
+    def on_trial(self) -> bool:
+        """True while only one call at a time is to be made: the address was wrong, and the API has not answered since."""
+        return self._was_wrong and not self.wrong
+
     def answered(self) -> None:
         """The API itself has answered a job."""
         self._proven = True
+        self._was_wrong = False
         self._until = float("-inf")
 
     async def doubted(self, failure: Failure, key: str) -> bool:
@@ -58,6 +65,7 @@ class Endpoint:
             return False
         if (self._listed is False or self._strange >= ENOUGH_REPLIES) and not self.wrong:
             self._until = self._clock() + REST_SECONDS
+            self._was_wrong = True
             self._listed = None
             log.warning(
                 "%s: what answers is not its API: %s; asked again in %.0f s",

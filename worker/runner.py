@@ -91,6 +91,7 @@ class Runner:
             self._claim_jobs = suspect_store.claim
         self._looked_at = float("-inf")
         self._moved_at = float("-inf")  # when a call last started or ended
+        self._asks: Prepared | None = None  # the one call under way that asks whether the address is right by now
         self._ask = MOST_WANTS
         self._woken_at = float("-inf")
         self._claimable: float | None = 0.0
@@ -318,7 +319,11 @@ class Runner:
         if not startable:
             return 0.0
         try:
-            allowed, wait = await self._breaker.admit(self.name, len(startable))
+            on_trial = self.engine.endpoint.on_trial
+            if on_trial and self._asks is not None:
+                allowed, wait = 0, IDLE_SECONDS
+            else:
+                allowed, wait = await self._breaker.admit(self.name, 1 if on_trial else len(startable))
             if allowed <= 0:
                 await self._turns.full(self.engine.latency_ms)
                 await self._return_waiting()
@@ -382,6 +387,8 @@ class Runner:
         self._turns.room = not shared
         self._ask = min(MOST_WANTS, self._ask * 2) if not (shared or apart) else max(1, len(granted) * 2)
         if granted:
+            if on_trial:
+                self._asks = granted[0][0]
             self._moved_at = time.monotonic()
             self._flights.board(granted)
         if spent or over:
@@ -424,6 +431,8 @@ class Runner:
 
     def _land(self, prepared: Prepared) -> None:
         self._waiting.let_go(prepared)
+        if self._asks is prepared:
+            self._asks = None
         self._moved_at = time.monotonic()
         self._landed.set()
 

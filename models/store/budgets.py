@@ -43,8 +43,8 @@ FIRST_CALLS = 4
 """How many calls of a batch may be under way to models that have not answered yet."""
 ANSWERS_A_CALL = 10
 """After so many answers in a row that kept to their estimates, one more call of their provider and model may be under way; any number
-may for which the cap has room even if their answers are as long as can be. So if the server then turns dear, the calls that cost more
-than was reserved are at most `FIRST_CALLS` and a tenth of the answers before them."""
+may for which the cap has room even if their answers are as long as can be. So if the server then turns dear, the calls that exceed
+the cap are at most `FIRST_CALLS` and a tenth of the answers before them."""
 FAR = 2
 """An answer that cost more than so many times the estimate makes the estimates unproven again; any other dearer one halves the count of
 answers that kept to them."""
@@ -260,18 +260,14 @@ class _Room:
             return False
         group = call.provider, call.requested_model
         kept, excess = self._estimates.get(group, (0, 0))
-        counted = _may_leave(group, self.under_way, self._estimates)
-        if not counted and kept < PROVEN_AFTER:
+        if not _may_leave(group, self.under_way, self._estimates) and not (
+            kept >= PROVEN_AFTER and self._covers_longest(call, excess)
+        ):
             return False
         learned = call.learned_cost() if kept >= PROVEN_AFTER else None
         base = cost.nanos if learned is None or learned.currency != currency else learned.nanos
         needed = base + excess
-        if not counted:  # it may leave if its longest answer, too, is within the cap
-            longest = call.longest_cost()
-            if longest is None or longest.currency != currency or longest.nanos + excess > self._free:
-                return False
-            needed = max(needed, longest.nanos + excess)
-        elif kept < PROVEN_AFTER and (most := call.most_cost()) is not None and most.currency == currency:
+        if kept < PROVEN_AFTER and (most := call.most_cost()) is not None and most.currency == currency:
             largest = max(needed, most.nanos)
             # where that is too much, a single call may try whether the server keeps to the request's bound
             needed = largest if largest <= self._free or self.under_way[group] else needed
@@ -284,6 +280,14 @@ class _Room:
         row = {"attempt_id": call.attempt_id, "batch_id": self._budget["batch_id"]}
         self.taken.append({**row, "nanos": needed, "base_nanos": base})
         return True
+
+    def _covers_longest(self, call: Reservable, excess: int) -> bool:
+        """Returns whether the cap holds even if this call and all that are under way end with the longest answers."""
+        longest = call.longest_cost()
+        if longest is None or longest.currency != self._budget["currency"]:
+            return False
+        free: int = self._free
+        return (self.under_way.total() + 1) * (longest.nanos + excess) <= free
 
 
 def _may_leave(group: Group, under_way: Mapping[Group, int], estimates: Mapping[Group, tuple[int, int]]) -> bool:

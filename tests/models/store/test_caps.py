@@ -115,10 +115,20 @@ def test_proven_calls_leave_at_once_where_the_cap_has_room_for_their_longest_ans
     calls = left(database, 200, longest=1000)
     spent, reserved, _ = sums(database, batch)
     assert spent == PROVEN_AFTER * BASE
-    assert len(calls) == FIRST_CALLS + (100 * 1000 - spent - FIRST_CALLS * BASE) // 1000
-    assert reserved == FIRST_CALLS * BASE + (len(calls) - FIRST_CALLS) * 1000
+    assert reserved == len(calls) * BASE
+    assert len(calls) == (100 * 1000 - spent + BASE) // (1000 + BASE)
     ends(database, *calls, cost=1000)
-    assert sums(database, batch)[0] <= 100 * 1000 + FIRST_CALLS * (1000 - BASE)
+    assert 85 * 1000 < sums(database, batch)[0] <= 100 * 1000
+
+
+def test_a_late_reply_of_a_worker_that_died_replaces_what_was_reserved_for_it(database: Database) -> None:
+    batch = capped(database)
+    call, *_ = left(database, 2)
+    with database.write() as connection:
+        jobs.rescue(connection, range(1, 1000))
+    assert sums(database, batch) == (0, 2 * BASE, 0)
+    ends(database, call, cost=70)
+    assert sums(database, batch) == (70, BASE, 0)
 
 
 def test_a_server_that_turns_dear_exceeds_the_cap_by_a_tenth_of_its_cheap_answers(database: Database) -> None:
