@@ -24,12 +24,13 @@ _LIMITS = (("requests_per_min", "req"), ("tokens_per_min", "tokens"), ("in_fligh
 @dataclass(frozen=True, slots=True)
 class Lowered:
     """A limit that was learned and lowers what is configured. `name` is the field of `Learned`, `kind` what metrics call it; `configured`
-    is our share of it, None where nothing is."""
+    is our share of it, None where nothing is; `whole` is the learned limit without `use`, as it would be configured."""
 
     name: str
     kind: str
     learned: float
     configured: int | None
+    whole: int
 
     @property
     def field(self) -> str | None:
@@ -97,7 +98,7 @@ def lowered(provider: ProviderConfig, key: KeyConfig, one: Learned) -> list[Lowe
         learned: float | None = getattr(one, name)
         limit = configured(provider, key, one.model, f"limit_{kind}_per_min")
         if learned is not None and (limit is None or learned < limit):
-            found.append(Lowered(name, kind, learned, limit))
+            found.append(Lowered(name, kind, learned, limit, max(1, round(learned / key.use))))
     return found
 
 

@@ -157,6 +157,7 @@ class LearnedLimits:
             return
 
         def write(connection: Connection) -> dict[What, Learned]:
+            learned_store.sweep(connection, now)
             stored = {(one.pool, one.model): one for one in learned_store.everything(connection, now)}
             kept = learned_store.keep(connection, self._changed(ceilings, stored, now), now)
             return stored | {(one.pool, one.model): one for one in kept}

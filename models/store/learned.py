@@ -23,6 +23,10 @@ RESET_SECONDS = 60.0
 LATE_SECONDS = 5.0
 """What was stored so soon after a reset may have been read before it."""
 
+_LIMITS = ("requests_per_min", "tokens_per_min", "in_flight")
+_KEPT = (*_LIMITS, "configured", "updated_at")
+_RESET = (*_KEPT, "counting", "reset_at")
+
 
 @dataclass(frozen=True, slots=True)
 class Learned:
@@ -91,15 +95,19 @@ def keep(connection: Connection, found: Iterable[Learned], now: float) -> list[L
             "configured": one.configured,
             "updated_at": now,
         }
-        for one in kept
+        for one in sorted(
+            kept, key=lambda one: (one.pool, one.model)
+        )  # in one order, so that no two workers wait for each other
     ]
     if rows:
-        connection.execute(_keep(connection.dialect.name), rows)
+        connection.execute(_insert(connection.dialect.name, _KEPT, False), rows)
     return kept
 
 
 @functools.cache
-def _keep(dialect: str) -> sa.Executable:
+def _insert(dialect: str, columns: tuple[str, ...], over_resets: bool) -> sa.Executable:
+    """Returns the statement that writes these columns into the row of a pool and model, whether there is one or not; into that of a reset
+    only with `over_resets`."""
     # imported by whoever writes: those who only look need no database's own SQL
     insert: Any
     if dialect == "sqlite":
@@ -107,11 +115,10 @@ def _keep(dialect: str) -> sa.Executable:
     else:
         from sqlalchemy.dialects.postgresql import insert
     fresh = insert(learned_limits)
-    changed = ("requests_per_min", "tokens_per_min", "in_flight", "configured", "updated_at")
     return fresh.on_conflict_do_update(  # type: ignore[no-any-return]
         index_elements=["pool", "model"],
-        set_={name: fresh.excluded[name] for name in changed},
-        where=learned_limits.c.reset_at.is_(None),
+        set_={name: fresh.excluded[name] for name in columns},
+        where=None if over_resets else learned_limits.c.reset_at.is_(None),
     )
 
 

@@ -309,10 +309,11 @@ def _of_workers(config: Config, database: Database) -> Iterator[Finding]:
 def _of_learned(found: list[tuple[str, Learned, list[Lowered]]]) -> Iterator[Finding]:
     """What was learned of limits: a warning where more is configured than the server takes."""
     for name, one, limits in found[:SHOWN_LEARNED]:
-        too_high = [
-            f"{limit.field}: {max(1, round(limit.learned))}" for limit in limits if limit.field and limit.configured
-        ]
-        todo = f"set {', '.join(too_high)}, or `truckllm keys reset-limits {name}` if the limit was raised"
+        too_high = [f"{limit.field}: {limit.whole}" for limit in limits if limit.field and limit.configured]
+        todo = (
+            f"set {', '.join(too_high)} for {one.model} under `models`, or `truckllm keys reset-limits {name}` if the limit was "
+            "raised"
+        )
         state: State = "warning" if too_high else "ok"
         yield Finding("limits", state, allows(name, one.model, limits), todo if too_high else "")
     if (more := len(found) - SHOWN_LEARNED) > 0:
