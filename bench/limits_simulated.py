@@ -8,11 +8,12 @@ or one that is described, or both.
     python bench/limits_simulated.py --seed 17 window=fixed --state
     python bench/limits_simulated.py rpm=300 --raise 200:rpm=900 --seconds 600
     python bench/limits_simulated.py --seeds 1 40
+    python bench/limits_simulated.py --table [learn half slow] [--workers 1 8]
 
 Fields are those of a sandbox account's limits (`rpm`, `tpm`, `concurrent`, `window`, `counts`, `burst_seconds`, `retry_after`, `headers`,
 `refusals_count`, `enforced`, `models`), of a scenario (`workers`, `keys`, `concurrency`, `models`, `prompt`, `output`, `max_tokens`, `stray`,
 `provider`, `configured.requests`, `configured.tokens`), and `latency`, `latency.kind`, `latency.above`, `latency.beyond`,
-`latency.growth`. `model_limits={...}` are limits by model.
+`latency.growth`. `model_limits={...}` are limits by model. `--table` plays the rows of `bench/limits.py`, with the same columns.
 """
 
 from __future__ import annotations
@@ -21,19 +22,22 @@ import argparse
 import asyncio
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import limits
 import yaml
+from limits_rows import DEFAULT_ROWS, GROUPS, OUTPUT_TOKENS, ROWS, Row
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.servers import Valkey
-from tests.worker.limits.servers import Scenario, drawn
-from tests.worker.limits.simulated import SERVER_FIRST, Simulation
+from tests.worker.limits.servers import Latency, Scenario, drawn
+from tests.worker.limits.simulated import SERVER_FIRST, Simulation, played
+from worker.sandbox.quotas import key_name
 
 
 def main() -> None:
@@ -43,6 +47,8 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, help="draws a server; fields replace its own")
     parser.add_argument("--seeds", type=int, nargs=2, metavar=("FIRST", "LAST"), help="draws servers: one line each")
+    parser.add_argument("--table", nargs="*", choices=[*GROUPS, *ROWS], metavar="ROW", help="plays rows of limits.py")
+    parser.add_argument("--workers", type=int, nargs="+", help="of the rows of --table, instead of their own")
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--step", type=float, default=5, help="seconds of a line")
     parser.add_argument(
@@ -51,11 +57,16 @@ def main() -> None:
     parser.add_argument("--fixed", action="store_true", help="nothing is learned")
     parser.add_argument("--state", action="store_true", help="shows what is learned, at each line")
     options = parser.parse_args()
-    logging.basicConfig(level=logging.CRITICAL if options.seeds else logging.WARNING, format="# %(message)s")
+    logging.basicConfig(
+        level=logging.CRITICAL if options.seeds or options.table is not None else logging.WARNING,
+        format="# %(message)s",
+    )
     fields = dict(parsed(one) for one in options.fields)
     valkey = Valkey()
     try:
-        if options.seeds is not None:
+        if options.table is not None:
+            table(valkey.url, options)
+        elif options.seeds is not None:
             for seed in range(options.seeds[0], options.seeds[1] + 1):
                 asyncio.run(summary(valkey.url, seed, scenario_of(fields, seed), options))
         else:
@@ -73,7 +84,7 @@ def parsed(text: str) -> tuple[str, Any]:
 
 def scenario_of(fields: dict[str, Any], seed: int | None) -> Scenario:
     scenario = Scenario({}) if seed is None else drawn(seed)
-    latency, limits = scenario.latency, dict(scenario.limits)
+    latency, enforced = scenario.latency, dict(scenario.limits)
     configured: dict[Any, Any] = dict(scenario.configured)
     own: dict[str, Any] = {}
     for name, value in fields.items():
@@ -85,15 +96,15 @@ def scenario_of(fields: dict[str, Any], seed: int | None) -> Scenario:
             if value is None:
                 del configured[rest]
         elif name == "model_limits":
-            limits["models"] = value
+            enforced["models"] = value
         elif name in Scenario.__dataclass_fields__ and name != "limits":
             own[name] = tuple(value) if isinstance(value, list) else value
         else:
-            limits[name] = value
+            enforced[name] = value
     if isinstance(own.get("models"), str):
         own["models"] = (own["models"],)
-    limits = {name: value for name, value in limits.items() if value is not None}
-    return replace(scenario, limits=limits, configured=configured, latency=latency, **own)
+    enforced = {name: value for name, value in enforced.items() if value is not None}
+    return replace(scenario, limits=enforced, configured=configured, latency=latency, **own)
 
 
 def changes_of(texts: Sequence[str]) -> list[tuple[float, dict[str, Any]]]:
@@ -151,6 +162,84 @@ async def timeline(url: str, scenario: Scenario, options: argparse.Namespace) ->
 async def summary(url: str, seed: int, scenario: Scenario, options: argparse.Namespace) -> None:
     simulation = await play(url, scenario, options)
     print(f"{seed:4d}: {line(simulation, options.seconds)}  {scenario}", flush=True)
+
+
+# The rows of limits.py
+
+
+def table(url: str, options: argparse.Namespace) -> None:
+    """Plays rows of `limits.py` and prints its columns."""
+    named = [name for one in options.table or DEFAULT_ROWS for name in GROUPS.get(one, [one])]
+    print(limits.HEAD)
+    found = []
+    for name in dict.fromkeys(named):
+        for workers in options.workers or ROWS[name].workers:
+            figures = row_figures(url, name, workers)
+            found.append(figures)
+            print(limits.line(figures), flush=True)
+    print(f"{sum(one.verdict == 'ok' for one in found)} of {len(found)} reach what is asked")
+
+
+def row_figures(url: str, name: str, workers: int) -> limits.Figures:
+    scenario = row_scenario(ROWS[name], workers)
+    sides = [True, False] if ROWS[name].kind == "unlimited" else [True]
+    logs = [calls_of(played(url, scenario, 120, learns=learns), ROWS[name]) for learns in sides]
+    first = min(call["at"] for call in logs[0])
+    window, spent = (first + 30, first + 120), limits.Spent(0.0, 0.0, 0.0)
+    if len(logs) > 1:
+        return limits.compared(name, workers, logs, window, spent)
+    return limits.figures(name, workers, logs[0], first, window, spent)
+
+
+def row_scenario(row: Row, workers: int) -> Scenario:
+    """The row's server and clients, in virtual time."""
+
+    def units(configured: Mapping[str, Any]) -> dict[Any, int]:
+        return {UNITS[name]: limit for name, limit in configured.items() if name in UNITS}
+
+    load = row.sandbox.get("load", {})
+    latency = Latency(
+        row.latency,
+        "lognormal" if row.sandbox.get("jitter") else "constant",
+        load.get("above", 0),
+        load.get("latency"),
+        load.get("growth", 0.0),
+    )
+    return Scenario(
+        row.enforced,
+        units(row.configured),
+        {model: units(own) for model, own in row.configured.get("models", {}).items()},
+        latency=latency,
+        keys=row.keys,
+        workers=workers,
+        concurrency=row.concurrency_of(workers),
+        models=row.models,
+        prompt=row.prompt_tokens,
+        output=OUTPUT_TOKENS,
+        max_tokens=row.max_tokens,
+        provider=row.provider,  # type: ignore[arg-type]
+    )
+
+
+UNITS = {"limit_req_per_min": "requests", "limit_tokens_per_min": "tokens"}
+
+
+def calls_of(simulation: Simulation, row: Row) -> list[limits.Call]:
+    """The calls as the sandbox would log them."""
+    return [
+        {
+            "at": one.at,
+            "mono": one.at,
+            "limited": one.refused is not None,
+            "key_id": key_name(limits.secret(row, one.key)),
+            "model": one.model,
+            "booked_tokens": one.tokens,
+            "output_tokens": OUTPUT_TOKENS,
+            "finished_at": one.ended,
+            "status": 429 if one.refused else 200,
+        }
+        for one in simulation.server.seen
+    ]
 
 
 def line(simulation: Simulation, seconds: float) -> str:

@@ -39,11 +39,13 @@ class Latency:
 
 @dataclass(frozen=True)
 class Scenario:
-    """`limits` are those of a sandbox account, for each key; `configured` limits a minute by unit, for each key. `stray` is the share of
+    """`limits` are those of a sandbox account, for each key; `configured` limits a minute by unit, for each key, `configured_of`
+    those of single models. `stray` is the share of
     calls that are refused for no reason, `stated` what all refusals state as the wait where that isn't the limits' own answer."""
 
     limits: Mapping[str, Any]
     configured: Mapping[Unit, int] = field(default_factory=dict)
+    configured_of: Mapping[str, Mapping[Unit, int]] = field(default_factory=dict)
     latency: Latency = Latency()
     keys: int = 1
     workers: int = 2
@@ -132,8 +134,8 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A call as the server saw it: when it came, for which key and model, what it was refused for (None: it was taken), the tokens taken
-    for it and the calls in flight with it."""
+    """A call as the server saw it: when it came and ended, for which key and model, what it was refused for (None: it was taken), the
+    tokens taken for it when it came and when it ended, and the calls in flight with it."""
 
     at: float
     key: int
@@ -141,6 +143,8 @@ class Seen:
     refused: str | None
     tokens: int
     in_flight: int
+    ended: float
+    later: int = 0
 
 
 class Server:
@@ -184,11 +188,12 @@ class Server:
         call.at, call.later = at, later
         self.in_flight += 1
         self._flying.append(call)
-        self.seen.append(Seen(at, call.key, call.model, None, at_arrival + later, self.in_flight))
-        return scenario.latency.draw(self._dice, self.in_flight)
+        seconds = scenario.latency.draw(self._dice, self.in_flight)
+        self.seen.append(Seen(at, call.key, call.model, None, at_arrival, self.in_flight, at + seconds, later))
+        return seconds
 
     def _refuse(self, call: Call, at: float, what: str, stated: float | None) -> Refusal:
-        self.seen.append(Seen(at, call.key, call.model, what, 0, self.in_flight))
+        self.seen.append(Seen(at, call.key, call.model, what, 0, self.in_flight, at))
         return Refusal(what if self.scenario.names_limit and what != "stray" else "", stated)
 
     def leave(self, call: Call, at: float) -> None:
@@ -209,7 +214,7 @@ class Server:
         """What the server took and refused between two times."""
         mine = [one for one in self.seen if begin <= one.at < end and model in (None, one.model)]
         taken = [one for one in mine if one.refused is None]
-        return Result(len(taken), len(mine) - len(taken), sum(one.tokens for one in taken), end - begin)
+        return Result(len(taken), len(mine) - len(taken), sum(one.tokens + one.later for one in taken), end - begin)
 
     def share(self, begin: float, end: float) -> float:
         """The share of the limit that binds which was used between two times; with limits of its own for each model, the least of them.

@@ -68,7 +68,9 @@ class Simulation:
         self.server = Server(scenario, self.now)
         self.granted: list[Grant] = []
         """All calls that were sent."""
-        self.keys = tuple(self._key(number) for number in range(scenario.keys))
+        self.keys = {
+            model: tuple(self._key(number, model) for number in range(scenario.keys)) for model in scenario.models
+        }
         self.dice = random.Random(scenario.seed)
         self._url = url
         self._stack = stack
@@ -77,9 +79,12 @@ class Simulation:
         self.clients: list[Client] = []
         self._client = client or Client
 
-    def _key(self, number: int) -> LimitedKey:
-        name = f"p/k{number}"
-        buckets = tuple(Bucket(f"{name}|{unit}", unit, limit) for unit, limit in self.scenario.configured.items())
+    def _key(self, number: int, model: str) -> LimitedKey:
+        name, scenario = f"p/k{number}", self.scenario
+        buckets = (
+            *(Bucket(f"{name}|{unit}", unit, limit) for unit, limit in scenario.configured.items()),
+            *(Bucket(f"{name}|{model}|{unit}", unit, n) for unit, n in scenario.configured_of.get(model, {}).items()),
+        )
         if Flying is None:
             return LimitedKey(name, name, buckets)
         learns = 0 if not self.learns else 1 if buckets else 2
@@ -205,7 +210,7 @@ class Client:
             elif isinstance(answer, TooLarge):
                 done.add(want.id)
                 del self._calls[want.id]
-            elif answer.reason in ("limit", "cooling", "blocked"):
+            elif answer.reason in ("limit", "cooling", "blocked") and not scenario.configured_of:
                 shared.append(answer.seconds)
             elif answer.reason == "in_flight":
                 apart = self._capped = True
@@ -232,7 +237,7 @@ class Client:
             "claude": Charge(tokens=prompt + scenario.output),
         }[scenario.provider]
         play._serial += 1
-        want = Want(f"w{play._serial}", charge, play.keys, model)
+        want = Want(f"w{play._serial}", charge, play.keys[model], model)
         self._calls[want.id] = call
         return want
 
@@ -241,7 +246,7 @@ class Client:
     def _send(self, grant: Grant, call: Call) -> None:
         self.in_flight += 1
         self._flying[grant.key.pool, call.model] += 1
-        call.key = self._play.keys.index(grant.key)
+        call.key = self._play.keys[call.model].index(grant.key)
 
         async def launch() -> None:
             pool, model = grant.key.pool, call.model
@@ -253,8 +258,9 @@ class Client:
             self._play.granted.append(grant)
             place = getattr(grant, "place", None)
             others = max(0, place.in_flight - self._flying[pool, model]) if place else 0
-            mine = sum(one[1:3] == (pool, model) for one in self._started.values())
-            self._started[grant.want_id] = self._play.now, pool, model, others + mine + 1
+            mine = sum(its is grant.key and of == model for _, its, of, _ in self._started.values())
+            counted = self._kinds.sent(pool, model, others + mine + 1) if self._kinds else None
+            self._started[grant.want_id] = self._play.now, grant.key, model, counted
             self._play.at(self._play.now + self._dice.uniform(0.0, ROUND_TRIP / 2), arrive)
 
         async def arrive() -> None:
@@ -301,10 +307,10 @@ class Client:
     async def answered(self, grant: Grant, call: Call) -> None:
         """A whole answer has come."""
         pool = grant.key.pool
-        began, _, _, in_flight = self._started.pop(grant.want_id)
+        began, _, _, counted = self._started.pop(grant.want_id)
         self._lasted.append(self._play.now - began)
-        if self._kinds:
-            self._kinds.answered(pool, call.model, in_flight)
+        if counted:
+            counted.over = True
         for what in (pool, f"{pool}|{call.model}"):
             self._cooling.answered(what, grant.start_at)
 
@@ -312,7 +318,7 @@ class Client:
         """A 429 has come."""
         play, pool, model = self._play, grant.key.pool, call.model
         what, wait = f"{pool}|{model}", refusal.stated
-        *_, in_flight = self._started.pop(grant.want_id)
+        *_, counted = self._started.pop(grant.want_id)
         sent = play.now - grant.start_at
         if self._cooling.cool(pool, wait or 0.0) or self._cooling.cool(what, wait or 0.0):
             self._uncounted.setdefault((pool, model), []).append(grant.start_at)
@@ -320,7 +326,7 @@ class Client:
         taught: dict[str, Any] = {"sent": sent if play.learns or Refused else None}
         if Refused and play.learns:
             about = ABOUT.get(refusal.about, "")
-            guessed = not about and self._kinds.refused(pool, model, in_flight, sent)
+            guessed = not about and self._kinds.refused(pool, model, counted)
             taught["refused"] = Refused(about, grant.place, grant.charge.tokens, self._flying[pool, model], guessed)
         found = await self.limiter.too_many(
             grant.key,
