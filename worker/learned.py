@@ -67,6 +67,8 @@ class LearnedLimits:
     async def refresh(self) -> None:
         """Follows resets, puts back what Redis has lost, and stores what has changed, at most once a minute. Raises redis errors,
         StorageError."""
+        if self._begun and not self._learning:
+            return
         async with self._lock:
             ceilings = await self._carry(starting=not self._begun)
             if self._clock() - self._written_at >= STORE_SECONDS:
@@ -74,23 +76,22 @@ class LearnedLimits:
 
     async def store(self) -> None:
         """Stores what has changed, at the end of this process. Raises redis errors, StorageError."""
+        if not (self._begun and self._learning):
+            return
         async with self._lock:
-            if self._begun:
-                await self._store(await self._carry(starting=False))
+            await self._store(await self._carry(starting=False))
 
     async def _carry(self, *, starting: bool) -> list[Ceiling]:
         """Makes Redis agree with SQL, and returns what it holds then. `starting`: all of SQL is read, not only its resets, and Redis drops
         what was learned under another configuration."""
         resets = await self._read(starting)
         new = [one for one in resets if self._followed.get((one.pool, one.model)) != one.at]
-        ceilings: list[Ceiling] = []
-        if self._learning or new or starting:
-            ceilings = await exchange(
-                self._client,
-                list(self._learning),
-                marks=self._marks if starting else None,
-                forget=[*self._reset(new), *((pool, "") for pool in self._fixed if starting)],
-            )
+        ceilings = await exchange(
+            self._client,
+            list(self._learning),
+            marks=self._marks if starting else None,
+            forget=[*self._reset(new), *((pool, "") for pool in self._fixed if starting)],
+        )
         self._begun = True
         for one in new:
             log.info("%s, %s: learned limits were reset", one.pool or "all pools", one.model or "all models")

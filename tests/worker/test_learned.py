@@ -120,8 +120,10 @@ def test_where_nothing_learns_redis_and_sql_are_left_alone(start_worker: Start, 
     carrier = Carrier(start_worker(config({"limit_req_per_min": 600})))
     carrier.refresh()
     carrier.set(300)
+    reset(database, "")
     carrier.refresh(STORE_SECONDS)
-    assert stored(database) == {}
+    carrier.worker.run(carrier.part.store())
+    assert (carrier.standing(), stored(database)) == ({"m": 300}, {})
 
 
 def test_a_redis_that_lost_everything_gets_it_back(carrier: Carrier, database: Database) -> None:
