@@ -101,9 +101,13 @@ class LearnedLimits:
                 resets = await self._read(whole=True)
             if seeds := self._missing(ceilings, resets):
                 ceilings = await exchange(self._client, list(self._learning), seeds=seeds)
+                there = {(one.pool, one.model) for one in ceilings}
                 for seed in seeds:
-                    limits = learned_limits(*seed.limits)
-                    log.info("%s, model %s: starts with learned limits: %s", seed.pool, seed.model, limits)
+                    if (seed.pool, seed.model) in there:
+                        limits = learned_limits(*seed.limits)
+                        log.info("%s, model %s: starts with learned limits: %s", seed.pool, seed.model, limits)
+                    else:  # the law takes no such entry: it isn't tried again
+                        del self._stored[seed.pool, seed.model]
         return ceilings
 
     def _reset(self, resets: Iterable[Reset]) -> list[What]:

@@ -134,6 +134,24 @@ def test_a_redis_that_lost_everything_gets_it_back(carrier: Carrier, database: D
     assert carrier.standing() == {"m": 300}
 
 
+@pytest.mark.parametrize("limits", [(300.0, 0.0, 0.0), (0.0, 20_000.0, 0.0), (0.0, 0.0, 8.0)])
+def test_each_kind_of_limit_is_put_back_once(
+    carrier: Carrier, database: Database, limits: tuple[float, float, float], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    mark = fingerprints(carrier.config.providers)[carrier.pool] or ""
+    with database.write() as connection:
+        learned_store.keep(
+            connection,
+            [Learned(carrier.pool, "m", *(one or None for one in limits), configured=mark)],
+            database.now(connection),
+        )
+    carrier.take_over()
+    for _ in range(3):
+        carrier.refresh(STORE_SECONDS)
+    assert caplog.text.count("starts with learned limits") <= 1
+
+
 def test_a_worker_that_starts_puts_it_in_place_before_its_first_call(start_worker: Start, database: Database) -> None:
     first = start_worker(learning())
     carrier = Carrier(first)
