@@ -39,6 +39,9 @@ from tests.worker.limits.servers import Latency, Scenario, drawn
 from tests.worker.limits.simulated import SERVER_FIRST, Simulation, played
 from worker.sandbox.quotas import key_name
 
+CONVERGED = 120.0
+"""Seconds after which a limit should have been found."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -67,8 +70,9 @@ def main() -> None:
         if options.table is not None:
             table(valkey.url, options)
         elif options.seeds is not None:
-            for seed in range(options.seeds[0], options.seeds[1] + 1):
-                asyncio.run(summary(valkey.url, seed, scenario_of(fields, seed), options))
+            numbers = range(options.seeds[0], options.seeds[1] + 1)
+            good = [asyncio.run(summary(valkey.url, one, scenario_of(fields, one), options)) for one in numbers]
+            print(f"{sum(good)} of {len(good)} refuse at most 1 % after second {CONVERGED:g}")
         else:
             asyncio.run(timeline(valkey.url, scenario_of(fields, options.seed), options))
     finally:
@@ -159,9 +163,13 @@ async def timeline(url: str, scenario: Scenario, options: argparse.Namespace) ->
     print(line(simulation, options.seconds))
 
 
-async def summary(url: str, seed: int, scenario: Scenario, options: argparse.Namespace) -> None:
+async def summary(url: str, seed: int, scenario: Scenario, options: argparse.Namespace) -> bool:
+    """Prints a line; returns whether few calls are refused in the end."""
     simulation = await play(url, scenario, options)
-    print(f"{seed:4d}: {line(simulation, options.seconds)}  {scenario}", flush=True)
+    late = simulation.server.between(SERVER_FIRST + CONVERGED, SERVER_FIRST + options.seconds)
+    good = late.refused <= max(3, 0.01 * (late.taken + late.refused))
+    print(f"{seed:4d} {'  ' if good else '!!'} {line(simulation, options.seconds)}  {scenario}", flush=True)
+    return good
 
 
 # The rows of limits.py
