@@ -11,9 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from worker.limits.limiter import Named
 from worker.limits.shapes import Unit
 from worker.sandbox.quotas import Pool, Standing
 from worker.sandbox.settings import Limits
+
+NAMED: dict[tuple[str, str], Named] = {("openai", "concurrent"): "pool", ("claude", "concurrent"): ""}
+"""What the sandbox's refusals name, where that isn't the model."""
 
 
 @dataclass(frozen=True)
@@ -126,10 +130,12 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A 429: the limit that it is about ("" where it doesn't say), and the wait that it states, None where it states none."""
+    """A 429: the limit that it is about ("" where it doesn't say), the wait that it states, None where it states none, and what it names
+    as refused."""
 
     about: str
     stated: float | None
+    named: Named = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +200,9 @@ class Server:
 
     def _refuse(self, call: Call, at: float, what: str, stated: float | None) -> Refusal:
         self.seen.append(Seen(at, call.key, call.model, what, 0, self.in_flight, at))
-        return Refusal(what if self.scenario.names_limit and what != "stray" else "", stated)
+        if not self.scenario.names_limit or what == "stray":
+            return Refusal("", stated)
+        return Refusal(what, stated, NAMED.get((self.scenario.provider, what), "model"))
 
     def leave(self, call: Call, at: float) -> None:
         """A call that was taken ends."""

@@ -317,7 +317,7 @@ class Client:
     async def refused(self, grant: Grant, call: Call, refusal: Refusal) -> None:
         """A 429 has come."""
         play, pool, model = self._play, grant.key.pool, call.model
-        what, wait = f"{pool}|{model}", refusal.stated
+        what, wait = pool if refusal.named == "pool" else f"{pool}|{model}", refusal.stated
         *_, counted = self._started.pop(grant.want_id)
         sent = play.now - grant.start_at
         if self._cooling.cool(pool, wait or 0.0) or self._cooling.cool(what, wait or 0.0):
@@ -333,6 +333,7 @@ class Client:
             wait,
             self._cooling.seconds(what, told=wait is not None),
             model=model,
+            named=refusal.named,
             more=[(play.now - at, 1) for at in self._uncounted.pop((pool, model), []) if play.now - at < 60],
             **taught,
         )
