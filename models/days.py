@@ -57,6 +57,11 @@ def local(zone: str, at: float) -> str:
     return f"{datetime.fromtimestamp(at, _zone(zone)):%Y-%m-%d %H:%M} {zone}"
 
 
+def local_iso(zone: str, at: float) -> str:
+    """Returns a moment as "2026-12-01T00:00:00-08:00"."""
+    return datetime.fromtimestamp(at, _zone(zone)).isoformat(timespec="seconds")
+
+
 def used_up(unit: str, limit: int, zone: str) -> str:
     """Returns the sentence for a limit by day without room: with it a worker stores that, and it is compared with the configuration."""
     field = "limit_req_per_day" if unit == "requests" else "limit_tokens_per_day"

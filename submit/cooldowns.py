@@ -1,4 +1,4 @@
-"""Cooldowns in words: what waits on which key, until when, and why, for all that shows a batch, a job or a key.
+"""Cooldowns and limits by day in words: what waits on which key, until when, and why, for all that shows a batch, a job or a key.
 
 It reads what workers have stored, and changes nothing.
 """
@@ -10,9 +10,10 @@ from collections.abc import Iterable, Sequence
 from sqlalchemy.engine import Connection, RowMapping
 
 from models.config import Config, KeyConfig, ProviderConfig
+from models.day_limits import standing_waits
 from models.pools import pool_name
 from models.states import JobStatus
-from models.store import cooldowns, outcomes
+from models.store import outcomes
 from models.store.cooldowns import Cooldown
 from models.wording import duration, utc
 from submit.bell import providers_of
@@ -22,6 +23,11 @@ def sentence(one: Cooldown) -> str:
     """A cooldown with its scope, its end and the provider's words."""
     shared = f" and the other keys of {one.pool.removeprefix('pool:')}" if one.pool.startswith("pool:") else ""
     model = f"model {one.model}" if one.model else "all models"
+    if one.configured:
+        return (
+            f"{one.key}{shared}, {model}: no call starts until {utc(one.until)}: {one.reason}; "
+            "only a higher limit in the configuration ends that"
+        )
     return (
         f"{one.key}{shared}, {model}: cooling down for {duration(one.until - one.since)}, until {utc(one.until)}: {one.reason}; "
         f"`truckllm keys enable {one.key}` ends that"
@@ -30,7 +36,7 @@ def sentence(one: Cooldown) -> str:
 
 def of_batch(connection: Connection, batch_id: int, config: Config | None, now: float) -> tuple[Cooldown, ...]:
     """Returns the cooldowns of all keys that a batch's queued jobs may go to; without a configuration, of all keys."""
-    found = cooldowns.standing(connection, now)
+    found = standing_waits(connection, config, now)
     if not found or config is None:
         return tuple(found)
     lanes = outcomes.queued_lanes(connection, batch_id)
@@ -49,7 +55,7 @@ def of_jobs(
 ) -> dict[int, Cooldown]:
     """What holds back the queued ones of these jobs, by job: of every key that one may go to a cooldown stands, and this one ends
     first."""
-    standing = cooldowns.standing(connection, now)
+    standing = standing_waits(connection, config, now)
     if not standing or config is None:
         return {}
     found = {row["id"]: _of_job(row, config, standing) for row in rows if row["status"] == JobStatus.QUEUED}

@@ -70,10 +70,12 @@ class Sums:
 
 @dataclass(slots=True)
 class Forecast:
-    """Groups in the order of the input; `seconds` by provider, at the speed that its limits allow (None: it has none)."""
+    """Groups in the order of the input; `seconds` by provider, at the speed that its limits allow (None: it has none). `days` are the
+    whole days' quotas that a provider's lines take, where it has limits by day."""
 
     groups: list[Group] = field(default_factory=list)
     seconds: dict[str, float | None] = field(default_factory=dict)
+    days: dict[str, float] = field(default_factory=dict)
     routed: set[str] = field(default_factory=set)
 
     @property
@@ -127,9 +129,10 @@ def forecast(
     for group in found.groups:
         _price(group, (known or {}).get((group.provider, group.model)))
     for name in dict.fromkeys(group.provider for group in found.groups):
-        found.seconds[name] = _seconds(
-            config.provider(name), [group for group in found.groups if group.provider == name]
-        )
+        groups_of = [group for group in found.groups if group.provider == name]
+        found.seconds[name] = _seconds(config.provider(name), groups_of)
+        if (days := _longest(config.provider(name), groups_of, "_per_day")) is not None:
+            found.days[name] = days
     return found
 
 
@@ -172,14 +175,21 @@ def _sums(provider: ProviderConfig, model: str) -> list[Sums]:
 
 
 def _seconds(provider: ProviderConfig, groups: Sequence[Group]) -> float | None:
-    """How long the limits alone make these groups take, with all keys at once."""
-    whole = _minutes(_capacity(provider, None), provider, groups)
-    single = [_minutes(_capacity(provider, group.model), provider, [group]) for group in groups]
-    minutes = max((each for each in (whole, *single) if each is not None), default=None)
+    """How long the limits alone make these groups take, with all keys at once. What fits into one day's quota may all run today."""
+    minutes, days = _longest(provider, groups, "_per_min"), _longest(provider, groups, "_per_day")
+    if days is not None and days > 1:
+        return max(days * 86_400.0, (minutes or 0.0) * 60.0)
     return None if minutes is None else minutes * 60.0
 
 
-def _minutes(capacity: Mapping[str, float], provider: ProviderConfig, groups: Sequence[Group]) -> float | None:
+def _longest(provider: ProviderConfig, groups: Sequence[Group], span: str) -> float | None:
+    """Returns the minutes or days that the limits with this ending make these groups take; None if there are none."""
+    whole = _spans(_capacity(provider, None, span), provider, groups)
+    single = [_spans(_capacity(provider, group.model, span), provider, [group]) for group in groups]
+    return max((each for each in (whole, *single) if each is not None), default=None)
+
+
+def _spans(capacity: Mapping[str, float], provider: ProviderConfig, groups: Sequence[Group]) -> float | None:
     going_in = sum(group.input_tokens for group in groups)
     coming_out = sum(group.output_tokens for group in groups)
     # what a limit of tokens counts is the dialect's own rule: OpenAI books the bounds, Gemini only what goes in
@@ -191,16 +201,21 @@ def _minutes(capacity: Mapping[str, float], provider: ProviderConfig, groups: Se
         "limit_tokens_per_min": booked,
         "limit_input_tokens_per_min": going_in,
         "limit_output_tokens_per_min": coming_out,
+        "limit_req_per_day": sum(group.lines for group in groups),
+        "limit_tokens_per_day": booked,
     }
     return max((taken[name] / limit for name, limit in capacity.items()), default=None)
 
 
-def _capacity(provider: ProviderConfig, model: str | None) -> dict[str, float]:
-    """The provider's limits a minute over all quotas: of its keys, or (model) those that hold for one model. Keys of one pool share
-    theirs; a limit that one quota doesn't have is none."""
+def _capacity(provider: ProviderConfig, model: str | None, span: str) -> dict[str, float]:
+    """The provider's limits with this ending over all quotas: of its keys, or (model) those that hold for one model. Keys of one pool
+    share theirs; a limit that one quota doesn't have is none."""
     pools: dict[str, dict[str, float]] = {}
     for key in provider.keys:
-        limits = key.limits() if model is None else provider.model_limits(key, model)
+        if span == "_per_day":
+            limits = key.day_limits() if model is None else provider.model_day_limits(key, model)
+        else:
+            limits = key.limits() if model is None else provider.model_limits(key, model)
         mine = pools.setdefault(key.pool or f"{provider.id}/{key.id}", {})
         for name, limit in limits.items():
             mine[name] = min(mine.get(name, limit), limit * key.use)

@@ -12,7 +12,7 @@ from models.states import BatchStatus
 from models.wording import counted, duration
 from submit.progress import Snapshot
 
-_OF_A_COOLDOWN = re.compile(r".*: cooling down for .*? UTC")
+_OF_A_COOLDOWN = re.compile(r".*: (?:cooling down for|no call starts until) .*? UTC")
 _OF_A_KEY = re.compile(r"(no usable key: )?[^\s/]+/[^\s/]+: ")
 
 

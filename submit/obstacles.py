@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from sqlalchemy.engine import Connection, RowMapping
 
 from models.config import Config, KeyConfig, ProviderConfig
+from models.day_limits import day_limits, days_of_work
 from models.request import FailureKind
 from models.store import answering, budgets, keys, outcomes
 from submit.bell import live_workers, providers_of
@@ -91,6 +92,14 @@ def blocked(connection: Connection, batch_id: int, config: Config, now: float) -
     if lost or without_key:
         without_key = [f"{NO_KEY}: {'; '.join(dict.fromkeys([*lost, *without_key]))}"]
     return "; ".join(dict.fromkeys([*unanswering, *without_key]))
+
+
+def quota_days(connection: Connection, batch_id: int, config: Config, left: int) -> float | None:
+    """Returns the days that so many calls of a batch take by the limits of requests a day; None where a key that it may use has none."""
+    if not any(True for provider in config.providers for key in provider.keys for _ in day_limits(provider, key)):
+        return None
+    lanes = outcomes.queued_lanes(connection, batch_id)
+    return days_of_work(config, [name for lane in lanes for name in providers_of(config, lane)], left)
 
 
 def _again(row: RowMapping, now: float) -> str:

@@ -103,6 +103,8 @@ class Snapshot:
     failures: tuple[FailureGroup, ...] = ()
     cooldowns: tuple[Cooldown, ...] = ()
     """Waits of more than 30 s that providers have asked for, on the keys that its queued jobs may go to."""
+    quota_days: float | None = None
+    """Days that the rest takes by the configured limits of requests a day; None: some key has none."""
     empty: int = 0
     """Of those that succeeded, the answers that hold nothing."""
 
@@ -137,11 +139,18 @@ class Snapshot:
                     and f"its books don't add up, `truckllm verify {self.batch_id}` tells more: {self.problem}",
                     self.unserved,
                     self.waiting,
+                    self._quota,
                     *map(cooldowns.sentence, self.cooldowns),
                     *(trouble.sentence for trouble in self.troubles),
                 ),
             )
         )
+
+    @property
+    def _quota(self) -> str | None:
+        if self.quota_days is None or self.quota_days <= 1 or self.finished:
+            return None
+        return f"{self.quota_days:,.1f} days at the configured limits of requests a day"
 
     @property
     def costs(self) -> tuple[tuple[str, int], ...]:
@@ -190,6 +199,9 @@ def snapshot(
         rate = 0.0 if idle else rate
     if status == BatchStatus.CANCELLED and row["finished_at"] is None:
         unserved = obstacles.left_open(connection, batch_id, now)
+    quota_days = None
+    if config is not None and status in RUNNABLE and counts.left > 0:
+        quota_days = obstacles.quota_days(connection, batch_id, config, counts.left)
     cap = _cap(connection, batch_id)
     held_back = cap is not None and 0 < running < counts.left and status in RUNNABLE
     by_provider: dict[str, int] | None = {}
@@ -215,7 +227,8 @@ def snapshot(
         finished_at=row["finished_at"],
         now=now,
         rate=rate,
-        eta_seconds=None if unserved else _eta(counts.left, rate),
+        eta_seconds=None if unserved else _eta(counts.left, rate, quota_days),
+        quota_days=quota_days,
         blocked=blocked,
         paused=(row["paused_reason"] or "paused") if status == BatchStatus.PAUSED else None,
         problem=row["problem"] if status == BatchStatus.FINALIZING else None,
@@ -303,7 +316,7 @@ class Pace:
         return dataclasses.replace(
             seen,
             rate=rate,
-            eta_seconds=None if seen.unserved else _eta(seen.total - seen.ended, rate),
+            eta_seconds=None if seen.unserved else _eta(seen.total - seen.ended, rate, seen.quota_days),
             blocked_seconds=0.0 if self._blocked_since is None else clock - self._blocked_since,
         )
 
@@ -317,7 +330,10 @@ class Pace:
         return (newest - ended) / (clock - then) if clock - then >= 1.0 else None
 
 
-def _eta(left: int, rate: float | None) -> float | None:
+def _eta(left: int, rate: float | None, quota_days: float | None) -> float | None:
+    """Returns the seconds that are left at this rate; where limits by day make it more than a day, those by the limits."""
+    if left > 0 and quota_days is not None and quota_days > 1:
+        return max(quota_days * 86_400, left / rate if rate else 0.0)
     return left / rate if rate and left > 0 else None
 
 

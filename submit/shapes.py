@@ -13,6 +13,8 @@ from typing import Any
 from sqlalchemy.engine import RowMapping
 
 from models.config import KeyConfig, ProviderConfig
+from models.day_limits import DayUse
+from models.days import local_iso
 from models.errors import InputError
 from models.learning import Lowered
 from models.store import keys as key_store
@@ -58,6 +60,7 @@ def batch(seen: Snapshot) -> dict[str, Any]:
         "queued": seen.queued,
         "rate": None if seen.rate is None else round(seen.rate, 3),
         "eta_seconds": None if seen.eta_seconds is None else round(seen.eta_seconds, 1),
+        "quota_days": None if seen.quota_days is None else round(seen.quota_days, 2),
         "blocked": seen.blocked,
         "paused": seen.paused,
         "problem": seen.problem,
@@ -93,7 +96,8 @@ def _part(part: Part) -> dict[str, Any]:
 
 
 def cooldown(one: Cooldown, now: float) -> dict[str, Any]:
-    """A wait that a provider has asked for; `model` null: of all its key's models. `seconds` are those left."""
+    """A wait that a provider has asked for, or (`configured`) for a limit by day; `model` null: of all its key's models. `seconds` are those
+    left."""
     return {
         "key": one.key,
         "pool": one.pool.removeprefix("pool:"),
@@ -102,6 +106,7 @@ def cooldown(one: Cooldown, now: float) -> dict[str, Any]:
         "since": iso(one.since),
         "until": iso(one.until),
         "seconds": round(max(0.0, one.until - now), 1),
+        "configured": one.configured,
     }
 
 
@@ -148,9 +153,10 @@ def key(
     cooldowns: Sequence[Cooldown],
     learned: Sequence[tuple[Learned, Sequence[Lowered]]],
     now: float,
+    days: Sequence[DayUse] = (),
 ) -> dict[str, Any]:
-    """A key with its row of `models.store.keys`, if any, those of all standing `cooldowns` that concern it, and what is `learned` of its
-    limits; never its secret."""
+    """A key with its row of `models.store.keys`, if any, those of all standing `cooldowns` that concern it, what is `learned` of its
+    limits, and what is used of those by day; never its secret."""
     return {
         "provider": provider.id,
         "key_id": one.id,
@@ -161,6 +167,22 @@ def key(
         "until": iso(state["until"]) if state else None,
         "cooldowns": [cooldown(found, now) for found in of_key(provider, one, cooldowns)],
         "learned": [learned_limits(found, limits) for found, limits in learned],
+        "days": [day_use(found) for found in days],
+    }
+
+
+def day_use(one: DayUse) -> dict[str, Any]:
+    """Returns a limit by day with what is used of it; `model` null: of all models."""
+    limit = one.limit
+    return {
+        "model": limit.model or None,
+        "unit": limit.unit,
+        "limit": limit.limit,
+        "used": one.used,
+        "zone": limit.zone,
+        "since": iso(one.start),
+        "resets": iso(one.resets),
+        "resets_local": local_iso(limit.zone, one.resets),
     }
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from models.tables import attempts
+from models.tables import attempts, jobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +56,9 @@ def started(connection: Connection, since: float, before: float) -> list[Started
         .group_by(attempts.c.provider, attempts.c.key_id, attempts.c.requested_model)
     )
     return [Started(*row[:3], *(int(number) for number in row[3:])) for row in connection.execute(query)]
+
+
+def queued_by_lane(connection: Connection) -> dict[str, int]:
+    """Returns the number of queued jobs of each lane, over all batches."""
+    query = sa.select(jobs.c.lane, sa.func.count()).where(sa.literal_column("status = 'queued'")).group_by(jobs.c.lane)
+    return {row[0]: int(row[1]) for row in connection.execute(query)}

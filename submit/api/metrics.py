@@ -6,6 +6,7 @@ It keeps running sums of calls whose story is over, so that a scrape reads only 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Mapping
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -14,10 +15,11 @@ from sqlalchemy.engine import Connection
 
 from models.config import Config
 from models.database import Database
+from models.day_limits import DayUse, day_uses, standing_waits
 from models.learning import of_keys, once_a_pool
 from models.money import decimal_amount
 from models.states import JobStatus
-from models.store import cooldowns, keys, learned, traffic, workers
+from models.store import keys, learned, traffic, workers
 from models.store.traffic import BUCKETS_MS, TOKENS, Label, Sums
 from submit.bell import is_live
 from submit.obstacles import quarantined
@@ -27,6 +29,7 @@ SETTLED_SECONDS = 30.0
 """A call that started before then, and before every call under way, is counted for good."""
 SHOWN_COOLDOWNS = 200
 SHOWN_LEARNED = 200
+SHOWN_DAYS = 500
 SHOWN_BATCHES = 50
 """Unfinished batches that get rows of their own; the number of series must not grow without end."""
 
@@ -65,6 +68,8 @@ class LedgerCollector(Collector):
         self._config = config
         longest = max((provider.timeout_seconds for provider in config.providers), default=0.0)
         self._calls = CallSums(database, 2 * longest + 60.0)
+        self._days: list[DayUse] = []
+        self._days_until = 0.0
 
     def describe(self) -> list[Metric]:
         return []  # or registering would read the database
@@ -76,6 +81,15 @@ class LedgerCollector(Collector):
             yield from _batch_metrics(connection, self._config, now)
             yield from _key_metrics(connection, self._config, now)
             yield from _worker_metrics(connection, now)
+            yield from _day_metrics(self._day_uses(connection, now))
+
+    def _day_uses(self, connection: Connection, now: float) -> list[DayUse]:
+        """Returns the limits by day with their use, read again at most a tenth of the time: it reads all calls of the day."""
+        if (began := time.monotonic()) >= self._days_until:
+            uses = {use.limit: use for its in day_uses(connection, self._config, now).values() for use in its}
+            self._days = list(uses.values())[:SHOWN_DAYS]
+            self._days_until = time.monotonic() + 9 * (time.monotonic() - began)
+        return self._days
 
 
 def call_metrics(sums: Mapping[Label, Sums]) -> Iterator[Metric]:
@@ -171,10 +185,10 @@ def _key_metrics(connection: Connection, config: Config, now: float) -> Iterator
     yield used
     waits = GaugeMetricFamily(
         "truckllm_cooldown_seconds",
-        "Seconds left of a wait over 30 s that a provider has asked for; model empty: all models",
+        "Seconds left of a wait over 30 s that a provider has asked for, or until a limit by day resets; model empty: all models",
         labels=("pool", "model"),
     )
-    for wait in cooldowns.standing(connection, now)[:SHOWN_COOLDOWNS]:
+    for wait in standing_waits(connection, config, now)[:SHOWN_COOLDOWNS]:
         waits.add_metric([wait.pool.removeprefix("pool:"), wait.model], wait.until - now)
     yield waits
     found = GaugeMetricFamily(
@@ -187,6 +201,18 @@ def _key_metrics(connection: Connection, config: Config, now: float) -> Iterator
         for one in its:
             found.add_metric([of_model.pool.removeprefix("pool:"), of_model.model, one.kind], one.learned)
     yield found
+
+
+def _day_metrics(uses: list[DayUse]) -> Iterator[Metric]:
+    by = ("pool", "model", "kind")
+    limits = GaugeMetricFamily("truckllm_day_limit", "Configured limits a day; model empty: all models", labels=by)
+    used = GaugeMetricFamily("truckllm_day_used", "Calls and tokens of the present local day", labels=by)
+    for use in uses:
+        labels = [use.limit.pool.removeprefix("pool:"), use.limit.model, use.limit.unit]
+        limits.add_metric(labels, use.limit.limit)
+        used.add_metric(labels, use.used)
+    yield limits
+    yield used
 
 
 def _worker_metrics(connection: Connection, now: float) -> Iterator[Metric]:

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from models.database import Database, schema_version
+from models.day_limits import day_uses, standing_waits
 from models.errors import NotFoundError, StorageError
 from models.learning import of_keys
 from models.money import decimal_amount
@@ -158,10 +159,19 @@ def keys(request: Request) -> Response:
     with stored(api.database), api.database.read() as connection:
         states = key_store.everything(connection)
         now = api.database.now(connection)
-        waits = cooldowns.standing(connection, now)
+        waits = standing_waits(connection, api.config, now)
         limits = of_keys(api.config.providers, learned.everything(connection, now))
+        days = day_uses(connection, api.config, now)
     found = [
-        shapes.key(provider, one, state_of(provider, one, states), waits, limits.get((provider.id, one.id), ()), now)
+        shapes.key(
+            provider,
+            one,
+            state_of(provider, one, states),
+            waits,
+            limits.get((provider.id, one.id), ()),
+            now,
+            days.get((provider.id, one.id), ()),
+        )
         for provider in api.config.providers
         for one in provider.keys
     ]

@@ -41,7 +41,7 @@ def estimate(
     """Say what a file will take before anything is sent: tokens, cost and time. Nothing is called, nothing is stored.
 
     `cost` is what is likely, `most_cost` what it can be at most by the lines' max_tokens, with each line answered once. --json:
-    {lines, seconds, groups: [{provider, model, lines, input_tokens, output_tokens, most_output_tokens, cost, most_cost,
+    {lines, seconds, days (whole days' quotas, by limits by day), groups: [{provider, model, lines, input_tokens, output_tokens, most_output_tokens, cost, most_cost,
     currency, measured}], notes}; null where nothing tells.
     """
     settings = load_config(config, secrets=False)
@@ -55,7 +55,8 @@ def estimate(
     if json:
         groups = [_group(group) for group in found.groups]
         seconds = None if found.slowest is None else round(found.slowest, 1)
-        print_json({"lines": found.lines, "seconds": seconds, "groups": groups, "notes": notes})
+        days = round(max(found.days.values()), 2) if found.days else None
+        print_json({"lines": found.lines, "seconds": seconds, "days": days, "groups": groups, "notes": notes})
         return
     print_table(
         ("provider", "model", "lines", "tokens in", "tokens out", "at most", "cost", "at most"),
@@ -113,6 +114,8 @@ def _summary(found: Forecast) -> str:
     cost = " + ".join(likely) or "unpriced"
     bound = f", at most {' + '.join(most)}" if most and whole else ""
     time = "" if found.slowest is None else f", about {duration(found.slowest)} by the limits"
+    if found.slowest is not None and found.slowest == max(found.days.values(), default=0.0) * 86_400:
+        time = f", {max(found.days.values()):,.1f} days at this quota"
     return f"{counted(found.lines, 'line')}: {cost}{bound}{time}"
 
 

@@ -37,6 +37,7 @@ _PROVIDER = """\
         secret: "${{{variable}}}"
         # limit_req_per_min: 200
         # limit_tokens_per_min: 100000
+        # limit_req_per_day: 10000      # in the days of day_resets: "America/Los_Angeles" (UTC by default)
         # use: 0.8                      # leaves a share of the limits to others
         # pool: team-a                  # keys that share one quota name the same pool
         # pricing:

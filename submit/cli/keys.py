@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated
 
 import typer
 
 from models.config import Config, KeyConfig, ProviderConfig
 from models.config_file import load_config
+from models.day_limits import DayUse, day_uses, standing_waits
+from models.days import DEFAULT_ZONE, local
 from models.errors import UsageError
 from models.learning import allows, of_keys, once_a_pool
 from models.pools import pool_name
 from models.store import cooldowns, learned
 from models.store import keys as key_store
-from models.wording import learned_limits
+from models.wording import learned_limits, utc
 from submit import shapes
 from submit.cli.options import ConfigOption, JsonOption, stored
 from submit.cli.output import note, print_json, print_table, say
@@ -33,9 +36,9 @@ def listing(context: typer.Context, config: ConfigOption = None, json: JsonOptio
 
     --json: {"keys": [{provider, key_id, pool, state, reason, since, until, cooldowns: [{key, pool, model (null: all), reason, since, until,
     seconds left}], learned: [{model, requests_per_min, tokens_per_min, in_flight, configured: {requests_per_min, tokens_per_min},
-    updated_at}]}]}. `state` is active or quarantined; `since` and `until` are times in UTC or null; `until` null on a quarantined key
+    updated_at}], days: [{model (null: all), unit ("requests" or "tokens"), limit, used, zone, since, resets, resets_local}]}]}. `state` is active or quarantined; `since` and `until` are times in UTC or null; `until` null on a quarantined key
     means that a person has to act. `cooldowns` are waits of more than 30 s that the provider has asked for, `learned` the limits of its
-    server that were found to be below the configured ones, by model; `keys reset-limits` forgets them.
+    server that were found to be below the configured ones, by model; `keys reset-limits` forgets them. `days` are the configured limits by day and what is used of them since the day began.
     """
     if context.invoked_subcommand is not None:
         return
@@ -43,10 +46,19 @@ def listing(context: typer.Context, config: ConfigOption = None, json: JsonOptio
     with stored(settings) as database, database.read() as connection:
         states = key_store.everything(connection)
         now = database.now(connection)
-        waits = cooldowns.standing(connection, now)
+        waits = standing_waits(connection, settings, now)
+        days = day_uses(connection, settings, now)
         limits = of_keys(settings.providers, learned.everything(connection, now))
     found = [
-        shapes.key(provider, key, state_of(provider, key, states), waits, limits.get((provider.id, key.id), ()), now)
+        shapes.key(
+            provider,
+            key,
+            state_of(provider, key, states),
+            waits,
+            limits.get((provider.id, key.id), ()),
+            now,
+            days.get((provider.id, key.id), ()),
+        )
         for provider in settings.providers
         for key in provider.keys
     ]
@@ -58,6 +70,8 @@ def listing(context: typer.Context, config: ConfigOption = None, json: JsonOptio
     for one in waits:
         if any(of_key(provider, key, [one]) for provider in settings.providers for key in provider.keys):
             say(sentence(one))
+    for sentence_of_day in _days(days):
+        say(sentence_of_day)
     for name, of_model, its in once_a_pool(limits):
         say(
             f"{allows(_with_pool(name, of_model.pool), of_model.model, its)}; `truckllm keys reset-limits {name}` forgets that"
@@ -78,13 +92,14 @@ def disable(key: KeyArgument, config: ConfigOption = None) -> None:
 @keys.command()
 def enable(key: KeyArgument, config: ConfigOption = None) -> None:
     """Put a key back into use, for all workers, whatever took it out: your word, a refusal, a used-up quota, or a wait that its provider
-    has asked for."""
+    has asked for. Limits of the configuration stay, those by day too."""
     settings = load_config(config, secrets=False)
     provider, one = _named(settings, key)
     with stored(settings) as database, database.write() as connection:
         now = database.now(connection)
         done = key_store.enable(connection, provider.id, one.id, now)
         ended = cooldowns.lift(connection, pool_name(provider, one), now)
+        stay = [found for found in of_key(provider, one, standing_waits(connection, settings, now)) if found.configured]
     if done:
         note(f"{key} is back in use; workers see it within seconds")
     if ended:
@@ -92,6 +107,8 @@ def enable(key: KeyArgument, config: ConfigOption = None) -> None:
         note(f"{key} doesn't wait any longer for {models}; workers see it within seconds")
     if not (done or ended):
         note(f"{key} is in use already")
+    for found in stay:
+        note(sentence(found))
 
 
 @keys.command("reset-limits")
@@ -120,6 +137,22 @@ def reset_limits(
         note(
             f"no learned limit is stored of {what}; what workers have learned in the last minute is forgotten within seconds"
         )
+
+
+def _days(uses: Mapping[tuple[str, str], Sequence[DayUse]]) -> Iterator[str]:
+    """Returns what is used of each limit by day in a sentence, once for all keys of a pool."""
+    shown = set()
+    for (provider, key), its in uses.items():
+        for use in its:
+            limit = use.limit
+            if limit in shown:
+                continue
+            shown.add(limit)
+            there = "" if limit.zone == DEFAULT_ZONE else f" ({local(limit.zone, use.resets)})"
+            yield (
+                f"{_with_pool(f'{provider}/{key}', limit.pool)}, {f'model {limit.model}' if limit.model else 'all models'}: "
+                f"{use.used:,} of {limit.limit:,} {limit.unit} of the day are used; it resets at {utc(use.resets)}{there}"
+            )
 
 
 def _pools(config: Config, text: str) -> list[str]:

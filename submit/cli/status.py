@@ -30,9 +30,9 @@ def status(
 ) -> None:
     """Show batches, or how far one is.
 
-    --json: {batch_id, name, input_name, status, total, succeeded, failed, cancelled, empty_answers, running, queued, rate (jobs a second), eta_seconds,
+    --json: {batch_id, name, input_name, status, total, succeeded, failed, cancelled, empty_answers, running, queued, rate (jobs a second), eta_seconds, quota_days (that the rest takes by the limits of requests a day, or null),
     blocked (reason or null), paused (reason or null), problem (what doesn't add up, or null), unserved (who no live worker serves, or null), waiting (why calls are held back, or null), troubles (sentences on
-    providers that fail just now), cooldowns ([{key, pool, model (null: all), reason, since, until, seconds left}]: waits over 30 s that providers ask for), created_at, started_at, finished_at, costs ({currency: nano-units}), unpriced_tokens, cap ({most, spent,
+    providers that fail just now), cooldowns ([{key, pool, model (null: all), reason, since, until, seconds left, configured}]: waits over 30 s that providers ask for, and limits by day that are used up), created_at, started_at, finished_at, costs ({currency: nano-units}), unpriced_tokens, cap ({most, spent,
     reserved, assumed, currency}: nano-units, or null), providers: [{provider,
     succeeded, failed, calls, input_tokens, output_tokens, costs, unpriced_tokens}], failures: [{code, number, id, message}]}; without BATCH {"batches": [the same, …]}. Status is
     loading, queued, running, paused, blocked, finalizing, completed, cancelled or deleting. With --watch the exit code is that of `run`.

@@ -26,13 +26,15 @@ from models.config_addresses import public_url
 from models.config_agreement import NAMED_KEYS
 from models.config_file import load_config
 from models.database import SCHEMA, Database, home_path, open_database, schema_version, storage_errors
+from models.day_limits import DayLimit, day_limits, days_of_work, standing_waits
 from models.errors import ConfigError, TruckError
 from models.learning import Lowered, allows, of_keys, once_a_pool
 from models.model_lists import ModelList, keep
 from models.permissions import exposed
-from models.store import cooldowns, learned
 from models.store import keys as key_store
+from models.store import learned
 from models.store import workers as worker_store
+from models.store.days import queued_by_lane
 from models.store.learned import Learned
 from models.wording import counted, utc
 
@@ -274,7 +276,8 @@ def _of_workers(config: Config, database: Database) -> Iterator[Finding]:
         now = database.now(connection)
         live = [r for r in worker_store.everyone(connection) if r["heartbeat_at"] > now - LIVE_SECONDS]
         states = key_store.everything(connection)
-        waits = cooldowns.standing(connection, now)
+        waits = standing_waits(connection, config, now)
+        queued = queued_by_lane(connection) if any(_days(config)) else {}
         limits = of_keys(config.providers, learned.everything(connection, now))
     served = {name for row in live for name in row["queues"].split(",")}
     missing = [provider.id for provider in config.providers if provider.id not in served]
@@ -301,9 +304,27 @@ def _of_workers(config: Config, database: Database) -> Iterator[Finding]:
     for one in waits:
         what = f"{one.key}, {f'model {one.model}' if one.model else 'all models'}"
         told = f"{what}: no call starts until {utc(one.until)}: {one.reason}"
-        yield Finding("keys", "warning", told, f"wait, or `truckllm keys enable {one.key}`")
+        way_out = "raise the limit and restart a worker" if one.configured else f"`truckllm keys enable {one.key}`"
+        yield Finding("keys", "warning", told, f"wait, or {way_out}")
+
+    yield from _of_days(config, queued)
 
     yield from _of_learned(once_a_pool(limits))
+
+
+def _days(config: Config) -> Iterator[DayLimit]:
+    return (one for provider in config.providers for key in provider.keys for one in day_limits(provider, key))
+
+
+def _of_days(config: Config, queued: dict[str, int]) -> Iterator[Finding]:
+    """Names lanes with more queued jobs than a day's limit of requests lets through."""
+    for lane, number in sorted(queued.items()):
+        route = config.routes.get(lane)
+        names = [name for name, _ in route.pairs()] if route else [one.id for one in config.providers if one.id == lane]
+        days = days_of_work(config, names, number)
+        if days is not None and days > 1:
+            message = f"{lane}: {counted(number, 'job')} wait, {days:,.1f} days of work at its limits of requests a day"
+            yield Finding("limits", "warning", message, "wait, raise limit_req_per_day, or add keys or a route")
 
 
 def _of_learned(found: list[tuple[str, Learned, list[Lowered]]]) -> Iterator[Finding]:
