@@ -98,7 +98,10 @@ def _notes(found: Forecast, config: Config, pilot: int | None) -> list[str]:
         notes.append(f"{counted(number, 'line')} {have} no max_tokens: nothing bounds what they can cost")
     unbounded = {(group.provider, group.model): group.unbounded for group in found.groups if group.unbounded}
     notes.append(f"with --max-cost: {exactness(config, unbounded)}")
-    if names := ", ".join(name for name, seconds in found.seconds.items() if seconds is None):
+    notes += [f"{name}: {days:.0%} of a day's quota" for name, days in found.days.items() if days <= 1]
+    if names := ", ".join(
+        name for name, seconds in found.seconds.items() if seconds is None and name not in found.days
+    ):
         notes.append(f"no limits are configured for {names}: how long that takes, nobody can say")
     notes += [
         f"lines on route {name} are counted for its first candidate, {'/'.join(config.routes[name].pairs()[0])}"

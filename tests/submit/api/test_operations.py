@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -13,7 +14,8 @@ from models.learning import fingerprints
 from models.store import cooldowns, learned
 from models.store.cooldowns import Cooldown
 from models.store.learned import Learned
-from tests.making import USAGE, make_batch, make_worker
+from submit.api.metrics import LedgerCollector
+from tests.making import USAGE, make_batch, make_worker, noon_zone
 from tests.submit.api.conftest import READ_TOKEN, TOKEN
 from tests.submit.api.traffic import calls
 
@@ -163,3 +165,24 @@ def test_no_answer_holds_a_secret(client: TestClient, database: Database) -> Non
     for path in ("/metrics", "/v1/batches", "/v1/keys", "/v1/costs", "/v1/workers", "/v1/providers", "/healthz"):
         text = client.get(path).text
         assert not any(canary in text for canary in ("sk-canary", TOKEN, READ_TOKEN)), path
+
+
+def test_limits_by_day_are_shown_with_what_is_used(client: TestClient, database: Database) -> None:
+    api = client.app.state.api  # type: ignore[attr-defined]
+    (openai, claude) = api.config.providers
+    limited = [key.model_copy(update={"limit_req_per_day": 50, "limit_tokens_per_day": 9_000}) for key in openai.keys]
+    openai = openai.model_copy(update={"keys": tuple(limited), "day_resets": noon_zone()})
+    config = api.config.model_copy(update={"providers": (openai, claude)})
+    made = [series for series in LedgerCollector(database, config).collect() if series.name.startswith("truckllm_day")]
+    calls(database, [2.0, 1.0, 0.0])
+    found = {(one.name, sample.labels["kind"]): sample.value for one in made for sample in one.samples}
+    assert found == {
+        ("truckllm_day_limit", "requests"): 50,
+        ("truckllm_day_limit", "tokens"): 9_000,
+        ("truckllm_day_used", "requests"): 0,
+        ("truckllm_day_used", "tokens"): 0,
+    }
+    client.app.state.api = replace(api, config=config)  # type: ignore[attr-defined]
+    requests, tokens = client.get("/v1/keys").json()["keys"][0]["days"]
+    assert (requests["limit"], requests["used"]) == (50, 2)
+    assert (tokens["limit"], tokens["unit"]) == (9_000, "tokens")

@@ -33,6 +33,7 @@ def test_keys_are_listed_with_their_state_and_never_their_secret(command: Cli, s
                 "until": "2023-11-14T22:14:20Z",
                 "cooldowns": [],
                 "learned": [],
+                "days": [],
             },
             {
                 "provider": "claude",
@@ -44,6 +45,7 @@ def test_keys_are_listed_with_their_state_and_never_their_secret(command: Cli, s
                 "until": None,
                 "cooldowns": [],
                 "learned": [],
+                "days": [],
             },
         ]
     }
