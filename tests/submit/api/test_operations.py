@@ -184,5 +184,5 @@ def test_limits_by_day_are_shown_with_what_is_used(client: TestClient, database:
     }
     client.app.state.api = replace(api, config=config)  # type: ignore[attr-defined]
     requests, tokens = client.get("/v1/keys").json()["keys"][0]["days"]
-    assert (requests["limit"], requests["used"]) == (50, 2)
+    assert (requests["limit"], requests["used"]) == (50, 3)
     assert (tokens["limit"], tokens["unit"]) == (9_000, "tokens")
