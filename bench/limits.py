@@ -15,7 +15,7 @@ Columns:
     probing  the same, but only those after the first 10 s without any: the limit had been found, and was tried again.
     early    share from second 2 to 12.
     verdict  at least 95 % and at most 0.5 %; where the configuration is right at least 98 % and 0.1 %, and 95 % early; probing at most
-             0.2 %. With fewer than 300 calls in the window, at most one refusal.
+             0.2 %, or one call. With fewer than 300 calls in the window, at most one refusal.
 """
 
 from __future__ import annotations
@@ -384,7 +384,7 @@ def verdict(row: Row, expected: float, calls: int, refused: int, probing: int, s
     missed = [
         *(["share"] if share < (0.98 if right else 0.95) else []),
         *(["429s"] if refused / calls > (0.001 if right else 0.005) else []),
-        *(["probing"] if probing / calls > 0.002 else []),
+        *(["probing"] if probing > max(1, 0.002 * calls) else []),
         *(["early"] if right and early < 0.95 else []),
     ]
     return ", ".join(missed) or "ok"
