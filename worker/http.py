@@ -123,7 +123,7 @@ class HttpSender:
             raise _lost("bad_header", "a header holds a control character; is a key broken?", sent=False)
         clocks = clocks or _DEFAULT_CLOCKS
         with self._budget.reading(pack=call.stream) as reading:
-            course = _Course(reading)
+            course = _Course(reading, self.max_response_bytes)
             try:
                 return await self._exchange_in_time(session, call, clocks, course)
             except SendError as error:
@@ -179,12 +179,15 @@ class HttpSender:
                 raise self._too_large()
             if bound and not response.headers.get("content-type", "text/event-stream").startswith("text/event-stream"):
                 bound.arrived = True  # no stream: it comes as a whole, and has begun
+            packed = _encoding(response)
             reading, content, last_news = course.reading, response.content, time.monotonic()
             while chunk := await content.readany():
                 reading.add(chunk)
                 if reading.size > self.max_response_bytes:
                     raise self._too_large()
-                if bound:
+                if bound and packed:
+                    bound.arrived = True  # whatever it is, it can't be read before its end
+                elif bound:
                     bound.take(chunk)
                 if call.stream:
                     now = time.monotonic()
@@ -194,28 +197,12 @@ class HttpSender:
                         raise _lost("stream_silent", f"the stream sent nothing but pings for {clocks.pings:g} s")
                 await reading.room()
             body = reading.body()
-            encoding = response.headers.get("content-encoding", "identity").strip().lower()
-            if body and encoding not in ("", "identity"):
-                body = self._inflate(body, encoding)
+            if body and packed:
+                plain, problem = _inflate(body, packed, self.max_response_bytes)
+                if problem:
+                    raise self._too_large() if problem.code == _TOO_LARGE else SendError(problem, sent=True)
+                body = plain
             return course.reply(response, body)
-
-    def _inflate(self, body: bytes, encoding: str) -> bytes:
-        windows = {"gzip": 31, "x-gzip": 31, "deflate": 15}
-        if encoding not in windows:
-            raise _lost("unreadable_reply", f"the reply's content-encoding {encoding[:40]!r} was not asked for")
-        window = windows[encoding]
-        if encoding == "deflate" and body[0] & 0x0F != 8:
-            window = -15  # many servers leave the zlib header out
-        inflater = zlib.decompressobj(window)
-        try:
-            plain = inflater.decompress(body, self.max_response_bytes)
-        except zlib.error:
-            raise _lost("unreadable_reply", f"the reply is no valid {encoding}") from None
-        if inflater.unconsumed_tail:
-            raise self._too_large()
-        if not inflater.eof:
-            raise _lost("truncated", "the compressed reply breaks off")
-        return plain
 
     def _timeout(self, clocks: Clocks, stream: bool) -> aiohttp.ClientTimeout:
         timeout = self._timeouts.get((clocks, stream))
@@ -227,7 +214,7 @@ class HttpSender:
         return timeout
 
     def _too_large(self) -> SendError:
-        return _lost("reply_too_large", f"the reply is larger than max_response_bytes ({self.max_response_bytes})")
+        return _lost(_TOO_LARGE, f"the reply is larger than max_response_bytes ({self.max_response_bytes})")
 
 
 class BoundSender:
@@ -245,10 +232,11 @@ class BoundSender:
 class _Course:
     """How far a call got."""
 
-    __slots__ = ("reading", "response", "started")
+    __slots__ = ("max_response_bytes", "reading", "response", "started")
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, reading: Reading, max_response_bytes: int) -> None:
         self.reading = reading
+        self.max_response_bytes = max_response_bytes
         self.started = time.monotonic()
         self.response: aiohttp.ClientResponse | None = None
 
@@ -257,13 +245,60 @@ class _Course:
         return Reply(response.status, headers, body, round((time.monotonic() - self.started) * 1000))
 
     def partial(self, call: Call, error: SendError) -> Reply | None:
-        """What there is of a broken stream, if it is worth reading."""
-        if not call.stream or self.response is None or not self.reading.size or error.failure.code == "reply_too_large":
+        """Returns what there is of a broken stream, if it is worth reading."""
+        if not call.stream or self.response is None or not self.reading.size or error.failure.code == _TOO_LARGE:
             return None
-        return self.reply(self.response, self.reading.body())
+        body = self.reading.body()
+        if encoding := _encoding(self.response):
+            body, _ = _inflate(body, encoding, self.max_response_bytes)
+        return self.reply(self.response, body) if body else None
 
 
 _DEFAULT_CLOCKS = Clocks()
+_TOO_LARGE = "reply_too_large"
+_PIECE_BYTES = 8 * 1024
+"""Unpacked at a time: what follows the end of a member is copied."""
+_WINDOWS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
+
+
+def _encoding(response: aiohttp.ClientResponse) -> str:
+    """Returns the name of a reply's compression; empty for none."""
+    encoding = response.headers.get("content-encoding", "").strip().lower()
+    return "" if encoding == "identity" else encoding
+
+
+def _inflate(body: bytes, encoding: str, most: int) -> tuple[bytes, Failure | None]:
+    """Unpacks up to `most` bytes of a body. Returns what can be read, and the failure where that isn't all."""
+    if encoding not in _WINDOWS:
+        message = f"the reply's content-encoding {encoding[:40]!r} was not asked for"
+        return b"", Failure(FailureKind.NETWORK, "unreadable_reply", message)
+    window = _WINDOWS[encoding]
+    if encoding == "deflate" and body[0] & 0x0F != 8:
+        window = -15  # many servers leave the zlib header out
+    plain: list[bytes] = []
+    inflater, whole, at = zlib.decompressobj(window), False, 0
+    while at < len(body):
+        piece = body[at : at + _PIECE_BYTES]
+        try:
+            plain.append(inflater.decompress(piece, max(1, most)))
+        except zlib.error:
+            if whole:  # padding behind the last member
+                break
+            failure = Failure(FailureKind.NETWORK, "unreadable_reply", f"the reply is no valid {encoding}")
+            return b"".join(plain), failure
+        most -= len(plain[-1])
+        if inflater.unconsumed_tail or most < 0:
+            return b"".join(plain), Failure(FailureKind.NETWORK, _TOO_LARGE, "the unpacked reply is too large")
+        at += len(piece) - len(inflater.unused_data)
+        whole = inflater.eof
+        if whole and encoding == "deflate":
+            break
+        if whole:  # servers that compress a stream piece by piece send a member for each
+            inflater = zlib.decompressobj(window)
+            at = len(body) - len(body[at:].lstrip(b"\0")) if body[at : at + 1] == b"\0" else at
+    if not whole:
+        return b"".join(plain), Failure(FailureKind.NETWORK, "truncated", "the compressed reply breaks off")
+    return b"".join(plain), None
 
 
 def _encodings(call: Call) -> dict[str, str]:

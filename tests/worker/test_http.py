@@ -293,6 +293,58 @@ def test_pings_alone_hold_a_stream_open_only_so_long() -> None:
     assert "pings" in error.failure.message
 
 
+STREAM = b"data: 1\n\n" * 50 + b"data: [DONE]\n\n"
+MEMBERS = b"".join(gzip.compress(line + b"\n\n", mtime=0) for line in STREAM.split(b"\n\n")[:-1])
+
+
+def packed_stream(encoding: str, *pieces: bytes) -> bytes:
+    return CHUNKED.replace(b"\r\n\r\n", f"\r\ncontent-encoding: {encoding}\r\n\r\n".encode()) + chunked(*pieces)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "packed"),
+    [
+        ("gzip", gzip.compress(STREAM, mtime=0)),
+        ("deflate", zlib.compress(STREAM)),
+        ("gzip", MEMBERS),
+        ("gzip", MEMBERS + b"\0" * 9),
+        ("gzip", MEMBERS + b"\0"),
+    ],
+)
+def test_a_stream_that_came_compressed_is_unpacked(encoding: str, packed: bytes) -> None:
+    pieces = [packed[at : at + 7] for at in range(0, len(packed), 7)]
+
+    async def main() -> Reply:
+        async with serving(says(packed_stream(encoding, *pieces) + b"0\r\n\r\n")) as server:
+            return await send(server.url, stream=True)
+
+    assert run(main()).body == STREAM
+
+
+@pytest.mark.parametrize("ended", [False, True])
+@pytest.mark.parametrize("packed", [gzip.compress(STREAM, mtime=0)[:-8], MEMBERS[:-3]])
+def test_a_compressed_stream_that_breaks_off_ends_with_what_can_be_read(packed: bytes, ended: bool) -> None:
+    """Also where the connection ends as it should, and the compression doesn't."""
+    error = failing(says(packed_stream("gzip", packed) + b"0\r\n\r\n" * ended, close=True), stream=True)
+    assert error.failure.code == "truncated"
+    assert error.partial is not None
+    assert error.partial.body == STREAM
+
+
+def test_trailers_and_interim_responses_change_nothing() -> None:
+    interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n"
+    ending = b"0\r\nx-checksum: 1\r\nserver-timing: a\r\n\r\n"
+
+    async def main() -> list[Reply]:
+        scripts = [says(interim + CHUNKED + chunked(STREAM) + ending), says(interim + whole(b"2"))]
+        async with serving(*scripts) as server, HttpSender() as sender:
+            return [await sender.send(call(server.url, stream=stream)) for stream in (True, False)]
+
+    first, second = run(main())
+    assert (first.status, first.body) == (200, STREAM)
+    assert (second.status, second.body) == (200, b"2")
+
+
 # Sizes
 
 

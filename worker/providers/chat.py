@@ -21,7 +21,7 @@ from worker.providers.answers import Answer, Stream
 from worker.providers.base import Call, Provider, Reply, Sender
 from worker.providers.bodies import own_body
 from worker.providers.embeddings import outline
-from worker.providers.events import Chunks, is_event_stream, read_events
+from worker.providers.events import Chunks, is_event_stream, read_events, read_values
 from worker.providers.failures import beginning, read_failure, redirected, truncated, unreadable
 from worker.providers.growing import joined
 from worker.providers.masks import secret_headers, without_secrets
@@ -162,21 +162,26 @@ class ChatProvider(Provider):
         good = 200 <= reply.status < 300
         whole, streamed = True, False
         raw = reply.body
+        body: Any = None
+        stream: Stream | None = None
         if good and is_event_stream(reply, request.stream):
             stream = self.assemble(request, Chunks(read_events(reply.body)))
-            body: Any = joined(stream.body)
+        else:
+            body = outline(reply.body) if good and request.operation == EMBEDDINGS else decode(reply.body)
+            if isinstance(body, list) and (len(body) == 1 or (body and not good)):
+                body = body[0]  # Gemini wraps errors like this where no SSE was asked for
+            error = self.found_error(body)
+            if good and not isinstance(body, dict):
+                stream = self._of_values(request, reply)
+            if request.operation != EMBEDDINGS and isinstance(body, dict) and has_constant(raw) and not is_json(raw):
+                raw = encode(body)  # results are JSON that every reader takes
+        if stream is not None:
+            body = joined(stream.body)
             error, whole, streamed = stream.error, stream.whole, True
             try:
                 raw = encode(body) if body else raw
             except RecursionError:  # no answer is nested like this
                 body, error, whole = {}, None, False
-        else:
-            body = outline(reply.body) if good and request.operation == EMBEDDINGS else decode(reply.body)
-            if isinstance(body, list) and len(body) == 1:  # Gemini wraps errors like this where no SSE was asked for
-                body = body[0]
-            error = self.found_error(body)
-            if request.operation != EMBEDDINGS and isinstance(body, dict) and has_constant(raw) and not is_json(raw):
-                raw = encode(body)  # results are JSON that every reader takes
         answer = self.answer(request, body, reply) if good and isinstance(body, dict) else None
         failure: Failure | None
         if 300 <= reply.status < 400:
@@ -212,6 +217,22 @@ class ChatProvider(Provider):
             empty=answer.empty and failure is None,
         )
         return without_secrets(response, self.secrets(request))
+
+    def _of_values(self, request: Request, reply: Reply) -> Stream | None:
+        """Returns what the objects of a body come to that holds several: a whole answer with something behind it, or the pieces of one.
+        None where they are no answer and no error of this API."""
+        events = read_values(reply.body)
+        if request.operation == EMBEDDINGS or not events:
+            return None
+        values = [value for _, value in Chunks(events) if isinstance(value, dict)]
+        first = self.answer(request, values[0], reply) if values else None
+        if first and first.finish_reason and not first.failure:
+            error = next((found for value in values if (found := self.found_error(value))), None)
+            return Stream(values[0], error, True)
+        stream = self.assemble(request, Chunks(events))
+        if not stream.error and self.answer(request, joined(stream.body), reply) is None:
+            return None
+        return stream
 
     def _unnamed_error(self, request: Request, reply: Reply, body: Any) -> Failure | None:
         """Returns the failure that a 200 without an answer stands for, where a signal reads its words or its code; else None."""

@@ -5,6 +5,7 @@ It does not know what an event means; each dialect does.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -59,8 +60,32 @@ def read_events(body: bytes) -> Iterator[Event]:
         yield Event(name or "message", "\n".join(data))
 
 
+def read_values(body: bytes) -> list[Event]:
+    """Returns the JSON objects of a body that holds several, in order, as events: one a line, one behind the other, or in an array
+    that may be cut. Servers send streams so that leave server-sent events out, Gemini's among them. The last event is what can't be
+    read, if there is such a rest. Empty where the body begins with anything but an object.
+    """
+    text = body.decode("utf-8", "replace").removeprefix("\ufeff")
+    decoder = json.JSONDecoder()
+    events: list[Event] = []
+    position = 0
+    while (position := _BETWEEN.match(text, position).end()) < len(text):  # type: ignore[union-attr]  # it matches nothing, too
+        try:
+            if text[position] != "{":
+                raise ValueError
+            _, end = decoder.raw_decode(text, position)
+        except (ValueError, RecursionError):
+            return [*events, Event("message", text[position:])] if events else []
+        events.append(Event("message", text[position:end]))
+        position = end
+    return events
+
+
+_BETWEEN = re.compile(r"(?:\[DONE\]|[\s,\[\]])*")
+
+
 class Chunks:
-    """What a stream's events hold, as JSON, with their names and in order: (name, value), up to a `[DONE]`.
+    """What a stream's events hold, as JSON, with their names and in order: (name, value), up to a `[DONE]`, and usage behind it.
 
     `done` is set by a `[DONE]`. `broken` is set where the data of an event is no JSON and may have been a piece of the answer;
     `skipped` where it can't have been one. Read both after the last event.
@@ -78,8 +103,12 @@ class Chunks:
             text = event.data.strip()
             if text == "[DONE]":
                 self.done = True
-                return
+                continue
             value = decode(text.encode())
+            if self.done:  # nothing more of the answer, but some servers count only then
+                if isinstance(value, dict) and value.get("usage"):
+                    yield event.name, {"usage": value["usage"]}
+                continue
             if value is None and text not in ("", "null"):
                 self._unread.append(event)
             elif self._samples:

@@ -6,6 +6,7 @@ It sends nothing; tests/worker/test_http.py breaks real connections.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -227,6 +228,71 @@ def test_an_answer_that_came_unstreamed_is_read_all_the_same(kind: type[Provider
     streamed = read(kind, b"".join(STREAMS[kind]))
     plain = read(kind, streamed.raw_response, "application/json")
     assert (plain.text, plain.usage, plain.failure) == (streamed.text, streamed.usage, None)
+
+
+def unframed(kind: type[Provider]) -> list[bytes]:
+    """The JSON of a stream's events, without server-sent events around it."""
+    return [event.data.encode() for event in read_events(b"".join(STREAMS[kind])) if event.data != "[DONE]"]
+
+
+FRAMES: dict[str, Callable[[list[bytes]], bytes]] = {
+    "lines": b"\n".join,
+    "lines up to a mark": lambda values: b"\n".join([*values, b"[DONE]", b""]),
+    "one behind the other": b"".join,
+    "an array": lambda values: b"[" + b"\n,\r\n".join(values) + b"]\n",
+}
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+@pytest.mark.parametrize("frame", FRAMES)
+@pytest.mark.parametrize("content_type", ["application/json", "application/x-ndjson", "text/event-stream"])
+def test_a_stream_of_bare_objects_is_read(kind: type[Provider], frame: str, content_type: str) -> None:
+    """Gemini's own without `alt=sse` is an array; gateways send lines."""
+    expected = read(kind, b"".join(STREAMS[kind]))
+    response = read(kind, FRAMES[frame](unframed(kind)), content_type)
+    assert (response.text, response.usage, response.failure) == (expected.text, expected.usage, None)
+    assert orjson.loads(response.raw_response) == orjson.loads(expected.raw_response)
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+@pytest.mark.parametrize("frame", FRAMES)
+def test_a_stream_of_bare_objects_that_is_cut_is_no_answer(kind: type[Provider], frame: str) -> None:
+    values = unframed(kind)
+    until = FINISHED_AT[kind] - 1 - (kind is OpenAI)  # without the keep-alive
+    whole = FRAMES[frame](values[:until])
+    for cut in range(len(whole)):
+        assert read(kind, whole[:cut], "application/json").failure is not None, whole[:cut]
+    failure = read(kind, FRAMES[frame]([*values[:-1], b'{"error": {"message": "Overloaded"}}']), "text/plain").failure
+    assert failure is not None
+    assert failure.message == "Overloaded"
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+def test_behind_a_whole_answer_only_an_error_counts(kind: type[Provider]) -> None:
+    answered = read(kind, b"".join(STREAMS[kind]))
+    for rest in (b"\n" + answered.raw_response, b"\n0\n", b"<!-- 12 ms -->"):
+        response = read(kind, answered.raw_response + rest, "application/json")
+        assert (response.text, response.usage, response.failure) == (answered.text, answered.usage, None)
+        assert orjson.loads(response.raw_response) == orjson.loads(answered.raw_response)
+    response = read(kind, answered.raw_response + b'{"error": {"message": "Overloaded"}}', "application/json")
+    assert response.failure is not None
+    assert (response.failure.message, response.usage) == ("Overloaded", answered.usage)
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+def test_objects_of_another_api_are_no_answer(kind: type[Provider]) -> None:
+    for body in (b'{"done": false}\n{"done": true}', b'[{"id": 1}, {"id": 2}]', b"[1, 2]", b'{"a": 1} {'):
+        failure = read(kind, body, "application/json").failure
+        assert failure is not None
+        assert failure.code == "unreadable_reply"
+
+
+@pytest.mark.parametrize("more", [{}, {"choices": []}, {"choices": [{"index": 0, "delta": {"content": "!"}}]}])
+def test_usage_behind_the_end_mark_is_read_and_nothing_else(more: dict[str, Any]) -> None:
+    usage = {"usage": {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}}
+    late = [data({**usage, **more}), data(b"{broken"), data({"error": {"message": "closed"}}), data(b"[DONE]")]
+    response = read(OpenAI, b"".join([*OPENAI[:8], OPENAI[9], *late]))
+    assert (response.failure, response.usage, response.text) == (None, Usage(9, 4), "Hello \u2028 é")
 
 
 @pytest.mark.parametrize("kind", STREAMS)
