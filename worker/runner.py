@@ -363,8 +363,9 @@ class Runner:
                 case Wait():
                     of_model = by_model or answer.reason in ("model", "day")
                     if answer.reason == "day":
+                        if prepared.request.model not in spent:
+                            self.engine.day_waits.hold(prepared.request.model, answer)
                         spent[prepared.request.model] = answer
-                        self.engine.day_waits.hold(prepared.request.model, answer)
                     until = now + min(max(answer.seconds, LEAST_PAUSE), COOLING_SECONDS)
                     if of_model:
                         apart = True

@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 import redis
+import sqlalchemy as sa
 
 from models.config import RouteConfig
 from models.database import Database
 from models.days import day_at, used_up
 from models.store import cooldowns
 from models.store.cooldowns import Cooldown
+from models.tables import attempts
 from tests.making import job_rows, make_batch, noon_zone, statuses
 from tests.worker.bench import Bench, until
 from tests.worker.scripted import chat, chats, config, play
@@ -175,3 +177,38 @@ def test_a_person_does_not_lift_a_configured_limit(start_worker: Start, database
     worker.run(story())
     assert len(played.sent) == 2
     assert [one.lifted for one in stored(database)] == [None]
+
+
+def test_the_rest_goes_on_by_itself_after_midnight(start_worker: Start, database: Database) -> None:
+    worker = start_worker(config(limited(limit_req_per_day=4)))
+    played = play(worker)
+    batch = make_batch(database, chats(10))
+    begun: list[float] = []
+
+    def next_day() -> bool:
+        """Sets the database's clock to just behind midnight, once the day is used up; twice."""
+        recorder = worker.recorder
+        if len(begun) < 2 and len(played.sent) == 4 * len(begun) + 4 and len(stored(database)) == 1:
+            begun.append(recorder.now())
+            recorder.set_clock(recorder.clock_offset + day_at(ZONE, recorder.now()).end + 3 - recorder.now())
+        return statuses(database, batch) == ["succeeded"] * 10
+
+    drain_until(worker, next_day)
+    with database.read() as connection:
+        days = Counter(day_at(ZONE, at).start for at in connection.execute(sa.select(attempts.c.started_at)).scalars())
+    assert sorted(days.values()) == [2, 4, 4]
+
+
+def test_a_worker_that_started_later_sets_the_limit_for_the_older_one(start_worker: Start, database: Database) -> None:
+    made = config(limited(models={"m": {"limit_req_per_day": 3}}))
+    (provider,) = made.providers
+    free = provider.model_copy(update={"keys": tuple(key.model_copy(update={"models": {}}) for key in provider.keys)})
+    old = start_worker(made.model_copy(update={"providers": (free,)}))
+    new = start_worker(made)
+    old.run(old.ruling.refresh())
+    assert old.keys("p").usable("m") == new.keys("p").usable("m")
+    assert old.keys("p").by_model
+    sent = play(old).sent
+    make_batch(database, chats(10))
+    drain_until(old, lambda: len(sent) >= 3 and stored(database))
+    assert len(sent) == 3

@@ -10,6 +10,9 @@ no 60 s ever get more than the limit. Settling corrects that slot, so real usage
 A call too big for what is left of its bucket within the horizon *holds* it: nobody else is let in there, credit is saved up
 to its amount, and it goes as soon as both gates let it. A hold lapses 2 s after its want last asked. Then the worker that
 was kept out longest has its turn, so that neither big calls nor one worker can shut out the others.
+
+Limits by day are counters beside the buckets, one for each local day, booked at the grant and corrected by settling. Which days count a call
+is found here, by the ledger's clock: the script has no time zones. A call that could start near midnight counts for both days.
 """
 
 from __future__ import annotations
