@@ -21,6 +21,11 @@ _PREFIXES = {
 }
 """How model names of each dialect's own vendor begin."""
 
+_OWN_NAMES = re.compile(
+    r"openrouter/(auto(-\w+)?|free|bodybuilder|[\w.-]+-(alpha|beta))(:\w+)?|groq/compound(-mini)?", re.ASCII
+)
+"""Models that vendors sell under their own name, which is no prefix then (OpenRouter docs: model routing; Groq docs: compound)."""
+
 _BODIES = {"openai": "an OpenAI body", "claude": "a Claude body", "gemini": "a Gemini body"}
 _REMEMBERED = 4096
 LONGEST_MODEL = 300
@@ -50,9 +55,9 @@ class Lanes:
             raise NoLane(f"no route {show(route)}{nearest(route, self._routes)} ({known})")
 
     def name_at(self, provider: str | None, model: str | None) -> str | None:
-        """Returns the model's name at a provider: without the provider's id in front, unless its `models` list it so."""
+        """Returns the model's name at a provider: without the provider's id in front, unless its `models` list it so or the vendor does."""
         settings = self._providers.get(provider or "")
-        if not model or settings is None or settings.names_model(model):
+        if not model or settings is None or _lists(settings, model):
             return model
         return model.removeprefix(f"{settings.id}/") or model
 
@@ -112,7 +117,7 @@ class Lanes:
         before, slash, after = model.partition("/")
         if slash and before in self._providers:
             # the names of some vendors' models begin with what is a provider's id here: openai/gpt-4o at an aggregator
-            listing = [one for one in self._providers.values() if one.names_model(model)]
+            listing = [one for one in self._providers.values() if _lists(one, model)]
             named = self._providers[before]
             if not listing:
                 if not after:
@@ -134,7 +139,7 @@ class Lanes:
     def _candidates(self, model: str, dialect: str) -> list[ProviderConfig]:
         """The providers that a model's name alone points to; at least one. Raises NoLane."""
         every = list(self._providers.values())
-        if naming := [provider for provider in every if provider.names_model(model)]:
+        if naming := [provider for provider in every if _lists(provider, model)]:
             return naming
         kinds = {kind for kind, prefix in _PREFIXES.items() if prefix.match(model)}
         if of_kind := [provider for provider in every if provider.type in kinds]:
@@ -170,6 +175,12 @@ class Lanes:
 
     def _configured(self) -> str:
         return f"configured: {', '.join(self._providers)}"
+
+
+def _lists(provider: ProviderConfig, model: str) -> bool:
+    """Returns whether a model's whole name, prefix included, is one of this provider's."""
+    own = model.startswith(f"{provider.id}/") and _OWN_NAMES.fullmatch(model) is not None
+    return own or provider.names_model(model)
 
 
 def _untouched(provider: ProviderConfig, dialect: str) -> bool:

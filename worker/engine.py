@@ -433,7 +433,8 @@ class Engine:
             failure = replace(failure, retry_after=believed(failure.retry_after))
         if failure.kind in _OF_THE_API and failure.scope is not FailureScope.ENDPOINT:
             self.endpoint.answered()
-        if failure.kind in _COUNTED and failure.scope is not FailureScope.ENDPOINT:
+        left_early = failure.code == FIRST_TOKEN_TIMEOUT
+        if failure.kind in _COUNTED and failure.scope is not FailureScope.ENDPOINT and not left_early:
             self._lived_through("good" if empty else _COUNTED[failure.kind], request.model)
         try:
             past = await self._past(job)
@@ -453,7 +454,7 @@ class Engine:
             self.told_until = max(self.told_until, time.monotonic() + failure.retry_after)
         stuck = failed and end.outcome is Outcome.FAILED and not verdict.fails and job.attempts > 0
         # neither a fault of the provider's nor an answer
-        uncounted = failure.code == FIRST_TOKEN_TIMEOUT or verdict.about is About.ENDPOINT
+        uncounted = left_early or verdict.about is About.ENDPOINT
         return Finished(self._ending(job, end, failure, verdict), actual, None if uncounted else failed, stuck)
 
     def _empty(self, job: Claimed, response: Response) -> Failure | None:
@@ -542,7 +543,8 @@ class Engine:
         asked = routing.model_for(self.config, job.lane, self.name, job.model)
         kind = _COUNTED.get(failure.kind, "bad")
         alike = _OUTCOMES[kind]
-        mine = [one for one in past if one.provider == self.name and one.outcome in alike]
+        counted = [one for one in past if one.provider == self.name and one.error_code != FIRST_TOKEN_TIMEOUT]
+        mine = [one for one in counted if one.outcome in alike]
         # limits are mostly a model's own: that others are answered says nothing of this one's
         experience = self._of_models.get(request.model, self._experience) if kind == "limited" else self._experience
         now = time.monotonic()

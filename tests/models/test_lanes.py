@@ -215,6 +215,24 @@ def test_two_readings_that_are_both_configured_are_refused_and_name_both() -> No
         lanes(provider("openai", models=["openai/gpt-4o"]), OPENROUTER).resolve(model="openai/gpt-4o")
 
 
+@pytest.mark.parametrize(
+    ("provider_id", "model", "asked"),
+    [
+        ("openrouter", "openrouter/auto", "openrouter/auto"),
+        ("openrouter", "openrouter/free", "openrouter/free"),
+        ("openrouter", "openrouter/horizon-beta", "openrouter/horizon-beta"),
+        ("openrouter", "openrouter/openrouter/auto", "openrouter/auto"),
+        ("openrouter", "openrouter/mistralai/mistral-small", "mistralai/mistral-small"),
+        ("groq", "groq/compound-mini", "groq/compound-mini"),
+        ("groq", "groq/llama-3.3-70b-versatile", "llama-3.3-70b-versatile"),
+    ],
+)
+def test_models_that_a_vendor_sells_under_its_own_name_keep_it(provider_id: str, model: str, asked: str) -> None:
+    found = lanes(*THREE, provider(provider_id, type="openai"))
+    assert found.name_at(provider_id, model) == asked
+    assert found.resolve(model=model) == (provider_id, asked)
+
+
 def test_a_models_name_at_a_provider_loses_that_providers_id_only() -> None:
     some = lanes(*THREE, OPENROUTER)
     assert some.name_at("openai", "openai/gpt-4o") == "gpt-4o"

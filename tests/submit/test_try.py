@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import sqlite3
 import subprocess
 import threading
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.servers import SandboxProcess, Valkey
+from tests.servers import SandboxProcess, Valkey, wait_for
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 KEY = "canary-key-5b1c/7f3a91+q"
@@ -50,6 +51,7 @@ class Scripted(BaseHTTPRequestHandler):
     """Answers by the word that the prompt begins with, and counts."""
 
     asked: list[str]
+    released: threading.Event
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -62,6 +64,9 @@ class Scripted(BaseHTTPRequestHandler):
             self.answer(400, {"error": {"message": "no such thing", "code": "odd"}})
         elif prompt.startswith("down"):
             self.answer(503, {"error": {"message": "overloaded"}})
+        elif prompt.startswith("hang"):
+            self.released.wait(60)
+            self.answer(200, ANSWER)
         elif prompt.startswith("echo"):
             content = {"message": {"role": "assistant", "content": told}}
             self.answer(200, {**ANSWER, "echo": told, "choices": [{**ANSWER["choices"][0], **content}]})  # type: ignore[index]
@@ -84,11 +89,18 @@ class Scripted(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server() -> Iterator[tuple[str, list[str]]]:
-    handler = type("Handler", (Scripted,), {"asked": []})
+def released() -> threading.Event:
+    """Ends the wait of calls that hang."""
+    return threading.Event()
+
+
+@pytest.fixture
+def server(released: threading.Event) -> Iterator[tuple[str, list[str]]]:
+    handler = type("Handler", (Scripted,), {"asked": [], "released": released})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/v1", handler.asked  # type: ignore[attr-defined]
+    released.set()
     server.shutdown()
     server.server_close()
 
@@ -187,6 +199,34 @@ def test_a_failed_call_is_shown_and_never_repeated(cli: Cli, scripted: list[str]
     deleted = cli("delete", 1)
     assert deleted.returncode == 0, deleted.stderr
     assert traces(tmp_path) == 4
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_an_interrupted_call_is_cancelled_and_stays_in_the_ledger(
+    start: Callable[..., subprocess.Popen[bytes]],
+    scripted: list[str],
+    released: threading.Event,
+    tmp_path: Path,
+    answered: bool,
+) -> None:
+    """A call that is answered within the grace has its cost; a second signal gives it up."""
+    process = start("try", "p", "hang on")
+    wait_for(lambda: scripted, "the call to arrive", 60)
+    process.send_signal(signal.SIGINT)
+    output = tmp_path / "process0.output"
+    wait_for(lambda: "is cancelled" in output.read_text(), "the signal to be seen", 60)
+    if answered:
+        released.set()
+    else:
+        process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert "its call is under way, and the ledger will have it" in output.read_text()
+    assert scripted == ["hang on"]
+    with contextlib.closing(sqlite3.connect(tmp_path / "home" / "truckllm.db")) as connection:
+        assert connection.execute("SELECT status FROM batches").fetchall() == [("cancelled",)]
+        calls = connection.execute("SELECT outcome, cost_nanos FROM attempts").fetchall()
+    price = 3 * 1_000 + 4 * 2_000
+    assert calls == ([("succeeded", price)] if answered else [("unknown", None)])
 
 
 def test_on_a_cluster_a_worker_elsewhere_makes_the_call(
