@@ -15,9 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from models.database import Database, schema_version
-from models.day_limits import day_uses, standing_waits
 from models.errors import NotFoundError, StorageError
-from models.learning import of_keys
 from models.money import decimal_amount
 from models.pools import pool_name
 from models.states import Outcome
@@ -28,8 +26,8 @@ from models.store.traffic import BUCKETS_MS, TOKENS, Label, Sums
 from submit import reports, shapes
 from submit.api.asked import Api, query, stored
 from submit.api.failures import RefusedError
+from submit.key_listing import read_keys
 from submit.metadata_costs import PREFIX, spent_by
-from submit.obstacles import state_of
 
 BY_HAND = "disabled over HTTP"
 HEALTH_SECONDS = 1.0
@@ -157,25 +155,8 @@ def keys(request: Request) -> Response:
     """GET /v1/keys."""
     api = Api.of(request)
     with stored(api.database), api.database.read() as connection:
-        states = key_store.everything(connection)
-        now = api.database.now(connection)
-        waits = standing_waits(connection, api.config, now)
-        limits = of_keys(api.config.providers, learned.everything(connection, now))
-        days = day_uses(connection, api.config, now)
-    found = [
-        shapes.key(
-            provider,
-            one,
-            state_of(provider, one, states),
-            waits,
-            limits.get((provider.id, one.id), ()),
-            now,
-            days.get((provider.id, one.id), ()),
-        )
-        for provider in api.config.providers
-        for one in provider.keys
-    ]
-    return JSONResponse({"keys": found})
+        listed = read_keys(connection, api.config, api.database.now(connection))
+    return JSONResponse({"keys": listed.rows()})
 
 
 def disable_key(request: Request) -> Response:

@@ -9,10 +9,10 @@ import typer
 
 from models.config import Config, KeyConfig, ProviderConfig
 from models.config_file import load_config
-from models.day_limits import DayUse, day_uses, standing_waits
+from models.day_limits import DayUse, standing_waits
 from models.days import DEFAULT_ZONE, local
 from models.errors import UsageError
-from models.learning import allows, of_keys, once_a_pool
+from models.learning import allows, once_a_pool
 from models.pools import pool_name
 from models.store import cooldowns, learned
 from models.store import keys as key_store
@@ -21,7 +21,7 @@ from submit import shapes
 from submit.cli.options import ConfigOption, JsonOption, stored
 from submit.cli.output import note, print_json, print_table, say
 from submit.cooldowns import of_key, sentence
-from submit.obstacles import state_of
+from submit.key_listing import read_keys
 
 DISABLED = "disabled by hand"
 
@@ -44,35 +44,19 @@ def listing(context: typer.Context, config: ConfigOption = None, json: JsonOptio
         return
     settings = load_config(config, secrets=False)
     with stored(settings) as database, database.read() as connection:
-        states = key_store.everything(connection)
-        now = database.now(connection)
-        waits = standing_waits(connection, settings, now)
-        days = day_uses(connection, settings, now)
-        limits = of_keys(settings.providers, learned.everything(connection, now))
-    found = [
-        shapes.key(
-            provider,
-            key,
-            state_of(provider, key, states),
-            waits,
-            limits.get((provider.id, key.id), ()),
-            now,
-            days.get((provider.id, key.id), ()),
-        )
-        for provider in settings.providers
-        for key in provider.keys
-    ]
+        listed = read_keys(connection, settings, database.now(connection))
+    found = listed.rows()
     if json:
         print_json({"keys": found})
         return
     columns = ("provider", "key_id", "pool", "state", "reason", "since", "until")
     print_table(columns, [[" ".join((row[name] or "").split()) for name in columns] for row in found], cut=("reason",))
-    for one in waits:
+    for one in listed.waits:
         if any(of_key(provider, key, [one]) for provider in settings.providers for key in provider.keys):
             say(sentence(one))
-    for sentence_of_day in _days(days):
+    for sentence_of_day in _days(listed.days):
         say(sentence_of_day)
-    for name, of_model, its in once_a_pool(limits):
+    for name, of_model, its in once_a_pool(listed.learned):
         say(
             f"{allows(_with_pool(name, of_model.pool), of_model.model, its)}; `truckllm keys reset-limits {name}` forgets that"
         )
