@@ -51,6 +51,11 @@ def learns(provider: ProviderConfig, key: KeyConfig) -> bool:
     return (key.learning or provider.limits) == "learn"
 
 
+def learns_any(provider: ProviderConfig) -> bool:
+    """Returns whether any key of the provider learns."""
+    return any(learns(provider, key) for key in provider.keys)
+
+
 def learning_pools(providers: Sequence[ProviderConfig]) -> set[str]:
     """Returns the pools of all keys that learn."""
     return {pool_name(provider, key) for provider in providers for key in provider.keys if learns(provider, key)}

@@ -7,14 +7,19 @@ It books nothing itself; `worker.limits` does.
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 
 from models.guesses import COLD_OUTPUT_TOKENS, tokens_of
+from models.learning import learns_any
 from models.prices import Cost, price
-from models.request import Request, Usage
+from models.request import EMBEDDINGS, FailureKind, Request, Response, Usage
 from worker.estimates import Estimates
 from worker.keys import KeyRing
 from worker.limits.shapes import Charge, LimitedKey
 from worker.providers.base import Provider, bound_of
+from worker.token_counting import Rule, Sent, Sizes, TokenCounting
 
 log = logging.getLogger("truckllm.bookings")
 
@@ -33,22 +38,87 @@ class Bookings:
         self._provider = provider
         self._ring = ring
         self._estimates = Estimates(provider.config.default_output_tokens)
+        self.counting = TokenCounting(provider.name) if learns_any(provider.config) else None
+        """How the server counts tokens, as far as that is found out; None where limits aren't learned."""
 
-    def charge(self, request: Request, size: tuple[int, int]) -> Charge:
-        """What to book when the call starts. Raises whatever the plugin raises."""
+    def charge(self, request: Request, size: tuple[int, int], keys: Sequence[LimitedKey] = ()) -> Charge:
+        """Returns what to book when the call starts on one of these keys: as the server counts, where that was found out, else as the plugin
+        says. Raises whatever the plugin raises."""
+        own, sizes = self._own_charge(request, size)
+        rule = _OWN if self.counting is None else self.counting.rule(request.model)
+        if rule == _OWN:
+            return own
+        # A wrong rule must not make a call look bigger than a whole minute: it would fail for good.
+        most = max((_most_tokens(key) for key in keys), default=MOST_TOKENS)
+        tokens = rule.tokens(sizes)
+        return sound(replace(own, tokens=tokens if tokens <= most else max(most, own.tokens)))
+
+    def _own_charge(self, request: Request, size: tuple[int, int]) -> tuple[Charge, Sizes]:
+        """The plugin's charge, and what the call holds by the present estimates. Raises whatever the plugin raises."""
         most = bound_of(self._provider, request)
+        most = None if most is None else min(most, MOST_TOKENS)
         going_in = self._estimates.input_tokens(request.model, size)
-        coming_out = self._estimates.output_tokens(request.model, most if most is None else min(most, MOST_TOKENS))
-        return sound(self._provider.charge(request, going_in, coming_out))
+        coming_out = self._estimates.output_tokens(request.model, most)
+        charge = sound(self._provider.charge(request, going_in, coming_out))
+        if request.operation == EMBEDDINGS:
+            coming_out = most = 0
+        going_in = charge.input_tokens or going_in
+        bound = coming_out if most is None else most
+        return charge, Sizes(charge.tokens, going_in, coming_out, bound, size[0])
 
-    def settled(self, booked: Charge, usage: Usage) -> Charge | None:
+    def settled(self, booked: Charge, usage: Usage, request: Request, size: tuple[int, int]) -> Charge | None:
         """What the limits should have booked; None where the plugin can't tell, then the reply, which is paid for, counts all the same."""
         try:
+            rule = _OWN if self.counting is None else self.counting.rule(request.model)
+            if rule != _OWN:
+                return self._settled_by(rule, booked, usage, request, size)
             settled = self._provider.settled(booked, usage)
             return booked if settled is booked else sound(settled)
         except Exception:
             log.exception("provider %s failed to tell what a call took", self._provider.name)
             return None
+
+    def _settled_by(self, rule: Rule, booked: Charge, usage: Usage, request: Request, size: tuple[int, int]) -> Charge:
+        """The same by a rule that was found out. Raises whatever the plugin raises."""
+        if rule.basis == "own":
+            as_own = replace(booked, tokens=round(booked.tokens / rule.factor))
+            settled = self._provider.settled(as_own, usage)
+            return booked if settled is as_own else sound(replace(settled, tokens=round(settled.tokens * rule.factor)))
+        settled = self._provider.settled(booked, usage)
+        bound = bound_of(self._provider, request)
+        bound = 0 if request.operation == EMBEDDINGS else usage.output_tokens if bound is None else bound
+        sizes = Sizes(settled.tokens, usage.input_tokens, usage.output_tokens, bound, size[0])
+        tokens = rule.tokens(sizes)
+        return sound(replace(settled, tokens=max(booked.tokens, tokens) if rule.reserves else tokens))
+
+    # How the server counts
+
+    def sent(self, request: Request, size: tuple[int, int], key: LimitedKey) -> Sent | None:
+        """Takes in a call that is sent now; what is returned is for `ended`, which has to follow in any case. Never raises."""
+        if self.counting is None:
+            return None
+        try:
+            _, sizes = self._own_charge(request, size)
+            return self.counting.sent(key.pool, request.model, sizes, time.monotonic())
+        except Exception:
+            log.exception("provider %s failed to tell what a call takes", self._provider.name)
+            return None
+
+    def ended(self, sent: Sent | None, response: Response | None) -> None:
+        """Takes in what came of it, None for no response. Never raises: an answer is paid for, whatever goes wrong here."""
+        if sent is None or self.counting is None:
+            return
+        try:
+            failure, usage = (None, None) if response is None else (response.failure, response.usage)
+            self.counting.ended(
+                sent,
+                time.monotonic(),
+                () if response is None else response.limits,
+                refused=failure is not None and failure.kind in (FailureKind.RATE_LIMIT, FailureKind.TOO_LARGE),
+                usage=None if usage is None else (usage.input_tokens, usage.output_tokens),
+            )
+        except Exception:
+            log.exception("how %s counts tokens could not be learned from a reply", self._provider.name)
 
     def learn(self, request: Request, size: tuple[int, int], usage: Usage) -> None:
         """Takes in what a call really took."""
@@ -109,6 +179,14 @@ class Bookings:
         except Exception:
             log.exception("provider %s failed to estimate what a call may cost", self._provider.name)
             return None
+
+
+_OWN = Rule()
+
+
+def _most_tokens(key: LimitedKey) -> int:
+    """The most tokens that a call may take on this key."""
+    return min((bucket.limit for bucket in key.buckets if bucket.unit == "tokens"), default=MOST_TOKENS)
 
 
 def sound(charge: Charge) -> Charge:

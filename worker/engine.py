@@ -190,16 +190,15 @@ class Engine:
         request = Request(model, source, dialect=job.dialect, operation=job.operation, body=body)
         try:
             size = characters(source)
-            charge = self.bookings.charge(request, size)
+            keys = self.ring.usable_for(job.id, model)
+            charge = self.bookings.charge(request, size, keys)
         except Exception as error:
             self._check_memory(error)
             log.exception("provider %s failed to tell what a call takes", self.name)
             message = f"the provider's plugin raised {type(error).__name__}"
             return self._without_call(job, Failure(FailureKind.BAD_REQUEST, "plugin_error", message))
         # the job's own id: whoever asks for it again goes on with the hold that it has
-        return Prepared(
-            job, request, size, Want(str(job.id), charge, self.ring.usable_for(job.id, model), model), since
-        )
+        return Prepared(job, request, size, Want(str(job.id), charge, keys, model), since)
 
     def _models(self, job: Claimed, asked: str) -> list[str]:
         """What the job may ask for here: its model and the fallbacks, unless its batch forbids those; without what is known to be gone."""
@@ -301,6 +300,8 @@ class Engine:
         let_in = asyncio.get_running_loop().call_later(
             LET_IN_SECONDS, self.cooldowns.answered, grant.key.pool, request.model, started
         )
+        sent = self.bookings.sent(request, prepared.size, grant.key)
+        response: Response | None = None
         try:
             with first_token.bounded(self._first_token(prepared.job)), tracing.into(trace):
                 response = without_secrets(await self.provider.generate(request), self._secrets)
@@ -324,6 +325,7 @@ class Engine:
             response = Response(b"", 0, failure=failure)
         finally:
             let_in.cancel()
+            self.bookings.ended(sent, response)
         return await self._judge(prepared, grant, attempt_id, request, response, started, trace, left=True)
 
     def _first_token(self, job: Claimed) -> FirstToken | None:
@@ -410,7 +412,7 @@ class Engine:
         actual = None
         if usage:
             self.bookings.learn(request, prepared.size, usage)
-            actual = self.bookings.settled(grant.charge, usage)
+            actual = self.bookings.settled(grant.charge, usage, request, prepared.size)
         if failure is None:
             self.ring.answered(grant.key.name, request.model)
             self._lived_through("good", request.model)

@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from models.request import StatedLimit
 from worker.sandbox.quotas import Pool
 from worker.sandbox.settings import Limits
-from worker.token_counting import BASES, LARGEST_FACTOR, LEAST_FACTOR, Rule, Sizes, TokenCounting
+from worker.token_counting import Rule, Sizes, TokenCounting
 
 MODEL = "m"
 
@@ -135,5 +133,7 @@ def close(rule: Rule, counting: str, factor: float, tolerance: float = 0.08) -> 
 @pytest.mark.parametrize("factor", [1.0, 1.3, 2.0])
 @pytest.mark.parametrize("counting", list(EXPECTED))
 def test_one_worker_finds_every_rule(counting, factor, window):
-    (found,), seen = play(counting, factor=factor, window=window, tpm=60_000 if window == "bucket" else 20_000, seconds=120)
+    (found,), seen = play(
+        counting, factor=factor, window=window, tpm=60_000 if window == "bucket" else 20_000, seconds=120
+    )
     assert close(found.rule(MODEL), counting, factor), (found.rule(MODEL), seen)

@@ -15,6 +15,7 @@ import orjson
 
 from models.config import ProviderConfig
 from models.guesses import asked_fees, asked_tier, writes_cache
+from models.learning import learns_any
 from models.request import Failure, FailureKind, ModelInfo, Request, Response, StatedLimit, Usage
 from models.signals import ErrorFacts, first_match
 from worker.limits.shapes import Charge
@@ -180,7 +181,7 @@ class Provider(abc.ABC):  # noqa: B024 - `missing` says what a subclass lacks
 
     def _with_limits(self, response: Response, reply: Reply) -> Response:
         """The response with the limits that the reply states, where they are to be learned."""
-        if self.config.limits != "learn":
+        if not learns_any(self.config):
             return response
         try:
             limits = tuple(one for one in self.stated_limits(reply, response.failure) if isinstance(one, StatedLimit))
