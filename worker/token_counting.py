@@ -62,6 +62,8 @@ MARGIN_DOWN, FEWEST_DOWN = 20.0, 40
 ALIKE = 0.03
 """Quotients of charges that differ by so much from the middle agree."""
 FEWEST_ALIKE = 12
+MOVES = 0.1
+"""The median change of what remains, as a share of a charge, below which it says nothing."""
 CLEAR, AGREE = 3.0, 0.5
 """So many times as many agree as at the sides of them, and at least such a share of all: where other workers send as much, none do."""
 BELOW = 0.3
@@ -132,6 +134,7 @@ class Sent:
     done: bool = False
     charged: bool = False
     remaining: float | None = None
+    limit: float = math.inf
     refill: float = 0.0
 
 
@@ -264,7 +267,8 @@ class TokenCounting:
         if refused or usage is not None:
             gauge = _gauge(limits)
             if gauge is not None:
-                one.remaining, one.refill = gauge.remaining, (gauge.limit or 0.0) / (gauge.window or 60.0)
+                one.remaining, one.limit = gauge.remaining, gauge.limit or math.inf
+                one.refill = (gauge.limit or 0.0) / (gauge.window or 60.0)
         self._charge_stated(one, at, limits, refused=refused)
         if refused:
             self._refused(one.model, at, limits)
@@ -325,6 +329,9 @@ class TokenCounting:
                 or second.at - first.at < SAME_MOMENT
                 or (len(series) > 1 and series[1].at - second.at < SAME_MOMENT)
                 or min(first.remaining, second.remaining) <= 0  # it may be in debt
+                or max(first.remaining, second.remaining) >= second.limit  # full: nothing was taken from it
+                or first.remaining
+                == second.remaining  # a gauge that stands still, more likely than a charge that just came back
             ):
                 continue
             bases = list(_bases(second.sizes)) if second.charged else [0.0] * len(BASES)
@@ -377,6 +384,8 @@ class TokenCounting:
         near = [one for one in stays if fits[best][0] - fits[one][0] <= MARGIN]
         near += [one for one in BASES if one in fits and fits[best][0] - fits[one][0] <= EQUAL]
         rule = Rule(near[0], _factor(fits[near[0]][1]))
+        if self._alike(known, rule, as_own := Rule("own", rule.factor)):
+            rule = as_own
         if rule.basis == present and abs(rule.factor - known.rule.factor) <= UNMOVED:
             return None
         if self._lowers(known, rule):
@@ -385,6 +394,12 @@ class TokenCounting:
             if not many or not clear or now < known.distrusted_until:
                 return None
         return rule
+
+    def _alike(self, known: _Model, one: Rule, other: Rule) -> bool:
+        """True if both rules charge the calls that were seen alike: estimates are what sets them apart."""
+        seen: list[_Stated | _Drop] = [*known.stated, *known.drops]
+        pairs = [(one.tokens(call.sizes), other.tokens(call.sizes)) for call in seen]
+        return sum(abs(a - b) for a, b in pairs) <= UNMOVED * sum(a for a, _ in pairs)
 
     def _lowers(self, known: _Model, rule: Rule) -> bool:
         """True if the rule books calls as less than the provider's own."""
@@ -426,6 +441,9 @@ def _fit_stated(stated: Sequence[_Stated]) -> list[_Fit | None]:
 def _fit_drops(drops: Sequence[_Drop]) -> list[_Fit | None]:
     """Fits what remains, at the stated limit's rate of refill, or at none, as in a minute that begins anew. Of `usage` the better one of both
     ways to count it: the output when a call ends, or all of it."""
+    # Calls are paced by what they book: where the gauge hardly moves, time alone would look like a charge.
+    if statistics.median(abs(one.change) for one in drops) < MOVES * statistics.median(one.bases[0] for one in drops):
+        return [None] * len(BASES)
     choices = []
     for share in (1.0, 0.0):
         taken = [share * one.refill * one.seconds - one.change for one in drops]
