@@ -20,7 +20,7 @@ from worker.bookings import Bookings
 from worker.keys import KeyRing
 from worker.limits.shapes import Bucket, Charge, LimitedKey
 from worker.providers.registry import make_provider
-from worker.token_counting import Rule
+from worker.token_counting import Rule, Sizes
 
 DATABASES = ["sqlite"]
 SECRET = "sk-counting-1234567890"
@@ -126,17 +126,18 @@ def jobs(count: int) -> list[NewJob]:
 @pytest.mark.full
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    "server",
+    ("server", "charge"),
     [
-        {"counts": "both", "count_factor": 1.3},
-        {"counts": "both", "headers": "wrong"},
-        {"counts": "usage", "count_factor": 1.3, "window": "sliding"},
-        {"counts": "provider"},
+        ({"counts": "both", "count_factor": 1.3}, lambda prompt: 1.3 * (prompt + 60)),
+        ({"counts": "both", "headers": "wrong"}, lambda prompt: prompt + 60),
+        ({"counts": "usage", "count_factor": 1.3, "window": "sliding"}, lambda prompt: 1.3 * (prompt + 40)),
+        ({"counts": "provider"}, lambda prompt: max(prompt, 60)),
     ],
-    ids=lambda server: "-".join(map(str, server.values())),
+    ids=["both", "wrong headers", "usage", "as its dialect"],
 )
 def test_once_it_is_learned_how_a_server_counts_hardly_any_call_is_refused(
     server: dict[str, Any],
+    charge: Callable[[int], float],
     start_worker: Callable[..., Bench],
     start_sandbox: Callable[..., SandboxProcess],
     database: Database,
@@ -166,10 +167,13 @@ def test_once_it_is_learned_how_a_server_counts_hardly_any_call_is_refused(
         worker.drain("openai", 10.0)
         worker.tick()
     assert set(statuses(database, batch)) == {"succeeded"}
-    calls = sandbox.log()
-    later = calls[len(calls) // 2 :]
-    refused = sum(call["limited"] for call in later)
     counting = worker.runners["openai"].engine.bookings.counting
     assert counting is not None
-    print(server, counting.rule(MODEL), len(calls), sum(c["limited"] for c in calls), refused)  # noqa: T201
-    assert refused <= max(1, 0.005 * len(later)), counting.rule(MODEL)
+    rule = counting.rule(MODEL)
+    for prompt in (30, 150):
+        sizes = Sizes(max(60, prompt), prompt, 40, 60, 4 * prompt)
+        assert rule.tokens(sizes) == pytest.approx(charge(prompt), rel=0.05), rule
+    calls = sandbox.log()
+    later = calls[2 * len(calls) // 3 :]
+    refused = sum(call["limited"] for call in later)
+    assert refused <= 1 + 0.005 * len(later), (rule, refused)
