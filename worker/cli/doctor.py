@@ -27,6 +27,7 @@ from models.config_agreement import NAMED_KEYS
 from models.config_file import load_config
 from models.database import SCHEMA, Database, home_path, open_database, schema_version, storage_errors
 from models.day_limits import DayLimit, day_limits, days_of_work, standing_waits
+from models.days import DEFAULT_ZONE
 from models.errors import ConfigError, TruckError
 from models.learning import Lowered, allows, of_keys, once_a_pool
 from models.model_lists import ModelList, keep
@@ -45,6 +46,8 @@ LIVE_SECONDS = 45.0
 _PRIVATE = ("truckllm.db", "truckllm.db-wal", "truckllm.db-shm", "worker.log", "stack.json", "api-token")
 LOW_DISK_BYTES = 500 * 1024 * 1024
 REDIS_SECONDS = 5.0
+_GEMINI_ZONE = "America/Los_Angeles"
+"""Where requests a day begin again at midnight: Gemini API docs, rate limits."""
 SHOWN_LEARNED = 10
 """Models with learned limits that get a line each."""
 
@@ -138,6 +141,11 @@ def _of_providers(config: Config) -> Iterator[Finding]:
         except ConfigError as error:
             told = str(error).removeprefix(f"{provider.place}.")
             yield Finding(f"{provider.place} ({provider.id})", "error", told)
+        if provider.type == "gemini" and any(
+            one.zone == DEFAULT_ZONE for key in provider.keys for one in day_limits(provider, key)
+        ):
+            message = f"{provider.id}: its limits by day begin at midnight in UTC, and Gemini's in California"
+            yield Finding("limits", "warning", message, f"day_resets: {_GEMINI_ZONE}")
     for warning in config.warnings:
         yield Finding("limits", "warning", warning, "add the limits of your account, or expect 429s")
     for provider in config.providers:

@@ -192,3 +192,18 @@ def test_doctor_names_work_that_takes_more_than_a_day_and_a_used_up_limit(
     assert "raise limit_req_per_day" in work["todo"]
     spent = next(one for one in found if "used up" in one["message"])
     assert spent["todo"] == "wait, or raise the limit and restart a worker"
+
+
+def test_doctor_names_the_zone_of_gemini_s_days(command: Cli, stored: Database, config: Path) -> None:
+    def found(day_resets: str) -> list[str]:
+        config.write_text(
+            f"providers: [{{id: gemini, {day_resets} keys: [{{id: g-1, secret: sk-canary-1, limit_req_per_day: 6}}]}}]"
+        )
+        return [
+            one["todo"]
+            for one in json.loads(command("doctor", "--json").stdout)["findings"]
+            if "California" in one["message"]
+        ]
+
+    assert found("") == ["day_resets: America/Los_Angeles"]
+    assert found("day_resets: America/Los_Angeles,") == []
