@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from models.config import Config
 from models.config_file import load_config_text
+from models.day_limits import day_limits
 from models.days import day_at, days_between, is_zone, local, nearest_zone
 from models.errors import ConfigError
-from models.pools import day_limits
 
 ZONES = ["UTC", "America/Los_Angeles", "Asia/Kathmandu", "Africa/Cairo", "America/Havana", "America/Sao_Paulo"]
 
