@@ -19,6 +19,7 @@ from models.learning import fingerprints, learning_pools
 from models.store import learned as learned_store
 from models.store.learned import Learned, Reset
 from models.wording import learned_limits
+from worker.kept_counting import KeptCounting
 from worker.limits.learned import MOST_LEARNED, Ceiling, exchange
 from worker.recorder import Recorder
 
@@ -56,6 +57,8 @@ class LearnedLimits:
         self._written_at = float("-inf")
         self._followed: dict[What, float] = {}  # resets, and when they were made
         self._lock = asyncio.Lock()
+        self.counting: KeptCounting | None = None
+        """How the servers of this process's providers count tokens, which is kept beside."""
 
     async def take_over(self) -> None:
         """Takes over what is stored and puts it in place before anything starts. The first time, it forgets what was learned under another
@@ -63,6 +66,7 @@ class LearnedLimits:
         async with self._lock:
             self._followed = {}  # a server that was restarted may have read back what had been forgotten
             await self._carry(starting=True)
+            await self._exchange_counting()
 
     async def refresh(self) -> None:
         """Follows resets, puts back what Redis has lost, and stores what has changed, at most once a minute. Raises redis errors,
@@ -73,6 +77,7 @@ class LearnedLimits:
             ceilings = await self._carry(starting=not self._begun)
             if self._clock() - self._written_at >= STORE_SECONDS:
                 await self._store(ceilings)
+            await self._exchange_counting()
 
     async def store(self) -> None:
         """Stores what has changed, at the end of this process. Raises redis errors, StorageError."""
@@ -80,6 +85,11 @@ class LearnedLimits:
             return
         async with self._lock:
             await self._store(await self._carry(starting=False))
+            await self._exchange_counting()
+
+    async def _exchange_counting(self) -> None:
+        if self.counting is not None:
+            await self.counting.exchange()
 
     async def _carry(self, *, starting: bool) -> list[Ceiling]:
         """Makes Redis agree with SQL, and returns what it holds then. `starting`: all of SQL is read, not only its resets, and Redis drops

@@ -36,6 +36,7 @@ from worker.day_counts import DayCounts
 from worker.engine import Engine
 from worker.http import HttpSender
 from worker.janitor import DEAD_SECONDS, Janitor
+from worker.kept_counting import KeptCounting
 from worker.keys import KeyRing
 from worker.last_minute import LastMinute
 from worker.learned import LearnedLimits
@@ -232,6 +233,9 @@ class Process:
                 passed_on=self._passed_on,
                 alone=self._alone_for is not None,
             )
+        bookings = {name: runner.engine.bookings for name, runner in self._runners.items()}
+        countings = {name: one.counting for name, one in bookings.items() if one.counting is not None}
+        self._learned.counting = KeptCounting(self.config, countings, self._recorder)
         with contextlib.suppress(redis.exceptions.RedisError, OSError, TimeoutError):
             await self._take_over()
         rings = [runner.engine.ring for runner in self._runners.values()]

@@ -195,6 +195,9 @@ class _Model:
     """What is known of one model."""
 
     rule: Rule = field(default_factory=Rule)
+    found: bool = False
+    """Found out here, not taken over."""
+    unsaved: bool = False
     stated: deque[_Stated] = field(default_factory=lambda: deque(maxlen=STATED))
     drops: deque[_Drop] = field(default_factory=lambda: deque(maxlen=DROPS))
     fresh: int = 0
@@ -228,6 +231,25 @@ class TokenCounting:
             rule = Rule.from_dict(value)
             if rule is not None and isinstance(model, str) and self.rule(model) == _OWN:
                 self._model(model).rule = rule
+
+    def adopt(self, model: str, rule: Rule | None) -> None:
+        """Takes over a rule that another process has found, unless this one knows better."""
+        known = self._models.get(model)
+        if rule is None or (known is not None and (known.found or known.distrusted_until > float("-inf"))):
+            return
+        if self.rule(model) != rule:
+            self._model(model).rule = rule
+
+    def unsaved(self) -> dict[str, Rule]:
+        """The rules that were found here, by model, since they were last `saved`."""
+        return {name: one.rule for name, one in self._models.items() if one.unsaved}
+
+    def saved(self, rules: Mapping[str, Rule]) -> None:
+        """Takes in that these rules have been stored."""
+        for model, rule in rules.items():
+            known = self._models.get(model)
+            if known is not None and known.rule == rule:
+                known.unsaved = False
 
     def forget(self, model: str | None = None) -> None:
         """Forgets what was found of a model, or of all."""
@@ -309,6 +331,7 @@ class TokenCounting:
         if several and known.rule != _OWN and self._lowers(known, known.rule):
             log.info("%s, model %s: calls are refused for tokens; counted as its dialect does", self._provider, model)
             known.rule, known.distrusted_until = _OWN, at + DISTRUST_SECONDS
+            known.found = known.unsaved = True
 
     def _drops(self, pool: str, now: float) -> None:
         """Takes what calls in a row have left of the limit: two that have both ended, from the oldest on."""
@@ -361,6 +384,7 @@ class TokenCounting:
             if (found.basis, known.rule.basis) != ("own", "own") or abs(found.factor - known.rule.factor) > UNMOVED:
                 log.info("%s, model %s: the server counts %s", self._provider, model, found)
             known.rule = found
+            known.found = known.unsaved = True
 
     def _best(self, known: _Model, now: float) -> Rule | None:
         """The rule that explains the charges best, where the evidence is enough; None where the present one stays."""

@@ -104,6 +104,38 @@ def keep(connection: Connection, found: Iterable[Learned], now: float) -> list[L
     return kept
 
 
+def countings(connection: Connection, pools: Collection[str], now: float) -> list[Learned]:
+    """Returns what is stored on how the providers of these pools count tokens, without what wasn't used for a week."""
+    query = sa.select(learned_limits).where(
+        learned_limits.c.counting.is_not(None),
+        learned_limits.c.pool.in_(sorted(pools)),
+        learned_limits.c.reset_at.is_(None),
+        learned_limits.c.updated_at > now - KEPT_SECONDS,
+    )
+    rows = connection.execute(query.order_by(learned_limits.c.pool, learned_limits.c.model)).mappings()
+    return [_read(row) for row in rows]
+
+
+def keep_countings(connection: Connection, found: Iterable[Learned], now: float) -> None:
+    """Stores how providers count tokens, except where a reset stands, or limits that were learned under another configuration; learned limits stay as
+    they are."""
+    marks = sa.select(learned_limits.c.pool, learned_limits.c.model, learned_limits.c.configured)
+    other = {(pool, model): mark for pool, model, mark in connection.execute(marks)}
+    rows = [
+        {
+            "pool": one.pool,
+            "model": one.model,
+            "counting": one.counting,
+            "configured": one.configured,
+            "updated_at": now,
+        }
+        for one in sorted(found, key=lambda one: (one.pool, one.model))
+        if other.get((one.pool, one.model), one.configured) == one.configured
+    ]
+    if rows:
+        connection.execute(_insert(connection.dialect.name, ("counting", "configured", "updated_at"), False), rows)
+
+
 @functools.cache
 def _insert(dialect: str, columns: tuple[str, ...], over_resets: bool) -> sa.Executable:
     """Returns the statement that writes these columns into the row of a pool and model, whether there is one or not; into that of a reset
