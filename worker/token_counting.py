@@ -456,7 +456,8 @@ def _fit_stated(stated: Sequence[_Stated]) -> list[_Fit | None]:
             fits.append(None)
             continue
         factor = statistics.median(ratios)
-        spread = max(UNMOVED / 2, 1.48 * statistics.median(abs(ratio / factor - 1) for ratio in ratios))
+        # stated charges are exact: a single one that doesn't fit counts
+        spread = max(UNMOVED / 2, 1.25 * statistics.fmean(min(abs(ratio / factor - 1), 1.0) for ratio in ratios))
         count = len(ratios)
         fits.append(_Fit(factor, 1.25 * factor * spread / math.sqrt(count), -count * math.log(spread)))
     return fits
