@@ -1,36 +1,49 @@
--- Learned ceilings: the rate of requests that a server really takes, by pool and model. See docs/limits.md for the law.
+-- Learned ceilings: the rates and the calls in flight that a server really takes, by pool and model. docs/limits.md states the law.
 --
 -- They are packed into one value a pool, which is read together with its cooldowns: where nothing was learned, that is all it costs.
--- An entry:
---   top          rate a second that the law is scaled by
---   age          seconds in which the ceiling was what held calls back, since the last incident
---   next         no start before
---   seen, at     when it was last looked at; the last incident
---   search       1 while the limit isn't found, 2 while even its size isn't, else 0
---   stay         seconds until it is probed upwards
---   first, took  the rate, and what was taken, 10 s after a row of incidents `began`
---   off          alone in an entry: nothing is learned until then
-local DECREASE = 0.95      -- after an incident, of the rate that held
-local FOUND = 0.985        -- of that rate: where it stays
-local RECOVER = 15         -- seconds from DECREASE to FOUND
-local STAY = 150           -- seconds, then it probes upwards
-local FIRST_STAY = 30      -- seconds, when the limit has just been found, which is not exact
+-- An entry, by model ('' where the server counts all models of the pool together):
+--   n, t        calls granted since it was made, and the tokens booked for them: the place of a call among the others
+--   seen        when it was last used
+--   requests, tokens   the gates, nil where no such rate is learned
+--   cap         calls in flight; nil where that isn't limited. And for it:
+--     gentle    true while nothing was refused: it grows from a few calls on
+--     cap_mark  the last call that was granted before the cap was lowered
+--     cap_at    when it last changed, or last had something to wait for
+--     cap_stay  seconds until more are tried: `step` calls, of which `more` still may be granted; `spare`: those of them that
+--               may still be refused; cap_top: the cap that was found at first; late: calls are answered late beyond it
+--   flying      by worker: {when it last reported, its calls in flight}
+--   off         nothing is learned until then: refusals have another reason
+-- A gate:
+--   top         the rate, in units a second, that the law is scaled by
+--   age         seconds in which it held calls back, since the last change
+--   last        start of the last call
+--   found       whether the rate is known; else it is measured:
+--     n0, p0, s0    the refused call that the measurement begins with: its place in calls and in units, and its start
+--     lost, lost_n  units and calls that were refused since
+--   mark        the last call that was granted before the last change: refusals up to it are of the same incident
+--   at, again   time of the last incident, and how many came close before it
+--   stay        seconds until it is probed upwards
+--   measured    whether `top` comes from the measurement; wall: a whole minute's quota is used up; walls: how
+--               often that was; wall_place, wall_at, wall_lost: where it began, and what was refused since
+--   falls       measurements in a row that each found less
+local FOUND = 0.985        -- of the rate that was measured: where it stays
+local RECOVER, SHORT = 10, 0.06  -- seconds and share below, right after a measurement: the server's quota is used up then
+local STAY = 150           -- seconds until a rate that held is probed upwards
 local PROBE = 0.3          -- the probe's growth after a minute; with the third power of time
-local OVERSHOT = 0.9       -- of the rate at which a probe was refused: what held by then, since a second's burst hides what is too much
-local GROWTH = 1.08        -- a second, while the limit isn't found,
-local FAST_GROWTH = 1.3    -- and where nothing is known but that there is one
-local YOUNG = 3            -- seconds of calls, from which on there is more that is known
-local AHEAD = 1.2          -- seconds that calls are granted ahead, and start late
-local STRAY = 0.005        -- share of the calls of 10 s that may be refused without an incident
-local HERD = 0.2           -- share of refused calls from which on the rate says nothing, and what was taken says all
-local SPENT = 0.7          -- share of refused calls of 3 s from which on a whole minute's quota may be spent
-local LEAST = 0.4          -- of the rate: no incident lowers it by more,
-local LEAST_OF_HERD = 0.1  -- but where a herd was refused
-local FAR, FOLLOWS = 0.35, 1.25  -- of the rate at first; where what is taken fell with it, about, no limit is behind that
-local LET_BE = 600         -- seconds, then such a server's 429s teach again
+local CALM = 1             -- seconds without a refusal, from which on a rate that is measured grows: by 2 % after another one, twofold
+local GROWTH = 0.02        -- after six, fivefold after nine; the exponent's factor of the square of seconds
+local OPEN, TRICKLE = 5, 0.3  -- everything is refused: calls a second, until none was refused for so many seconds
+local SHORT_WALL = 8       -- seconds; where it took longer, a minute's quota was used up
 local SLOWEST = 1 / 60     -- a second
+local START = 8            -- calls in flight where nothing is known
+local CAP_STAY = 60        -- seconds until one call in flight more is tried
+local LATE_STAY = 300      -- the same where calls are late beyond it: they hold their places for long
+local CAP_GROWTH = 0.25    -- of the cap: a step, while nothing is known
+local PROVEN = 2           -- seconds that a call more goes without a refusal until another is tried
+local SILENT = 10          -- seconds, then a worker that reports nothing has no calls in flight
 local MOST_LEARNED = 100   -- models of one pool: who submits lines may name any
 local CEILING_KEEP = 7 * 86400
+local GATES = {'requests', 'tokens'}
 
 local function ceiling_key(pool) return PREFIX .. 'a:' .. pool end
 
@@ -38,8 +51,7 @@ local function save_ceilings(pool, entries)
   local names = {}
   for model in pairs(entries) do names[#names + 1] = model end
   if #names > MOST_LEARNED then
-    local function last(model) return entries[model].seen or entries[model].off end
-    table.sort(names, function(a, b) return last(a) > last(b) end)
+    table.sort(names, function(a, b) return entries[a].seen > entries[b].seen end)
     for n = MOST_LEARNED + 1, #names do entries[names[n]] = nil end
   end
   if next(entries) == nil then
@@ -49,25 +61,86 @@ local function save_ceilings(pool, entries)
   end
 end
 
--- The rate a second that the law allows now.
-local function rate_of(e)
-  if e.search > 0 then return e.top * (e.search == 2 and FAST_GROWTH or GROWTH) ^ e.age end
-  if e.age < RECOVER then return e.top * (FOUND - (FOUND - DECREASE) * (1 - e.age / RECOVER)) end
-  if e.age < e.stay then return e.top * FOUND end
-  return e.top * FOUND * (1 + PROBE * ((e.age - e.stay) / 60) ^ 3)
+local function ceilings_of(packed) return packed and cmsgpack.unpack(packed) or {} end
+
+local function new_entry() return {n = 0, t = 0, seen = now, flying = {}} end
+
+-- The rate a second that a gate that is measured allows at an age, and that any gate allows now.
+local function rate_at(g, age) return g.top * math.exp(GROWTH * math.max(0, age - CALM) ^ 2) end
+
+local function rate_of(g)
+  if g.wall and g.age < OPEN then return math.min(g.top, TRICKLE) end
+  if not g.found then return rate_at(g, g.age) end
+  if g.age < RECOVER then return g.top * (FOUND - SHORT * (1 - g.age / RECOVER)) end
+  if g.age < g.stay then return g.top * FOUND end
+  return g.top * FOUND * (1 + PROBE * ((g.age - g.stay) / 60) ^ 3)
 end
 
--- What is shown and stored of an entry: requests a minute, tokens a minute and calls in flight (0: not learned), whether the search for
--- them is over, and when it was last used.
+-- Everything was refused for a while, and now isn't. Where it took long, a minute's quota was used up, which is believed the second time;
+-- otherwise the rate was too high for a server that counts refusals, too.
+local function reopen(g)
+  if g.at - g.wall_at < SHORT_WALL then
+    g.found, g.top, g.walls = true, g.wall_rate, 0
+  else
+    g.found, g.top = g.walls > 1, g.wall_top
+  end
+  g.wall, g.age, g.stay = nil, 0, STAY
+end
+
+-- Calls in flight on an entry, by the last report of each worker and what was granted since.
+local function in_flight(e)
+  local count = 0
+  for worker, one in pairs(e.flying) do
+    if one[1] > now + STEP or now - one[1] > SILENT then e.flying[worker] = nil else count = count + one[2] end
+  end
+  return count
+end
+
+local function found_gate(top, stay)
+  return {top = math.max(SLOWEST, top), age = 0, last = now, found = true, mark = 0, at = now, again = 0, stay = stay, falls = 0}
+end
+
+-- A call had to wait for the cap. A few calls more than that are tried once, and only when nothing has come of it, the cap is raised: what
+-- is too much then holds few places. `pause`: seconds until that shows, at least a call's duration; nil while calls take longer than
+-- they should.
+local function grow_cap(e, pause)
+  if e.step then
+    if not pause or now - e.cap_at < math.max(pause, e.gentle and 0 or PROVEN) then return end
+    e.cap = e.cap + e.step
+    e.step = e.gentle and math.ceil(e.cap * CAP_GROWTH) or math.min(2 * e.step, math.max(1, math.floor(e.cap / 2)))
+  elseif e.gentle then
+    e.step = math.ceil(e.cap * CAP_GROWTH)
+  elseif now - e.cap_at >= e.cap_stay then
+    e.step = 1
+  else
+    return
+  end
+  e.more, e.cap_at = e.step, now
+end
+
+-- Calls are answered late where more are in flight. It concerns only keys of which nothing is configured, which began with a few.
+local function lower_cap(e, cap)
+  if e.gentle or e.late then
+    cap = math.max(1, cap)
+    if cap < e.cap then e.cap, e.step, e.more, e.cap_mark, e.cap_at, e.cap_stay = cap, nil, 0, e.n, now, LATE_STAY end
+    if e.gentle then e.gentle, e.late, e.cap_top, e.spare = nil, true, e.cap, 0 end
+  end
+end
+
+-- What is shown and stored of an entry: requests and tokens a minute and calls in flight (0: not learned), whether the search for them is
+-- over, and when it was last used.
 local function shown(e)
-  if e.off then return 0, 0, 0, true, e.off - LET_BE end
-  local rate = rate_of(e)
-  if e.search == 0 then rate = math.max(e.top * FOUND, rate * OVERSHOT) end  -- a probe is not proven yet
-  return rate * 60, 0, 0, e.search == 0, e.seen
+  if e.off then return 0, 0, 0, true, e.seen end
+  local function minute(g) return g and 60 * (g.found and g.top or rate_of(g)) or 0 end
+  local function over(g) return not g or g.found and not g.wall end
+  return minute(e.requests), minute(e.tokens), e.cap and not e.gentle and e.cap or 0, over(e.requests) and over(e.tokens), e.seen
 end
 
--- An entry that stays at what was learned before, as after a search. 0 or nil: not learned; all of them: no entry.
-local function seeded(requests, tokens, in_flight)
-  if (requests or 0) <= 0 then return nil end
-  return {top = requests / 60 / FOUND, age = RECOVER, next = now, seen = now, at = now, search = 0, stay = STAY}
+-- An entry that begins with what was learned before.
+local function seeded(requests, tokens, cap)
+  local e = new_entry()
+  if requests and requests > 0 then e.requests = found_gate(requests / 60, STAY) end
+  if tokens and tokens > 0 then e.tokens = found_gate(tokens / 60, STAY) end
+  if cap and cap > 0 then e.cap, e.cap_top, e.more, e.spare, e.cap_mark, e.cap_at, e.cap_stay = cap, cap, 0, 0, 0, now, CAP_STAY end
+  return e
 end

@@ -3,12 +3,17 @@
 --
 -- args: now, pool, model, bucket ids, seconds to cool, whether the provider asked for that many, 429s that cool, their share of
 --       the grants, Retry-After that cools at once, seconds from which on a trial comes first, what the provider named ('' nothing,
---       'model', 'pool'), whether other models of the pool are answered just now, seconds since the call was sent (false: its rate
---       teaches nothing), the model's 429s that weren't counted yet: seconds since they were sent, how many, ...
--- reply: seconds that the model cools, seconds that the pool cools; 0: it does not; the rate a minute that was learned by it, or 0
+--       'model', 'pool'), whether other models of the pool are answered just now, seconds since the call was sent, the model's 429s
+--       that weren't counted yet: seconds since they were sent, how many, ...; and false where it teaches nothing, or which limit
+--       it is about ('requests', 'tokens', 'calls', '' unknown), whether calls in flight are its guess then, the call's place in calls, in tokens and among those in flight (false:
+--       none), its tokens, the caller, its calls in flight of this model, whether the provider stated a wait
+-- reply: seconds that the model cools, seconds that the pool cools; 0: it does not; and what was learned by it: requests and tokens a
+--        minute, calls in flight, or 0
 local pool, model, ids, seconds, asked = args[2], args[3], args[4], args[5], args[6]
 local several, share, long, try_from, named, answered = args[7], args[8], args[9], args[10], args[11], args[12]
-local sent, more = args[13], args[14]
+local sent, more, kind = args[13], args[14], args[15]
+local guessed, place, token_place, flying = args[16], args[17], args[18], args[19]
+local tokens, worker, own_calls, stated, usual = args[20], args[21], args[22], args[23], args[24]
 for _, id in ipairs(ids) do
   local b = load(id)
   if b then
@@ -21,8 +26,13 @@ local function count(age, n)
   local key = PREFIX .. 'nm:' .. pool .. ':' .. math.floor(now - age)
   redis.call('HINCRBY', key, model, n)
   redis.call('EXPIRE', key, 65)
+  if kind then
+    key = PREFIX .. 'nmt:' .. pool .. ':' .. math.floor(now - age)
+    redis.call('HINCRBY', key, model, n * tokens)
+    redis.call('EXPIRE', key, 65)
+  end
 end
-count(sent or 0, 1)
+count(sent, 1)
 for n = 1, #more, 2 do count(more[n], more[n + 1]) end
 local whole = named == 'pool' or model == ''
 local function counted(kind)
@@ -36,97 +46,68 @@ local function counted(kind)
   return sum
 end
 local refused, grants = counted('nm:'), counted('gm:')
--- The calls of the model that were granted in the last `seconds`, those of them that were refused, and the seconds since the first.
-local function taken(seconds)
-  local got, lost, first = 0, 0, 0
-  for back = 0, seconds - 1 do
-    local g = tonumber(redis.call('HGET', PREFIX .. 'gm:' .. pool .. ':' .. (second - back), model) or 0)
-    got, lost = got + g, lost + tonumber(redis.call('HGET', PREFIX .. 'nm:' .. pool .. ':' .. (second - back), model) or 0)
-    if g > 0 then first = back end
-  end
-  return got, lost, math.max(1, first + now - second)
-end
-
--- An incident: the server refused calls that were sent after the last one was answered by a lower rate. Returns the new rate, or nil
--- where nothing is taken at all: then the rate is not what matters.
-local function lower(entries, e)
-  local got, lost, over = taken(10)
-  if got == 0 then return nil end
-  local asked_for = e and rate_of(e) or got / over
-  local rate = math.min(asked_for, math.max(0, got - lost) / over)
-  local soon_got, soon_lost = taken(3)
-  local top, search, stay = nil, 0, STAY
-  local took = math.max(0, got - lost) / over
-  if e and (not e.began or e.search == 0 and e.age >= e.stay) then e.began, e.first = now, nil end
-  if e and not e.first and now - e.began >= 10 then
-    e.first, e.took = asked_for, took
-  elseif e and e.first and asked_for < FAR * e.first and took < FOLLOWS * e.took * asked_for / e.first then
-    entries[model] = {off = now + LET_BE}
-    save_ceilings(pool, entries)
-    return nil
-  end
-  local spent = asked and seconds > long
-  if spent or soon_lost >= SPENT * soon_got then
-    local all, none, long_over = taken(60)
-    if e and not spent and soon_lost >= soon_got and now - e.at < 60 then return nil end
-    -- a server that asks for so long counts whole minutes, and the last one is used up
-    if spent or long_over >= 50 then
-      top, stay = math.max(0, all - none) / 60, FIRST_STAY
-      if e then top = math.min(top, asked_for) end
-    end
-  end
-  if top then
-    if e then top = math.max(top, asked_for * LEAST) end
-  elseif not e and over < YOUNG then
-    top, search = asked_for * LEAST_OF_HERD, 2  -- most of what was granted isn't answered yet
-  elseif not e or lost >= HERD * got then
-    top, search = math.max(rate, asked_for * LEAST_OF_HERD) * DECREASE, 1
-  elseif e.search == 2 then
-    top, search = math.max(rate, asked_for * LEAST), 1
-  elseif e.search == 1 then
-    top, stay = math.max(rate, asked_for * LEAST), FIRST_STAY
-  elseif e.age < e.stay then
-    top = asked_for * 0.97
-  else
-    top = math.max(e.top * 0.99, asked_for * OVERSHOT)
-  end
-  e = e or {next = now}
-  e.top, e.age, e.at, e.seen, e.search, e.stay = math.max(SLOWEST, top), 0, now, now, search, stay
-  e.next = math.max(now, math.min(e.next, now + 1 / rate_of(e)))
-  entries[model] = e
-  save_ceilings(pool, entries)
-  return rate_of(e)
-end
-
 -- One is never several. From three on it takes a third of the share, so that stray ones in a thousand never stop a fast pool.
 local cools = (asked and seconds > long)
   or (refused >= several and refused > share * grants * 0.3)
   or (refused >= 2 and refused > share * grants)
-local rate = 0
-if sent and model ~= '' and named ~= 'pool' and not (asked and seconds > 65) then
-  local packed = redis.call('GET', ceiling_key(pool))
-  local entries = packed and cmsgpack.unpack(packed) or {}
-  local e = entries[model]
-  if e and e.off and e.off <= now then e = nil end
-  if e and e.off then
-    rate = 0
-  elseif e then
-    if e.at > now then e.at = now end  -- the server's clock was set back
-    local began, lost = e.at + AHEAD, 0  -- what was granted before is of the last incident
-    for back = 0, 9 do
-      if second - back >= math.floor(began) then
-        lost = lost + tonumber(redis.call('HGET', PREFIX .. 'nm:' .. pool .. ':' .. (second - back), model) or 0)
-      end
-    end
-    if now - sent > began and lost > STRAY * grants then rate = lower(entries, e) or 0 end
-    cools = asked and seconds > long or refused > 0.5 * grants and refused >= several
-  elseif cools then
-    local lost, _ = refused
-    if asked and seconds > long then _, lost = taken(60) end  -- while it cools, few calls are left that could be refused
-    if lost >= 2 then rate = lower(entries, nil) or 0 end
+
+-- What a refusal teaches, for the model or (where the provider named it) for all models of the pool. Only several teach something new.
+local MANY = 20  -- calls of a minute that show that its quota was used up by them
+local learned = {0, 0, 0}
+local function learn()
+  local entries = ceilings_of(redis.call('GET', ceiling_key(pool)))
+  local name = named == 'pool' and '' or model
+  local e = entries[name] or new_entry()
+  if e.off and e.off > now then return end
+  entries[name], e.off, e.seen = e, nil, now
+  if own_calls then
+    -- calls that left before anything was learned weren't counted
+    if e.cap and not e.gentle and not place and not e.flying[worker] then e.cap = e.cap + own_calls end
+    e.flying[worker] = {now, own_calls}
   end
+  local capped = e.cap and not e.gentle
+  local known = e.requests or e.tokens or capped
+  local kind = kind
+  if kind == '' then
+    if capped or (guessed or e.gentle and not stated) and (e.rate_until or 0) < now then kind = 'calls' else kind = e.tokens and 'tokens' or e.requests and 'requests' or usual end
+  end
+  local long_wait = asked and seconds > long
+  if kind == 'calls' and (cools or known or e.gentle) then
+    if learn_cap(e, {n = place, flying = flying}, args[15] == 'calls') then
+      forget_cap(e)
+      e.rate_until, kind = now + LET_BE, 'requests'
+    else
+      e.requests, e.tokens = nil, nil
+      cools = long_wait or e.cap == 1 and cools
+    end
+  end
+  if kind ~= 'calls' then
+    if e.cap and not e.gentle then forget_cap(e) end
+    local amount = kind == 'tokens' and tokens or 1
+    local call = {n = place, place = kind == 'tokens' and token_place or place, amount = amount, start = now - sent}
+    if long_wait then
+      local got, lost = taken(name, kind, 60)
+      if got > 0 and (e[kind] or lost >= 2 * amount or got >= MANY * amount) then
+        if not e[kind] or (place or 0) > e[kind].mark then spent(e, kind, name, call, seconds) end
+      end
+    else
+      if learn_rate(e, name, kind, call, cools) then
+        e.requests, e.tokens = nil, nil
+        if (e.rate_until or 0) < now and args[15] == '' then
+          learn_cap(e, {n = place, flying = flying})
+        else
+          e.off = now + LET_BE
+        end
+      end
+      if e[kind] then cools = refused > 0.5 * grants and refused >= several end
+    end
+  end
+  local function minute(g) return g and g.at == now and 60 * rate_of(g) or 0 end
+  learned = {minute(e.requests), minute(e.tokens), e.cap and not e.gentle and e.cap_at == now and e.cap or 0}
+  save_ceilings(pool, entries)
 end
-if not cools then return cmsgpack.pack({0, 0, rate * 60}) end
+if kind and (model ~= '' or named == 'pool') and not (asked and seconds > 65) then learn() end
+if not cools then return cmsgpack.pack({0, 0, learned[1], learned[2], learned[3]}) end
 if seconds > BELIEVED then seconds = LONGEST end
 local till, trial = now + seconds, seconds > try_from and 1 or 0
 local entries = cooldowns(pool) or {}
@@ -147,4 +128,4 @@ else
 end
 save_cooldowns(pool, entries)
 local function left(name) return entries[name] and math.max(0, entries[name][1] - now) or 0 end
-return cmsgpack.pack({whole and 0 or left(model), left(''), rate * 60})
+return cmsgpack.pack({whole and 0 or left(model), left(''), learned[1], learned[2], learned[3]})

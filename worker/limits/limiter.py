@@ -22,6 +22,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
@@ -40,10 +41,13 @@ from worker.limits.shapes import (
     Charge,
     Cooldown,
     DaySeedFunction,
+    Flying,
     Grant,
     KeyRoom,
     LimitedKey,
     OthersFunction,
+    Place,
+    Refused,
     RestartFunction,
     RuledFunction,
     SeedFunction,
@@ -61,10 +65,13 @@ __all__ = [
     "BucketRoom",
     "Charge",
     "Cooldown",
+    "Flying",
     "Grant",
     "KeyRoom",
     "LimitedKey",
     "Limiter",
+    "Place",
+    "Refused",
     "SeedFunction",
     "Settlement",
     "TooLarge",
@@ -90,24 +97,35 @@ has to know of it."""
 MOST_COOLDOWNS = 4096
 """So many are remembered for a Redis that loses them: users may name any models."""
 REPORTED_SHARE = 0.25
-"""A learned rate that changes by less is not logged again: it moves all the time."""
+"""A learned limit that changes by less is not logged again: it moves all the time."""
+_LEARNED = (("requests a minute", "requests"), ("tokens a minute", "tokens"), ("calls in flight", ""))
 
 Named = Literal["", "model", "pool"]
 """What a provider says its 429 is about: nothing, the one model, or all of the key's or the account's calls."""
 
 LATE_ANSWER = 1.0
 """Seconds by which an answer may be late without any doubt about the day that its calls start in."""
+FULL, FULL_SECONDS = -5, 0.25
+"""reserve.lua's answer where calls in flight are at what was learned, and when to ask again unless one of ours ends before."""
 
 _REASONS: dict[int, Literal["cooling", "model", "day"]] = {-1: "cooling", -3: "model", -4: "day"}
 
 _RESERVE = Script("bucket.lua", "ceilings.lua", "days.lua", "reserve_days.lua", "reserve.lua")
 _SETTLE_DAYS = Script("bucket.lua", "days.lua", "settle_days.lua")
 _SETTLE = Script("bucket.lua", "settle.lua")
-_COOL = Script("bucket.lua", "ceilings.lua", "cool.lua")
+_COOL = Script("bucket.lua", "ceilings.lua", "law.lua", "cool.lua")
 _COOLDOWNS = Script("bucket.lua", "cooldowns.lua")
 _BLOCK = Script("bucket.lua", "block.lua")
 _DROP = Script("bucket.lua", "drop.lua")
 _ROOM = Script("bucket.lua", "room.lua")
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """What a worker reports beside its wants, see `Limiter.reserve`."""
+
+    flying: Sequence[Flying]
+    pause: float | None
 
 
 class Limiter:
@@ -159,13 +177,18 @@ class Limiter:
             steady=self._steady,
             now=self._now,
         )
-        self._reported: dict[tuple[str, str], float] = {}  # pool and model: the learned rate that was logged
+        self._reported: dict[tuple[str, str, str], float] = {}  # pool, model and limit: what was logged as learned
         self._cooling: dict[
             tuple[str, str], tuple[float, bool]
         ] = {}  # pool and model: until when (steady), whether named
 
-    async def reserve(self, wants: Sequence[Want]) -> list[Grant | Wait | TooLarge]:
+    async def reserve(
+        self, wants: Sequence[Want], flying: Sequence[Flying] = (), pause: float | None = 1.0
+    ) -> list[Grant | Wait | TooLarge]:
         """Books what can start within the horizon, in the order of `wants` (at most 64): one answer each, same order.
+
+        `flying` are this worker's calls in flight, for keys whose limits are learned. `pause` is how long the calls in flight are left as
+        they are until more are tried, None while some take longer than calls did before.
 
         A want that has to wait for a hold must ask again before it lapses, or be given up by `drop_hold`. Redis errors are
         raised, and the call is never repeated: what it may have booked is lost, so nothing starts without an answer.
@@ -178,7 +201,9 @@ class Limiter:
             if (hopeless := question.add(place, want)) is not None:
                 answers[place] = hopeless
         if question.places:
-            for place, answer in zip(question.places, await self._ask(question, wants), strict=True):
+            for place, answer in zip(
+                question.places, await self._ask(question, wants, _Report(flying, pause)), strict=True
+            ):
                 answers[place] = answer
         return [answers[place] for place in range(len(wants))]
 
@@ -222,8 +247,9 @@ class Limiter:
         model: str = "",
         named: Named = "",
         answered: bool = False,
-        sent: float | None = None,
+        sent: float = 0.0,
         more: Sequence[tuple[float, int]] = (),
+        refused: Refused | None = None,
     ) -> list[Cooldown]:
         """Counts a 429 on `key`: it empties the pacing credit of the key's buckets and, unless it was a lone one (three or over 1 % of
         the model's grants on the pool in 10 s, or a Retry-After over 5 s), lets `model` cool down on the pool for `retry_after` seconds, or
@@ -250,12 +276,18 @@ class Limiter:
             TRIAL_SECONDS,
             named,
             answered,
-            False if sent is None else sent,
+            sent,
             [number for pair in more for number in pair],
+            *_taught(refused),
+            self._caller(key),
+            False if refused is None or refused.in_flight is None else refused.in_flight,
+            retry_after is not None,
+            "tokens"
+            if {bucket.unit for bucket in key.buckets}.isdisjoint({"requests"}) and key.buckets
+            else "requests",
         )
-        of_model, of_pool, learned = map(float, msgspec.msgpack.decode(packed))
-        if learned:
-            self._report(key, model, learned)
+        of_model, of_pool, *learned = map(float, msgspec.msgpack.decode(packed))
+        self._report(key, model, learned)
         found = [
             *([Cooldown(key.pool, model, of_model, named == "model")] if of_model else []),
             *([Cooldown(key.pool, "", of_pool)] if of_pool else []),
@@ -267,23 +299,26 @@ class Limiter:
             self._cooling[one.pool, one.model] = now + one.seconds, one.named
         return found
 
-    def _report(self, key: LimitedKey, model: str, learned: float) -> None:
-        """Logs a rate that was learned, where it isn't about what was logged before."""
-        before = self._reported.get((key.pool, model))
-        if before is not None and abs(learned - before) < REPORTED_SHARE * before:
-            return
-        if len(self._reported) >= MOST_COOLDOWNS:
-            self._reported.clear()
-        self._reported[key.pool, model] = learned
-        configured = min((bucket.limit for bucket in key.minutes if bucket.unit == "requests"), default=None)
-        if configured is None or learned < configured:
-            log.warning(
-                "%s, model %s: the server allows about %d requests a minute, configured %s",
-                key.pool,
-                model,
-                round(learned),
-                "nothing" if configured is None else configured,
-            )
+    def _report(self, key: LimitedKey, model: str, learned: Sequence[float]) -> None:
+        """Logs what was learned, where it isn't about what was logged before."""
+        for (words, unit), value in zip(_LEARNED, learned, strict=True):
+            what = key.pool, model, words
+            before = self._reported.get(what)
+            if not value or (before is not None and abs(value - before) < REPORTED_SHARE * before):
+                continue
+            if len(self._reported) >= MOST_COOLDOWNS:
+                self._reported.clear()
+            self._reported[what] = value
+            configured = min((bucket.limit for bucket in key.minutes if bucket.unit == unit), default=None)
+            if configured is None or value < configured:
+                log.warning(
+                    "%s, model %s: the server allows about %d %s, configured %s",
+                    key.pool,
+                    model,
+                    round(value),
+                    words,
+                    "nothing" if configured is None else configured,
+                )
 
     async def cool_down(self, cooldowns: Sequence[Cooldown]) -> None:
         """Puts cooldowns in place for all workers, where Redis has lost them; one that stands stays as it is."""
@@ -332,10 +367,10 @@ class Limiter:
         return rooms
 
     async def _ask(
-        self, question: Question, wants: Sequence[Want], *, again: bool = False
+        self, question: Question, wants: Sequence[Want], report: _Report, *, again: bool = False
     ) -> list[Grant | Wait | TooLarge]:
         days: dict[str, list[Day]]
-        decided, reply, days = await self._run(question, create=self._seed is None)
+        decided, reply, days = await self._run(question, report, create=self._seed is None)
         if await self._beginnings.notice(reply[1]):
             return [self._wait(wants[place], 0, 0.25, 2) for place in question.places]
         if reply[0] == UNKNOWN:
@@ -345,13 +380,15 @@ class Limiter:
             late = await self._beginnings.begin([question.bucket_ids[n - 1] for n in reply[3]], unseen)
             if late > 0:
                 return [self._wait(wants[place], 0, late, 2) for place in question.places]
-            decided, reply, days = await self._run(question, create=False)
+            decided, reply, days = await self._run(question, report, create=False)
         if reply[0] == RULED and self._ruled is not None:
             await self._ruled()
         if reply[0] != DECIDED:
             return [self._wait(wants[place], 0, 0.25, 2) for place in question.places]
         answers: list[Grant | Wait | TooLarge] = []
-        spent = reply[3 + 3 * len(question.places) :]
+        behind = reply[3 + 3 * len(question.places) :]
+        stood, spent = iter(behind[1 : 1 + behind[0]]), behind[1 + behind[0] :]
+        places = {want: Place(calls, tokens, flying) for want, calls, tokens, flying in zip(*[stood] * 4, strict=True)}
         no_room = {question.day_buckets[n - 1].id: seconds for n, seconds in zip(spent[::2], spent[1::2], strict=True)}
         for n, place in enumerate(question.places):
             kind, seconds, extra = reply[3 * n + 3 : 3 * n + 6]
@@ -361,7 +398,7 @@ class Limiter:
                 slot, starts = int(extra), (decided or 0.0) + seconds
                 into_slot = max(0.0, reply[2] + seconds - slot * SLOT_SECONDS)
                 counted = tuple((one.id, day.start) for one in key.days for day in days[one.zone]) if days else ()
-                answers.append(Grant(want.id, key, starts, slot, want.charge, into_slot, counted))
+                answers.append(Grant(want.id, key, starts, slot, want.charge, into_slot, counted, places.get(n + 1)))
             else:
                 answers.append(self._wait(want, kind, seconds, extra, no_room))
         if decided is not None:
@@ -371,25 +408,42 @@ class Limiter:
         nothing = Charge(requests=0)
         await self.settle([Settlement(one.key.buckets, one.slot, one.charge, nothing, one.days) for one in granted])
         if granted and not again:
-            return await self._ask(question, wants, again=True)
+            return await self._ask(question, wants, report, again=True)
         return [Wait(one.want_id, 0.25, False, "limit") if isinstance(one, Grant) else one for one in answers]
 
-    async def _run(self, question: Question, *, create: bool) -> tuple[float | None, list[Any], dict[str, list[Day]]]:
+    async def _run(
+        self, question: Question, report: _Report, *, create: bool
+    ) -> tuple[float | None, list[Any], dict[str, list[Day]]]:
         """What reserve.lua said, and when, on the caller's clock, if that can be told: an answer that was on its way for long grants
         starts that are over, and the caller leaves behind what is too late. Also the days that count what was granted, by zone: where the
         answer is so late that others might, its time can't be told either."""
-        # The drains of two providers in one process take turns like two workers, where they share a pool.
-        caller = f"{self._worker}:{question.keys[0].name.partition('/')[0]}"
+        caller = self._caller(question.keys[0])
         asked = self._steady()
         days, counted = question.days(self._wall(), self._horizon)
         packed = await _RESERVE.run(
-            self._client, self._now(), self._horizon, self._pace, create, question.rules, caller, *question.args(), days
+            self._client,
+            self._now(),
+            self._horizon,
+            self._pace,
+            create,
+            question.rules,
+            caller,
+            *question.args(),
+            days,
+            [key.learns for key in question.keys],
+            report.pause or False,
+            [value for one in report.flying for value in (one.pool, one.model, one.count, one.too_many)],
         )
         reply: list[Any] = msgspec.msgpack.decode(packed)
         age = self._server_clock.age(float(reply[2]), asked)
         if counted and self._steady() - asked > LATE_ANSWER + (age or 0.0):
             age = None
         return None if age is None else self._clock() - age, reply, counted
+
+    def _caller(self, key: LimitedKey) -> str:
+        """Returns this worker's name for one provider: the drains of two providers in one process take turns like two workers, where they
+        share a pool."""
+        return f"{self._worker}:{key.name.partition('/')[0]}"
 
     async def _tell_again(self) -> None:
         """Tells a server that was started again which keys are out of use and which pools cool."""
@@ -405,6 +459,8 @@ class Limiter:
         """Turns the earliest start the script saw into the time to ask again, never after that start: what nobody asks for
         in time is lost, and asking early costs little."""
         spread = self._rng.uniform(0.8, 1.2)
+        if kind == FULL:
+            return Wait(want.id, FULL_SECONDS * spread, False, "in_flight")
         if kind == -2:
             return Wait(want.id, min(max(seconds, 0.05), 5.0) * spread, False, "blocked")
         if state == 1:
@@ -428,3 +484,12 @@ class Limiter:
         latest = self._server_clock.latest()
         expected = False if latest is None else latest
         return (False if self._server_time is None else self._server_time()), expected
+
+
+def _taught(refused: Refused | None) -> tuple[object, ...]:
+    """Returns what cool.lua reads of a refusal: its limit, the call's place in calls and in tokens, and its tokens."""
+    if refused is None:
+        return False, False, False, False, False, 0
+    place = refused.place
+    stood = (place.calls, place.tokens, place.in_flight) if place else (False, False, False)
+    return refused.about, refused.guessed, *stood, refused.tokens

@@ -2,18 +2,25 @@
 --
 -- args: now, horizon, pace, create, rules (the mark that the limits were made by, or false), worker, bucket ids, bucket units, bucket limits,
 --       key names, key pools, key ranks, buckets of each key, key sets (cheapest first), the model of each set, want ids, want
---       sets, charges (4 a want), limits by day or false (see reserve_days.lua)
+--       sets, charges (4 a want), limits by day or false (see reserve_days.lua),
+--       whether each key's limits are learned (0, 1, 2: from a few calls on, since nothing is configured), seconds between two steps of
+--       growth (false: calls take too long), the caller's calls in flight: pool, model, count, how many are one too many since calls are
+--       late then (0: none), ...
 -- reply: {1, run, now, indexes of buckets never seen, days never seen}, or {2, run, now} if other rules hold: nothing was booked; or
 --        {0, run, now, a, b, c, a, b, c, ...}, three numbers a want:
 --          key index, start in seconds from now, slot         granted
---          0 limit | -1 cooling | -2 blocked | -3 its model cools, or has a learned ceiling | -4 day, seconds, 0 | 1 holds | 2 kept out by another
---        and behind them, where a limit by day kept a want waiting, its bucket and seconds in turns
+--          0 limit | -1 cooling | -2 blocked | -3 its model cools, or has a learned rate | -4 day | -5 calls in flight, seconds,
+--          0 | 1 holds | 2 kept out by another
+--        behind them how many numbers follow, four for each grant of a model of which something is learned: the want, the call's place
+--        in calls and in tokens, and the calls in flight with it; and where a limit by day kept a want waiting, its bucket and seconds in turns
 local horizon, pace, create, rules, worker = args[2], args[3], args[4], args[5], args[6]
 local ids, units, limits = args[7], args[8], args[9]
 local names, pools, ranks, members, sets = args[10], args[11], args[12], args[13], args[14]
 local set_models, want_ids, want_sets, charges = args[15], args[16], args[17], args[18]
+local learns, pause, reported = args[20], args[21], args[22]
 if rules and redis.call('GET', PREFIX .. 'limits-mark') ~= rules then return cmsgpack.pack({2, run, now}) end
 local latest = now + horizon + 1e-6
+local NEAR = 0.3        -- seconds that calls are granted ahead while their rate is measured
 local OVERSIZE = 0.25   -- of the burst: smaller ones always find a gap under saturation, bigger ones need a hold to
 
 local stored, unknown = {}, {}
@@ -65,7 +72,7 @@ local marks = {}
 for k = 1, #names do
   local x = PREFIX .. 'x:'
   marks[4 * k - 3], marks[4 * k - 2], marks[4 * k - 1] = x .. names[k], x .. pools[k], cooldown_key(pools[k])
-  marks[4 * k] = ceiling_key(pools[k])
+  marks[4 * k] = learns[k] > 0 and ceiling_key(pools[k]) or x
 end
 marks = read_all(marks)
 local blocked, cooling = {}, {}            -- by key: blocked until, or nil; its pool's cooldowns by model, or nil
@@ -80,8 +87,8 @@ for k = 1, #names do
     by_pool[pools[k]] = by_pool[pools[k]] or cooldowns_of(pools[k], marks[4 * k - 1])
     cooling[k] = by_pool[pools[k]]
   end
-  if marks[4 * k] then
-    learned_of[pools[k]] = learned_of[pools[k]] or cmsgpack.unpack(marks[4 * k])
+  if learns[k] == 2 or learns[k] == 1 and marks[4 * k] then
+    learned_of[pools[k]] = learned_of[pools[k]] or ceilings_of(marks[4 * k])
     learned[k] = learned_of[pools[k]]
   end
   low[k], room[k] = now, 1
@@ -110,17 +117,90 @@ local function try(k, model, start)
   end
 end
 
--- The entry of a model's learned ceiling on key `k`, with the start that it leaves; nil where nothing was learned. What it holds back
--- is what makes it older: a rate that nobody asked for proves nothing.
+-- What is learned of a model on key `k`, or of all its models, ready for this call; nil where nothing holds.
 local function ceiling(k, model)
   local e = learned[k][model]
-  if not e or e.off then return nil end
-  if not e.rate then
-    if e.next > now + 3600 then e.next = now end  -- the server's clock was set back
-    if e.next > now then e.age = e.age + math.max(0, math.min(1, now - e.seen)) end
-    e.seen, e.rate = now, rate_of(e)
+  if not e then
+    if model == '' or learns[k] < 2 then return nil end
+    e = new_entry()
+    e.cap, e.more, e.cap_mark, e.cap_at, e.gentle = START, 0, 0, now, true
+    learned[k][model] = e
+  end
+  if e.off then
+    if e.off > now then return nil end
+    e.off = nil
+  end
+  if not e.used then
+    e.used, e.flying[worker] = true, nil
+    for n = 1, #reported, 4 do
+      if reported[n] == pools[k] and (model == '' or reported[n + 1] == model) then
+        local one = e.flying[worker] or {now, 0}
+        one[2] = one[2] + reported[n + 2]
+        e.flying[worker] = one
+        if reported[n + 3] > 0 then lower_cap(e, reported[n + 3] - 1) end
+      end
+    end
+    e.count = in_flight(e)
+    for _, unit in ipairs(GATES) do
+      local g = e[unit]
+      if g then
+        if g.last > now + 3600 then g.last = now end  -- the server's clock was set back
+        if g.wall and g.age >= OPEN then reopen(g) end
+        g.rate = rate_of(g)
+      end
+    end
   end
   return e
+end
+
+-- The earliest start that what is learned leaves a call on key `k`, whether calls in flight are what it waits for, and the latest start
+-- that is granted now: while a rate is measured, refusals have to change it soon.
+local function learned_open(k, model, charge)
+  local at, full, till = now, false, latest
+  for which = 1, 2 do
+    local e = ceiling(k, which == 1 and '' or model)
+    if e then
+      if e.cap and e.count >= e.cap and e.more == 0 and not e.full then
+        e.full = true
+        grow_cap(e, pause)
+      end
+      full = full or e.cap and e.count >= e.cap and e.more == 0
+      for n = 1, #GATES do
+        local g = e[GATES[n]]
+        if g and charge[n] > 0 then
+          local s = g.last + charge[n] / g.rate
+          if s > now then
+            g.bound = true
+            if s > at then at = s end
+          end
+          if g and not g.found then till = now + NEAR end
+        end
+      end
+    end
+  end
+  if full then at = math.max(at, now + 2 * horizon) end
+  return at, full, till
+end
+
+local places = {}
+local function book_learned(w, k, model, start, charge)
+  for which = 1, 2 do
+    local e = ceiling(k, which == 1 and '' or model)
+    if e then
+      if e.cap and e.count >= e.cap then e.more = e.more - 1 end
+      e.n, e.t, e.count = e.n + 1, e.t + charge[2], e.count + 1
+      e.flying[worker] = e.flying[worker] or {now, 0}
+      e.flying[worker][2] = e.flying[worker][2] + 1
+      for n = 1, #GATES do
+        local g = e[GATES[n]]
+        if g and charge[n] > 0 then g.last = start end
+      end
+      if which == 2 then
+        local n = #places
+        places[n + 1], places[n + 2], places[n + 3], places[n + 4] = w, e.n, e.t, e.count
+      end
+    end
+  end
 end
 
 -- Earliest time at which enough of the ring has left the window for `amount` to fit. The slots are read once a call.
@@ -234,7 +314,7 @@ local function place_holds(id, k, start, kept_out, charge)
   end
 end
 
-local granted, reply, charge = {}, {0, run, now}, {}
+local granted, granted_tokens, reply, charge = {}, {}, {0, run, now}, {}
 local function decide(w)
   local id, set, model = want_ids[w], sets[want_sets[w]], set_models[want_sets[w]]
   local at = 4 * w - 4
@@ -243,6 +323,7 @@ local function decide(w)
   local key, start                         -- the best that can go
   local late, late_key, late_big           -- the best that can't yet, of the keys it is not kept out of
   local late_cool, late_own, late_day      -- whether that is for a cooldown, for its model's own, for a limit by day
+  local late_full                          -- or for calls in flight
   local soon, behind, freed                -- the earliest hope of all, whether it is kept out there, the first block's end
   local holder, holder_start, holder_out   -- the key it holds something on
   for n = 1, #set do
@@ -259,8 +340,11 @@ local function decide(w)
         opens, own = open(k, model)
         s = opens
       end
-      local e = learned[k] and ceiling(k, model)
-      if e and e.next > opens then s, opens, own = e.next, e.next, true end
+      local full, till = false, latest
+      if learned[k] then
+        local at
+        at, full, till = learned_open(k, model, charge)
+        if at > opens then s, opens, own = at, at, true end
       if days then
         local at_day = now + day_wait(k, charge)
         if at_day > opens then s, opens, of_day = at_day, at_day, true end
@@ -302,7 +386,7 @@ local function decide(w)
         end
         if mine then holder, holder_start, holder_out = k, s, out end
       end
-      if s <= latest and not out then
+      if s <= till and not out then
         if not key or s < start - 1e-6 or (s < start + 1e-6 and room[k] > room[key]) then key, start = k, s end
       else
         if not soon or s < soon then soon, behind = s, out end
@@ -310,6 +394,7 @@ local function decide(w)
           late, late_key, late_big = s, k, big and not of_day
           late_cool, late_own = opens > now and opens >= s, own
           late_day = late_cool and of_day
+          late_full = late_cool and full
         end
       end
     end
@@ -319,11 +404,15 @@ local function decide(w)
     local slot = book(key, start, charge)
     if any_hold then let_go(id, set) end
     if cooling[key] then try(key, model, start) end
-    local e = learned[key] and ceiling(key, model)
-    if e then e.next = math.max(start, e.next) + 1 / e.rate end
+    if learned[key] then book_learned(w, key, model, start, charge) end
     local counts = granted[pools[key]]
     if not counts then counts = {}; granted[pools[key]] = counts end
     counts[model] = (counts[model] or 0) + 1
+    if learns[key] > 0 then
+      local tokens = granted_tokens[pools[key]]
+      if not tokens then tokens = {}; granted_tokens[pools[key]] = tokens end
+      tokens[model] = (tokens[model] or 0) + charge[2]
+    end
     reply[at], reply[at + 1], reply[at + 2] = key, start - now, slot
   elseif not soon then
     reply[at], reply[at + 1], reply[at + 2] = -2, (freed or now) - now, 0
@@ -337,7 +426,7 @@ local function decide(w)
     elseif behind then
       state = 2
     end
-    if late_key and late == soon and late_cool then kind = late_day and -4 or late_own and -3 or -1 end
+    if late_key and late == soon and late_cool then kind = late_day and -4 or late_full and -5 or late_own and -3 or -1 end
     reply[at], reply[at + 1], reply[at + 2] = kind, soon - now, state
   end
 end
@@ -381,18 +470,33 @@ for i = 1, #ids do
   end
   if guarded[i] then save_guard(key, b) end
 end
-for pool, counts in pairs(granted) do
-  local key = PREFIX .. 'gm:' .. pool .. ':' .. math.floor(now)
-  for model, count in pairs(counts) do redis.call('HINCRBY', key, model, count) end
-  redis.call('EXPIRE', key, 65)
+for kind, by in pairs({['gm:'] = granted, ['gmt:'] = granted_tokens}) do
+  for pool, counts in pairs(by) do
+    local key = PREFIX .. kind .. pool .. ':' .. math.floor(now)
+    for model, count in pairs(counts) do redis.call('HINCRBY', key, model, count) end
+    redis.call('EXPIRE', key, 65)
+  end
 end
 for pool, entries in pairs(learned_of) do
   local used = false
   for _, e in pairs(entries) do
-    if e.rate then used, e.rate = true, nil end
+    if e.used then
+      used = true
+      for n = 1, #GATES do
+        local g = e[GATES[n]]
+        if g then
+          -- what holds calls back is what makes it older: a rate that nobody asked for proves nothing
+          if g.bound then g.age = g.age + math.max(0, math.min(1, now - e.seen)) end
+          g.rate, g.bound = nil, nil
+        end
+      end
+      e.seen, e.used, e.full, e.count = now, nil, nil, nil
+    end
   end
   if used then save_ceilings(pool, entries) end
 end
 for pool in pairs(tried) do save_cooldowns(pool, by_pool[pool]) end
+reply[#reply + 1] = #places
+for n = 1, #places do reply[#reply + 1] = places[n] end
 if days then end_days(reply, create) end
 return cmsgpack.pack(reply)

@@ -25,6 +25,11 @@ UNITS: tuple[Unit, ...] = ("requests", "tokens", "input_tokens", "output_tokens"
 SLOT_SECONDS = 0.5
 """As in bucket.lua."""
 
+Learns = Literal[0, 1, 2]
+
+LimitKind = Literal["requests", "tokens", "calls", ""]
+"""The limit that a refusal is about: requests or tokens a minute, calls in flight, or unknown."""
+
 RestartFunction = Callable[[], Awaitable[None]]
 """Tells a server that was started again what it has to know before a call may start."""
 
@@ -76,7 +81,8 @@ class Charge:
 class LimitedKey:
     """A key a call may go out on: `name` is "provider/key_id", `pool` is what cools together, a lower `rank` is taken
     first, and a key without buckets is free. `mark` tells its secret from an earlier one: a block is for one secret. `rules` is
-    the state of all workers' limits that its buckets were made by; nothing is granted by an earlier one ("": by any)."""
+    the state of all workers' limits that its buckets were made by; nothing is granted by an earlier one ("": by any). `learns`: its limits
+    are 0 fixed, 1 lowered to what the server takes, 2 not configured, so that calls in flight grow from a few on."""
 
     name: str
     pool: str
@@ -84,6 +90,7 @@ class LimitedKey:
     rank: int = 0
     mark: str = ""
     rules: str = ""
+    learns: Learns = 0
 
     @property
     def minutes(self) -> tuple[Bucket, ...]:
@@ -113,9 +120,42 @@ class Want:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """A call's place among those of its model since something is learned of it: how many calls and how many booked tokens were granted,
+    it included, and the calls in flight with it."""
+
+    calls: int
+    tokens: int
+    in_flight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A refused call: which limit the refusal names, where the call stood, and this worker's calls in flight of its model. `guessed`:
+    it names none, and calls in flight seem to be what the server limits."""
+
+    about: LimitKind
+    place: Place | None
+    tokens: int
+    in_flight: int | None
+    guessed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Flying:
+    """A worker's calls in flight of a model on a pool. `too_many`: as many are one too many, since calls are late then; 0: none is."""
+
+    pool: str
+    model: str
+    count: int
+    too_many: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Grant:
     """The call is booked: it starts at `start_at` (on the limiter's clock) on `key`. `slot` is for settling; it begins `into_slot`
-    seconds before the start. `days` are those that it is counted for by limits by day."""
+    seconds before the start. `days` are those that it is counted for by limits by day. `place` is there where something is learned of
+    its model."""
 
     want_id: str
     key: LimitedKey
@@ -124,6 +164,7 @@ class Grant:
     charge: Charge
     into_slot: float = 0.0
     days: tuple[DayId, ...] = ()
+    place: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +179,14 @@ class SpentDay:
 @dataclass(frozen=True, slots=True)
 class Wait:
     """Nothing was booked; ask again in `seconds` (jittered). `held`: its bucket is being kept free for this want, which
-    lapses two seconds after it last asked. `blocked`: every key it may use is quarantined. `model`: its model cools down, which
-    concerns no other one. `day`: a limit by day is used up, see `spent`."""
+    lapses two seconds after it last asked. `blocked`: every key it may use is quarantined. `model`: its model cools down or has
+    a learned rate, which concerns no other one. `in_flight`: as many calls of its model are in flight as the server takes: the next one
+    that ends makes room. `day`: a limit by day is used up, see `spent`."""
 
     want_id: str
     seconds: float
     held: bool
-    reason: Literal["limit", "cooling", "blocked", "model", "day"]
+    reason: Literal["limit", "cooling", "blocked", "model", "day", "in_flight"]
     spent: tuple[SpentDay, ...] = ()
 
 

@@ -1,0 +1,200 @@
+-- The law: how a refusal moves what is learned. docs/limits.md states it; ceilings.lua names the fields.
+local ENOUGH, ENOUGH_SECONDS = 40, 4   -- calls and seconds that a measurement takes,
+local LONG, FEW = 25, 5                -- or so many seconds, and then fewer calls
+local SOME = 6             -- calls from which on it goes on at the rate that it has found so far,
+local ABOVE = 1.03         -- and a little above, so that its end is found, too
+local STEPS = 1.5         -- calls ago the rate was one that was taken
+local GROWN = 1.5          -- a rate that grew by so much since the last refusal begins its measurement anew: unused quota is lost
+local LESS = {0.985, 0.97} -- after the first incident and the second in a row; the third begins a measurement
+local CLOSE = 25           -- seconds within which incidents follow one another
+local PROBED = 1.15        -- a probe that comes so far shows that more is allowed now
+local LONGEST_STAY = 180
+local SHUT = 0.8           -- of what was taken before: where refusals count, any rate above the limit finds nothing left
+local FELL, FALLS = 0.96, 3  -- so many measurements in a row that each found less: no rate is behind the refusals
+local LET_BE = 600         -- seconds, then such a server's refusals teach again
+local WALL = 3             -- calls refused within 4 s, none taken: a whole minute's quota is used up
+local STRAY = 0.005        -- share of the calls of 10 s that may be refused without an incident
+local CAP_LEAST = 0.5      -- no incident lowers a cap by more, once it was found
+local FELL_TO = 0.35       -- of the cap that was found at first,
+local FEW_IN_FLIGHT = 4    -- or so few: where the provider doesn't name calls in flight, they aren't the reason then
+
+local pool = args[2]
+
+-- What was granted and refused of a model in the last `seconds`, and over how many seconds: calls, or tokens. '' is all models together.
+local function taken(model, unit, seconds)
+  local second, got, lost, first = math.floor(now), 0, 0, 0
+  local function sum(kind, back)
+    local key = PREFIX .. kind .. (unit == 'tokens' and 't:' or ':') .. pool .. ':' .. (second - back)
+    local total = 0
+    for _, n in ipairs(model == '' and redis.call('HVALS', key) or redis.call('HMGET', key, model)) do total = total + tonumber(n or 0) end
+    return total
+  end
+  for back = 0, seconds - 1 do
+    local g = sum('gm', back)
+    got, lost = got + g, lost + sum('nm', back)
+    if g > 0 then first = back end
+  end
+  return math.max(0, got - lost), lost, math.max(1, first + now - second)
+end
+
+local function change(e, g, top)
+  g.top, g.age, g.mark, g.at = math.max(SLOWEST, top), 0, e.n, now
+end
+
+-- A measurement begins at a refused call: the server's quota is used up there, and will be at the next one.
+local function measure(e, g, call, top)
+  g.found = false
+  g.n0, g.p0, g.s0, g.lost, g.lost_n, g.measured = call.n, call.place, call.start, 0, 0, false
+  change(e, g, top)
+end
+
+-- The first incident of a model. Most of what was granted in the last seconds isn't answered yet, so that the measurement begins with the
+-- first call that is refused after it.
+local function first_gate(e, model, unit)
+  local took, _, over = taken(model, unit, 10)
+  local g = {last = now, again = 0, stay = STAY, falls = 0, found = false}
+  change(e, g, 0.7 * took / over)
+  return g
+end
+
+-- A whole minute's quota is used up: the server refuses everything until it begins anew, in `left` seconds, or nobody knows when. What it
+-- took in that minute is its limit. Where it states no time, `reopen` judges it later.
+local function spent(e, unit, model, call, left)
+  local g = e[unit] or {last = now, again = 0, stay = STAY, falls = 0, walls = 0, found = false}
+  local took = taken(model, unit, left and math.max(1, math.ceil(60 - left)) or 60)
+  if e[unit] then took = math.min(took, 60 * (g.found and g.top or rate_of(g))) end
+  if g.wall_place and call.place and now - g.wall_at < 60 then took = math.min(took, call.place - g.wall_place - g.wall_lost) end
+  g.walls = (g.walls or 0) + 1
+  if not left then
+    local lately, _, over = taken(model, unit, 8)
+    local rate = rate_of(g)
+    g.wall, g.wall_top, g.wall_rate = true, took / 60, lately >= SOME * call.amount and SHUT * lately / over or SHUT * rate
+  end
+  g.found, g.n0 = left ~= nil, nil
+  g.wall_place, g.wall_at, g.wall_lost = call.place, now, 0
+  change(e, g, math.max(took / 60, 0.1 * (g.top or 0)))
+  e[unit] = g
+end
+
+-- Nothing was taken in the last seconds, and several were refused.
+local function is_wall(model, unit, amount)
+  local took, lost = taken(model, unit, 4)
+  return took == 0 and lost >= WALL * amount
+end
+
+local function refused_measuring(e, g, model, unit, call, rate)
+  if not g.n0 then
+    local lately, _, over = taken(model, unit, 5)
+    if call.n > g.mark then measure(e, g, call, math.min(rate, lately / over)) end
+    return
+  end
+  if call.n <= g.n0 then return end
+  g.lost, g.lost_n = g.lost + call.amount, g.lost_n + 1
+  if call.n <= g.mark then return end
+  local took, calls, span = call.place - g.p0 - g.lost, call.n - g.n0 - g.lost_n, call.start - g.s0
+  if rate > GROWN * math.max(g.top, took / span) then
+    local lately, _, over = taken(model, unit, 5)
+    if g.measured and calls >= FEW then
+      -- it is refused only at far more than was measured: without a burst, what isn't used at once is lost, and the rate itself is the limit
+      g.found, g.stay, g.again = true, STAY, 0
+      change(e, g, math.max(took / span, math.min(lately / over, rate_at(g, g.age - STEPS * call.amount / rate))))
+      return
+    end
+    measure(e, g, call, math.min(rate, lately / over))
+  elseif span >= ENOUGH_SECONDS and calls >= ENOUGH or span >= LONG and calls >= FEW then
+    local before = g.before
+    g.found, g.stay, g.again = true, STAY, 0
+    change(e, g, took / span * (1 - 0.5 / calls))
+    g.falls = before and g.top < FELL * before and g.falls + 1 or 0
+    g.before = g.top
+    if g.falls >= FALLS then return true end
+  elseif calls >= SOME and span > 0.5 then
+    change(e, g, math.min(rate, took / span * ABOVE))
+    g.measured = true
+  else
+    change(e, g, g.top)
+  end
+end
+
+local function refused_found(e, g, model, unit, call, rate)
+  if call.n <= g.mark then return end
+  local took, lost = taken(model, unit, 10)
+  if lost <= STRAY * took then return end
+  if g.age >= g.stay then
+    if rate > PROBED * g.top then
+      local lately, _, over = taken(model, unit, 5)
+      measure(e, g, call, math.min(rate, lately / over))
+    else
+      g.stay = math.min(LONGEST_STAY, g.stay * 1.2)
+      change(e, g, math.max(g.top * 0.995, 0.9 * rate))
+      g.age = RECOVER
+    end
+    g.again = 0
+  else
+    g.again = now - g.at < CLOSE and g.again + 1 or 1
+    if g.again > #LESS then
+      local lately, _, over = taken(model, unit, 10)
+      measure(e, g, call, math.min(rate, lately / over))
+    else
+      change(e, g, g.top * LESS[g.again])
+      g.age = RECOVER / 2
+    end
+  end
+end
+
+-- A refusal that a rate caused. `call`: {n, place, amount, start}, or without a place where it was granted before anything was learned.
+-- Returns true where measurements in a row have found less and less.
+local function learn_rate(e, model, unit, call, first)
+  local g = e[unit]
+  if not g then
+    if first then e[unit] = first_gate(e, model, unit) end
+    return
+  end
+  if not call.n then return end
+  if g.wall_lost then g.wall_lost = g.wall_lost + call.amount end
+  if g.wall and g.age < OPEN then  -- it isn't over
+    if call.n > g.mark then change(e, g, g.top) end
+    return
+  end
+  if g.wall then reopen(g) end
+  if call.n > g.mark and is_wall(model, unit, call.amount) then
+    spent(e, unit, model, call, nil)
+    return
+  end
+  if g.found then return refused_found(e, g, model, unit, call, rate_of(g)) end
+  return refused_measuring(e, g, model, unit, call, rate_of(g))
+end
+
+
+-- A refusal that calls in flight caused. All those of a herd, which were granted before it was known, lower the cap by one each: what is
+-- left is what the server took. Returns true where the cap has come down so far that calls in flight can't be the reason; `named`: they
+-- are, by the provider's word.
+local function learn_cap(e, call, named)
+  local flying = math.max(in_flight(e), call.flying or 0) - 1
+  local step = e.step
+  e.step, e.more = nil, 0
+  if not e.cap or e.gentle then
+    e.cap, e.gentle, e.cap_mark = math.max(1, flying), nil, e.n
+    e.cap_top, e.spare = e.cap, 0
+  elseif (call.n or e.n) <= e.cap_mark then
+    if e.spare > 0 then
+      e.spare = e.spare - 1
+      return false
+    end
+    e.cap = math.max(1, e.cap - 1)
+    if not e.settled then e.cap_top = e.cap end
+  elseif step then  -- they were too many
+    e.spare, e.settled, e.cap_mark, e.cap_at = step - 1, true, e.n, now
+    e.cap_stay = step > 1 and PROVEN or math.min(LONGEST_STAY, CAP_STAY + e.cap_stay / 2)
+    return false
+  else
+    if not named and (e.cap <= FELL_TO * e.cap_top or e.cap < FEW_IN_FLIGHT) then return true end
+    e.cap, e.cap_mark = math.max(1, math.min(e.cap - 1, flying), math.floor(e.cap * CAP_LEAST)), e.n
+    e.settled, e.spare = true, 0
+  end
+  -- what is left may be too little by those that were answered meanwhile
+  e.cap_stay, e.cap_at = PROVEN, now
+  return false
+end
+
+local function forget_cap(e) e.cap, e.step, e.cap_top, e.settled, e.gentle, e.late = nil, nil, nil, nil, nil, nil end
