@@ -136,11 +136,16 @@ local function shown(e)
   return minute(e.requests), minute(e.tokens), e.cap and not e.gentle and e.cap or 0, over(e.requests) and over(e.tokens), e.seen
 end
 
--- An entry that begins with what was learned before.
+-- An entry that begins with what was learned before (0: not learned); nil where nothing was.
 local function seeded(requests, tokens, cap)
+  if requests + tokens + cap == 0 then return nil end
   local e = new_entry()
-  if requests and requests > 0 then e.requests = found_gate(requests / 60, STAY) end
-  if tokens and tokens > 0 then e.tokens = found_gate(tokens / 60, STAY) end
-  if cap and cap > 0 then e.cap, e.cap_top, e.more, e.spare, e.cap_mark, e.cap_at, e.cap_stay = cap, cap, 0, 0, 0, now, CAP_STAY end
+  for unit, rate in pairs({requests = requests, tokens = tokens}) do
+    if rate > 0 then
+      e[unit] = found_gate(rate / 60, STAY)
+      e[unit].age = RECOVER
+    end
+  end
+  if cap > 0 then e.cap, e.cap_top, e.more, e.spare, e.cap_mark, e.cap_at, e.cap_stay = cap, cap, 0, 0, 0, now, CAP_STAY end
   return e
 end

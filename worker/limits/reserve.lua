@@ -315,6 +315,37 @@ local function place_holds(id, k, start, kept_out, charge)
 end
 
 local granted, granted_tokens, reply, charge = {}, {}, {0, run, now}, {}
+local function count_grant(w, k, model, start, charge)
+  if learned[k] then book_learned(w, k, model, start, charge) end
+  local function count(by, amount)
+    local counts = by[pools[k]]
+    if not counts then counts = {}; by[pools[k]] = counts end
+    counts[model] = (counts[model] or 0) + amount
+  end
+  count(granted, 1)
+  if learns[k] > 0 then count(granted_tokens, charge[2]) end
+end
+
+-- The earliest start that cooldowns, limits by day and what is learned leave a call on key `k`, the kind of reply that this is the
+-- reason for (0: nothing holds it), and the latest start that is granted now.
+local function opens_at(k, model, charge)
+  local opens, why, till = now, 0, latest
+  if cooling[k] then
+    local at, own = open(k, model)
+    if at > now then opens, why = at, own and -3 or -1 end
+  end
+  if learned[k] then
+    local at, full
+    at, full, till = learned_open(k, model, charge)
+    if at > opens then opens, why = at, full and -5 or -3 end
+  end
+  if days then
+    local at = now + day_wait(k, charge)
+    if at > opens then opens, why = at, -4 end
+  end
+  return opens, why, till
+end
+
 local function decide(w)
   local id, set, model = want_ids[w], sets[want_sets[w]], set_models[want_sets[w]]
   local at = 4 * w - 4
@@ -322,8 +353,7 @@ local function decide(w)
   local little = not holders[id] and charge[2] <= small[2] and charge[3] <= small[3] and charge[4] <= small[4]
   local key, start                         -- the best that can go
   local late, late_key, late_big           -- the best that can't yet, of the keys it is not kept out of
-  local late_cool, late_own, late_day      -- whether that is for a cooldown, for its model's own, for a limit by day
-  local late_full                          -- or for calls in flight
+  local late_why                           -- the kind of reply that this is the reason for
   local soon, behind, freed                -- the earliest hope of all, whether it is kept out there, the first block's end
   local holder, holder_start, holder_out   -- the key it holds something on
   for n = 1, #set do
@@ -335,20 +365,8 @@ local function decide(w)
       -- It can be no better than what is found. Where it still could, it is looked at:
     else
       local s, out, big, mine = now, false, false, false
-      local opens, own, of_day = now, false, false
-      if cooling[k] then
-        opens, own = open(k, model)
-        s = opens
-      end
-      local full, till = false, latest
-      if learned[k] then
-        local at
-        at, full, till = learned_open(k, model, charge)
-        if at > opens then s, opens, own = at, at, true end
-      if days then
-        local at_day = now + day_wait(k, charge)
-        if at_day > opens then s, opens, of_day = at_day, at_day, true end
-      end
+      local opens, why, till = opens_at(k, model, charge)
+      s = opens
       local unit = late_unit[k]
       if unit and little and opens <= now and charge[unit] >= late_amount[k] then
         s, out = late_start[k], late_out[k]
@@ -391,10 +409,8 @@ local function decide(w)
       else
         if not soon or s < soon then soon, behind = s, out end
         if not out and (not late or s < late) then
-          late, late_key, late_big = s, k, big and not of_day
-          late_cool, late_own = opens > now and opens >= s, own
-          late_day = late_cool and of_day
-          late_full = late_cool and full
+          late, late_key, late_big = s, k, big and why ~= -4
+          late_why = opens >= s and why or 0
         end
       end
     end
@@ -404,15 +420,7 @@ local function decide(w)
     local slot = book(key, start, charge)
     if any_hold then let_go(id, set) end
     if cooling[key] then try(key, model, start) end
-    if learned[key] then book_learned(w, key, model, start, charge) end
-    local counts = granted[pools[key]]
-    if not counts then counts = {}; granted[pools[key]] = counts end
-    counts[model] = (counts[model] or 0) + 1
-    if learns[key] > 0 then
-      local tokens = granted_tokens[pools[key]]
-      if not tokens then tokens = {}; granted_tokens[pools[key]] = tokens end
-      tokens[model] = (tokens[model] or 0) + charge[2]
-    end
+    count_grant(w, key, model, start, charge)
     reply[at], reply[at + 1], reply[at + 2] = key, start - now, slot
   elseif not soon then
     reply[at], reply[at + 1], reply[at + 2] = -2, (freed or now) - now, 0
@@ -426,7 +434,7 @@ local function decide(w)
     elseif behind then
       state = 2
     end
-    if late_key and late == soon and late_cool then kind = late_day and -4 or late_full and -5 or late_own and -3 or -1 end
+    if late_key and late == soon then kind = late_why end
     reply[at], reply[at + 1], reply[at + 2] = kind, soon - now, state
   end
 end
