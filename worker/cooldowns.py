@@ -23,7 +23,7 @@ from models.store.cooldowns import Cooldown
 from models.wording import utc
 from worker.experience import Cooling
 from worker.limits.limiter import Limiter, Named
-from worker.limits.shapes import BELIEVED_SECONDS, LONGEST_SECONDS, LimitedKey, believed
+from worker.limits.shapes import BELIEVED_SECONDS, LONGEST_SECONDS, LimitedKey, Refused, believed
 from worker.limits.shapes import Cooldown as Told
 from worker.recorder import Recorder
 
@@ -78,18 +78,20 @@ class Cooldowns:
         failure: Failure,
         wait: float | None,
         named: Named | None = None,
-        sent: float | None = None,
+        sent: float = 0.0,
+        refused: Refused | None = None,
     ) -> bool:
         """Takes in a 429: its model, or its pool, may have to cool down. True if the model does on this pool, by all that is known.
 
         One is told at a time: hundreds come at once, and when one cools the others are known. `sent` is how many seconds ago the call
-        was sent, None where its rate was not the reason. Raises redis errors, StorageError.
+        was sent, `refused` what is learned from it. Raises redis errors, StorageError.
         """
         named = named_by(failure) if named is None else named
         what = key.pool if named == "pool" else own(key.pool, model)
         async with self._telling:
             if self.cooling.cool(key.pool, wait or 0.0) or self.cooling.cool(what, wait or 0.0):
-                self._leave_uncounted(key.pool, model, sent)
+                if refused is not None:
+                    self._leave_uncounted(key.pool, model, sent)
                 return True
             seconds = self.cooling.seconds(what, told=wait is not None)
             found: list[Told] | None = None
@@ -103,6 +105,7 @@ class Cooldowns:
                     answered=self._others_answer(key.pool, model),
                     sent=sent,
                     more=self._uncounted_of(key.pool, model),
+                    refused=refused,
                 )
             finally:
                 if found is None:  # Redis is away: the hundreds behind this one needn't each wait for it
@@ -112,9 +115,9 @@ class Cooldowns:
             await self._store(found, key, failure)
             return bool(found)
 
-    def _leave_uncounted(self, pool: str, model: str, sent: float | None) -> None:
+    def _leave_uncounted(self, pool: str, model: str, sent: float) -> None:
         """Keeps a 429 that Redis isn't told of now for the next time."""
-        if sent is None or (len(self._uncounted) >= MOST_UNCOUNTED and (pool, model) not in self._uncounted):
+        if len(self._uncounted) >= MOST_UNCOUNTED and (pool, model) not in self._uncounted:
             return
         self._uncounted.setdefault((pool, model), Counter())[int(time.monotonic() - sent)] += 1
 

@@ -19,7 +19,6 @@ from models.config import Config
 from models.errors import StorageError, Untranslatable
 from models.formats.simple import simple_input
 from models.guesses import characters
-from models.learning import learns
 from models.packing import Packer
 from models.prices import charged, of_text, price
 from models.request import SIMPLE, Failure, FailureKind, FailureScope, Request, Response
@@ -48,6 +47,7 @@ from worker.failover import (
 )
 from worker.first_token import FIRST_TOKEN_TIMEOUT, FirstToken
 from worker.http import SendError
+from worker.in_flight import InFlight
 from worker.keys import MOST_MODELS, QUOTA_SECONDS, KeyRing
 from worker.limits.limiter import Charge, Grant, LimitedKey, Limiter, TooLarge, Want, believed
 from worker.prepared import NoKey, Prepared
@@ -55,6 +55,7 @@ from worker.providers.base import Provider
 from worker.providers.masks import masked, provider_secrets, without_secrets
 from worker.recorder import INTERNAL_ERROR, Recorder
 from worker.single_calls import one_call, then
+from worker.stated import Stated
 from worker.tracing import Trace
 
 log = logging.getLogger("truckllm.engine")
@@ -128,6 +129,8 @@ class Engine:
         self._cooling = Cooling(self._rng)
         self.cooldowns = Cooldowns(provider.config, limiter, recorder, self._cooling)
         self.day_waits = DayWaits(recorder)
+        self.in_flight = InFlight()
+        self._stated = Stated(limiter)
         self.latency_ms: float | None = None
         """Mean latency of its answers, recent ones weighing more."""
 
@@ -409,6 +412,8 @@ class Engine:
         )
         if left and (failure is None or failure.kind is not FailureKind.RATE_LIMIT):
             self.cooldowns.answered(grant.key.pool, request.model, started)
+        if response.limits and grant.key.learns:
+            await self._stated.take(grant.key, request.model, response.limits)
         actual = None
         if usage:
             self.bookings.learn(request, prepared.size, usage)
@@ -442,7 +447,7 @@ class Engine:
             past = await self._past(job)
         except StorageError:
             past = []
-        verdict = await self._verdict(job, request, grant, failure, past)
+        verdict = await self._verdict(job, request, grant, attempt_id, failure, past)
         if verdict.about is About.PROVIDER and end.outcome is Outcome.REJECTED:
             end = replace(end, outcome=Outcome.FAILED)  # a key that the provider refused and yet accepts
         elif verdict.about is About.ENDPOINT:
@@ -474,7 +479,7 @@ class Engine:
         return Failure(kind, EMPTY_ANSWER, message, response.http_code or None)
 
     async def _verdict(
-        self, job: Claimed, request: Request, grant: Grant, failure: Failure, past: Sequence[Past]
+        self, job: Claimed, request: Request, grant: Grant, attempt_id: int, failure: Failure, past: Sequence[Past]
     ) -> Verdict:
         """Asks `failover` what is next, and tells keys and limits what the failure means for others."""
         if failure.kind in (FailureKind.KEY_MODEL, FailureKind.MODEL):
@@ -489,7 +494,7 @@ class Engine:
         verdict = decide(failure, situation, self._rng)
         try:
             if verdict.about is About.POOL:
-                verdict = await self._refused(request, grant, failure, verdict)
+                verdict = await self._refused(request, grant, attempt_id, failure, verdict)
             elif verdict.about is About.ACCOUNT and named_by(failure) == "model":
                 wait = believed(QUOTA_SECONDS if failure.resets_in is None else failure.resets_in)
                 await self.cooldowns.refused(grant.key, request.model, failure, wait)
@@ -507,12 +512,19 @@ class Engine:
         """Returns how often the job was refused so with this key before."""
         return sum(f"{one.provider}/{one.key_id}" == key and one.error_code == failure.code for one in past)
 
-    async def _refused(self, request: Request, grant: Grant, failure: Failure, verdict: Verdict) -> Verdict:
+    async def _refused(
+        self, request: Request, grant: Grant, attempt_id: int, failure: Failure, verdict: Verdict
+    ) -> Verdict:
         """Takes in a 429. A job whose model cools down for long goes back to its lane: the limiter holds it there, and lets it go on another
         key, or when the cooldown is ended."""
-        learning = learns(self.provider.config, self.ring.key(grant.key.name))
-        sent = max(0.0, time.monotonic() - grant.start_at) if learning else None
-        cools = await self.cooldowns.refused(grant.key, request.model, failure, failure.retry_after, sent=sent)
+        cools = await self.cooldowns.refused(
+            grant.key,
+            request.model,
+            failure,
+            failure.retry_after,
+            sent=max(0.0, time.monotonic() - grant.start_at),
+            refused=self.in_flight.refused(attempt_id, failure),
+        )
         if cools and verdict.delay is not None and verdict.delay > SHOWN_SECONDS:
             return replace(verdict, delay=self._rng.uniform(1.0, 3.0))
         return verdict

@@ -101,6 +101,7 @@ class Flights:
         for prepared, grant in granted:
             flight = Flight(prepared, grant, self._attempt_id(), probe)
             self._flights[flight.attempt_id] = flight
+            self._engine.in_flight.granted(flight.attempt_id, grant, prepared.request.model)
             delay = grant.start_at - now - ANNOUNCE_AHEAD
             if delay > 0:
                 flight.timer = asyncio.get_running_loop().call_later(delay, self._gather, flight)
@@ -216,6 +217,7 @@ class Flights:
         else:
             if late > 0:
                 flight.grant = self._tally.late(flight.grant, late)
+            self._engine.in_flight.sent(flight.attempt_id)
             flight.task = asyncio.ensure_future(self._fly(flight))
 
     def _unsend(self, flight: Flight) -> None:
@@ -270,6 +272,7 @@ class Flights:
 
     def _land(self, flight: Flight) -> None:
         self._flights.pop(flight.attempt_id, None)
+        self._engine.in_flight.over(flight.attempt_id)
         self._landed(flight.prepared)
 
     def store(self, ending: Ending) -> None:

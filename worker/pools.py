@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from models.config import KeyConfig, ProviderConfig
+from models.learning import learns
 from models.pools import pool_name, share
 from models.store import keys as key_store
 from worker.limits.shapes import Bucket, LimitedKey, Unit
@@ -25,13 +27,20 @@ _OF_DAY = "|day|"
 
 def limited_key(provider: ProviderConfig, key: KeyConfig, model: str, rank: int = 0) -> LimitedKey:
     """The key as the limiter knows it, for calls of this model."""
+    made = buckets(provider, key, model)
     return LimitedKey(
         name=f"{provider.id}/{key.id}",
         pool=pool_name(provider, key),
-        buckets=buckets(provider, key, model),
+        buckets=made,
         rank=rank,
+        learns=_learns(made) if learns(provider, key) else 0,
         mark=key_store.fingerprint(key.secret.reveal())[:8],
     )
+
+
+def _learns(made: Sequence[Bucket]) -> Literal[1, 2]:
+    """Returns how limits are learned: where none is configured, from a few calls in flight on."""
+    return 1 if any(not bucket.zone for bucket in made) else 2
 
 
 def buckets(provider: ProviderConfig, key: KeyConfig, model: str) -> tuple[Bucket, ...]:
@@ -112,4 +121,5 @@ def ruled(key: LimitedKey, model: str, limits: PoolLimits) -> LimitedKey:
         for of in ("", model)
         for name, n in limits.days.get(of, {}).items()
     ]
-    return replace(key, buckets=(*whole, *by_model, *by_day))
+    made = (*whole, *by_model, *by_day)
+    return replace(key, buckets=made, learns=_learns(made) if key.learns else 0)

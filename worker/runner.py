@@ -49,6 +49,8 @@ MOST_WAITING = 4 * MOST_WANTS
 IDLE_SECONDS = 0.25
 PASSED_SECONDS = 3.0
 """So long claims begin behind jobs that were passed over; who has come back among those meanwhile waits as long."""
+REPORT_SECONDS = 3.0
+"""Calls in flight are reported at least so often; the limiter forgets them after ten seconds."""
 COOLING_SECONDS = 5.0
 """After so long it is looked again whether a model that cools down for longer still does: a person may have ended it."""
 
@@ -116,6 +118,8 @@ class Runner:
         self._passed: claims.Passed = {}
         self._passed_by: set[tuple[str, str]] = set()
         self._passed_since = float("-inf")
+        self._full: set[tuple[str, str]] = set()  # lane and model of jobs that wait until a call in flight ends
+        self._reported_at = float("-inf")
         self._cooling: dict[tuple[str, str], str] = {}  # lane and model of jobs whose model (here) cools down for long
 
     @property
@@ -158,6 +162,7 @@ class Runner:
         if self.engine.rests:
             await self._turns.full(self.engine.latency_ms)
             return False
+        await self._report_in_flight()
         free = self._concurrency - len(self._flights)
         if free <= 0:
             await self._occupied()
@@ -174,7 +179,7 @@ class Runner:
                 self._ask = MOST_WANTS
                 return True
             if self._waiting.slow.keys() - self._cooling.keys():
-                await self._pause(LEAST_PAUSE)
+                await self._pause(LEAST_PAUSE, landing=bool(self._full))
                 return True
             return await self._idle(deadline)
         seconds = await self._start()
@@ -182,6 +187,16 @@ class Runner:
             # jobs for other models, or lifted quarantines, may be startable before this one is
             await self._pause(min(seconds, MOST_PAUSE, max(0.0, deadline - time.monotonic()) + LEAST_PAUSE))
         return True
+
+    async def _report_in_flight(self) -> None:
+        """Reports calls in flight where nothing has been asked for of late, so that they still count."""
+        now = time.monotonic()
+        if now - self._reported_at < REPORT_SECONDS:
+            return
+        self._reported_at = now
+        if flying := self.engine.in_flight.report()[0]:
+            with contextlib.suppress(redis.exceptions.RedisError, OSError, TimeoutError):
+                await self._limiter.report(self.name, flying)
 
     async def _occupied(self) -> None:
         """Publishes that no place is free here. An open breaker and models that cool down are published as ever."""
@@ -330,7 +345,9 @@ class Runner:
                 self._ask = 1
                 return max(wait, LEAST_PAUSE)
             asking = startable[: min(allowed, MOST_WANTS)]
-            answers = await self._limiter.reserve([prepared.want for prepared in asking])
+            flying, pause = self.engine.in_flight.report()
+            self._reported_at = time.monotonic()
+            answers = await self._limiter.reserve([prepared.want for prepared in asking], flying, pause)
         except (redis.exceptions.RedisError, OSError, TimeoutError) as error:
             if is_script_error(error):
                 if self._seldom.news("a script failed"):
@@ -350,6 +367,7 @@ class Runner:
         over: list[Cooldown] = []
         now = time.monotonic()
         by_model, slow = self.engine.ring.by_model, self._waiting.slow
+        self._full.clear()
         for prepared, answer in zip(asking, answers, strict=True):
             self._waiting.holding.discard(prepared.job.id)
             match answer:
@@ -361,7 +379,9 @@ class Runner:
                     self._waiting.let_go(prepared)
                     self._refuse(prepared, answer)
                 case Wait():
-                    of_model = by_model or answer.reason in ("model", "day")
+                    of_model = by_model or answer.reason in ("model", "day", "in_flight")
+                    if answer.reason == "in_flight":
+                        self._full.add(prepared.waits_as)
                     if answer.reason == "day":
                         if prepared.request.model not in spent:
                             self.engine.day_waits.hold(prepared.request.model, answer)
@@ -432,6 +452,9 @@ class Runner:
 
     def _land(self, prepared: Prepared) -> None:
         self._waiting.let_go(prepared)
+        if prepared.waits_as in self._full:  # its place is free
+            self._full.discard(prepared.waits_as)
+            self._waiting.slow.pop(prepared.waits_as, None)
         if self._asks is prepared:
             self._asks = None
         self._moved_at = time.monotonic()

@@ -10,6 +10,7 @@ local CLOSE = 25           -- seconds within which incidents follow one another
 local PROBED = 1.15        -- a probe that comes so far shows that more is allowed now
 local LONGEST_STAY = 180
 local SHUT = 0.8           -- of what was taken before: where refusals count, any rate above the limit finds nothing left
+local WRONG = 0.1          -- share of refused calls that shows that a stated limit isn't the real one
 local FELL, FALLS = 0.96, 3  -- so many measurements in a row that each found less: no rate is behind the refusals
 local LET_BE = 600         -- seconds, then such a server's refusals teach again
 local WALL = 3             -- calls refused within 4 s, none taken: a whole minute's quota is used up
@@ -118,8 +119,13 @@ end
 
 local function refused_found(e, g, model, unit, call, rate)
   if call.n <= g.mark then return end
-  local took, lost = taken(model, unit, 10)
+  local took, lost, over = taken(model, unit, 10)
   if lost <= STRAY * took then return end
+  if g.stated and lost > WRONG * (took + lost) then  -- the server enforces less than it states
+    g.stated = nil
+    measure(e, g, call, math.min(rate, took / over))
+    return
+  end
   if g.age >= g.stay then
     if rate > PROBED * g.top then
       local lately, _, over = taken(model, unit, 5)

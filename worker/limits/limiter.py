@@ -114,6 +114,8 @@ _RESERVE = Script("bucket.lua", "ceilings.lua", "days.lua", "reserve_days.lua", 
 _SETTLE_DAYS = Script("bucket.lua", "days.lua", "settle_days.lua")
 _SETTLE = Script("bucket.lua", "settle.lua")
 _COOL = Script("bucket.lua", "ceilings.lua", "law.lua", "cool.lua")
+_FLYING = Script("bucket.lua", "ceilings.lua", "flying.lua")
+_STATED = Script("bucket.lua", "ceilings.lua", "stated.lua")
 _COOLDOWNS = Script("bucket.lua", "cooldowns.lua")
 _BLOCK = Script("bucket.lua", "block.lua")
 _DROP = Script("bucket.lua", "drop.lua")
@@ -206,6 +208,16 @@ class Limiter:
             ):
                 answers[place] = answer
         return [answers[place] for place in range(len(wants))]
+
+    async def stated(self, pool: str, model: str, requests: float, tokens: float) -> bool:
+        """Takes over limits a minute that a reply states (0: none) for a model of a pool (all: ""), where nothing is learned yet. Returns
+        whether that was so. Raises redis errors."""
+        return bool(await _STATED.run(self._client, self._now(), pool, model, requests, tokens))
+
+    async def report(self, provider: str, flying: Sequence[Flying]) -> None:
+        """Reports this worker's calls in flight of a provider, where it asks for no others. Raises redis errors."""
+        counts = [(one.pool, one.model, one.count) for one in flying]
+        await _FLYING.run(self._client, self._now(), f"{self._worker}:{provider}", counts)
 
     async def meet(self, name: str) -> None:
         """Says that this worker starts anew: it holds no call that a server before this one granted. Raises redis errors."""

@@ -1,0 +1,117 @@
+"""A provider's calls in flight in this process, by pool and model: how many there are, where each stood, and how long they take.
+
+It decides nothing: the limiter does (`worker.limits`), by what is reported from here. Keys whose limits aren't learned are left out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from models.request import Failure
+from worker.limits.shapes import Flying, Grant, LimitKind, Refused
+from worker.refusal_kinds import RefusalKinds, Sent
+
+REMEMBERED = 64
+"""Latencies, of the last answers."""
+PAUSE_SECONDS = (0.25, 1.0, 2.0)
+"""Between two steps of growth: at least, while nothing has been answered, at most."""
+SLOW, SLOW_SECONDS = 1.2, 0.25
+LATE, LATE_SECONDS = 2.0, 0.5
+"""Of the median latency, and seconds beyond: a call that is out for longer stops growth, and is late."""
+
+_ABOUT: dict[str, LimitKind] = {
+    "requests": "requests",
+    "tokens": "tokens",
+    "input_tokens": "tokens",
+    "output_tokens": "tokens",
+    "concurrent": "calls",
+}
+
+
+@dataclass(slots=True)
+class _Call:
+    grant: Grant
+    model: str
+    others: int
+    sent: Sent | None = None
+
+
+class InFlight:
+    """`clock` is monotonic."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._calls: dict[int, _Call] = {}
+        self._granted: Counter[tuple[str, str]] = Counter()
+        self._sent: Counter[tuple[str, str]] = Counter()
+        self._kinds = RefusalKinds(clock)
+        self._latencies: deque[float] = deque(maxlen=REMEMBERED)
+
+    def granted(self, attempt_id: int, grant: Grant, model: str) -> None:
+        """Takes in a call that was granted."""
+        if not grant.key.learns:
+            return
+        what = grant.key.pool, model
+        self._granted[what] += 1
+        others = max(0, grant.place.in_flight - self._granted[what]) if grant.place else 0
+        self._calls[attempt_id] = _Call(grant, model, others)
+
+    def sent(self, attempt_id: int) -> None:
+        """Takes in that a granted call leaves now."""
+        if (call := self._calls.get(attempt_id)) is not None:
+            what = call.grant.key.pool, call.model
+            self._sent[what] += 1
+            call.sent = self._kinds.sent(*what, call.others + self._sent[what])
+
+    def over(self, attempt_id: int) -> None:
+        """Takes in that a call has ended, in whatever way, or never left."""
+        if (call := self._calls.pop(attempt_id, None)) is None:
+            return
+        what = call.grant.key.pool, call.model
+        _less(self._granted, what)
+        if call.sent is not None:
+            _less(self._sent, what)
+            if not call.sent.over:
+                call.sent.over = True
+                self._latencies.append(self._clock() - call.sent.at)
+
+    def refused(self, attempt_id: int, failure: Failure) -> Refused | None:
+        """Takes in a 429, and returns what the limiter learns from it; None where its limits aren't learned, or a day's limit is what it
+        names."""
+        call = self._calls.get(attempt_id)
+        if call is None or call.sent is None:
+            return None
+        exceeded = failure.exceeded
+        if exceeded is not None and exceeded.window is not None and exceeded.window > 65:
+            return None
+        about: LimitKind = "" if exceeded is None else _ABOUT[exceeded.unit]
+        what = call.grant.key.pool, call.model
+        guessed = self._kinds.refused(*what, call.sent) and not about and not failure.retry_after
+        return Refused(about, call.grant.place, call.grant.charge.tokens, self._granted[what], guessed)
+
+    def report(self) -> tuple[list[Flying], float | None]:
+        """Returns the calls in flight, and the seconds that they are left as they are until more are tried; None while some take longer than
+        calls did before."""
+        if not self._granted:
+            return [], PAUSE_SECONDS[1]
+        if not self._latencies:
+            return [Flying(*what, count) for what, count in self._granted.items()], PAUSE_SECONDS[1]
+        ordered, now = sorted(self._latencies), self._clock()
+        median = ordered[len(ordered) // 2]
+        flying = [
+            Flying(*what, count, self._kinds.late(*what, LATE * median + LATE_SECONDS))
+            for what, count in self._granted.items()
+        ]
+        slow = SLOW * median + SLOW_SECONDS
+        if any(call.sent is not None and now - call.sent.at > slow for call in self._calls.values()):
+            return flying, None
+        return flying, min(PAUSE_SECONDS[2], max(PAUSE_SECONDS[0], SLOW * ordered[-1] + 0.1))
+
+
+def _less(counts: Counter[tuple[str, str]], what: tuple[str, str]) -> None:
+    counts[what] -= 1
+    if counts[what] <= 0:
+        del counts[what]
