@@ -18,12 +18,12 @@
 --   age         seconds in which it held calls back, since the last change
 --   last        start of the last call
 --   found       whether the rate is known; else it is measured:
---     n0, p0, s0    the refused call that the measurement begins with: its place in calls and in units, and its start
---     lost, lost_n  units and calls that were refused since
+--     n0, p0, s0    the last refused call: its place in calls and in units, and its start
+--     took, span, calls  units, seconds and calls between refusals, in sum
 --   mark        the last call that was granted before the last change: refusals up to it are of the same incident
 --   at, again   time of the last incident, and how many came close before it
 --   stay        seconds until it is probed upwards
---   measured    whether `top` comes from the measurement; wall: a whole minute's quota is used up; walls: how
+--   slow        how fast it grows, of 1; doubts: measurements in a row that may have lost unused quota; wall: a whole minute's quota is used up; walls: how
 --               often that was; wall_place, wall_at, wall_lost: where it began, and what was refused since
 --   falls       measurements in a row that each found less
 local FOUND = 0.985        -- of the rate that was measured: where it stays
@@ -31,6 +31,7 @@ local RECOVER, SHORT = 10, 0.06  -- seconds and share below, right after a measu
 local STAY = 150           -- seconds until a rate that held is probed upwards
 local PROBE = 0.3          -- the probe's growth after a minute; with the third power of time
 local CALM = 1             -- seconds without a refusal, from which on a rate that is measured grows: by 2 % after another one, twofold
+local BELOW = 0.93         -- of the rate that is measured: where it goes on, since a server that counts refusals, too, takes nothing above its limit
 local GROWTH = 0.02        -- after six, fivefold after nine; the exponent's factor of the square of seconds
 local OPEN, TRICKLE = 5, 0.3  -- everything is refused: calls a second, until none was refused for so many seconds
 local SHORT_WALL = 8       -- seconds; where it took longer, a minute's quota was used up
@@ -66,7 +67,7 @@ local function ceilings_of(packed) return packed and cmsgpack.unpack(packed) or 
 local function new_entry() return {n = 0, t = 0, seen = now, flying = {}} end
 
 -- The rate a second that a gate that is measured allows at an age, and that any gate allows now.
-local function rate_at(g, age) return g.top * math.exp(GROWTH * math.max(0, age - CALM) ^ 2) end
+local function rate_at(g, age) return g.top * BELOW * math.exp(GROWTH * (g.slow * math.max(0, age - CALM)) ^ 2) end
 
 local function rate_of(g)
   if g.wall and g.age < OPEN then return math.min(g.top, TRICKLE) end
@@ -97,7 +98,7 @@ local function in_flight(e)
 end
 
 local function found_gate(top, stay)
-  return {top = math.max(SLOWEST, top), age = 0, last = now, found = true, mark = 0, at = now, again = 0, stay = stay, falls = 0}
+  return {top = math.max(SLOWEST, top), age = 0, last = now, found = true, mark = 0, at = now, again = 0, stay = stay, falls = 0, slow = 1}
 end
 
 -- A call had to wait for the cap. A few calls more than that are tried once, and only when nothing has come of it, the cap is raised: what

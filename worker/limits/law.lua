@@ -1,19 +1,23 @@
 -- The law: how a refusal moves what is learned. docs/limits.md states it; ceilings.lua names the fields.
 local ENOUGH, ENOUGH_SECONDS = 40, 4   -- calls and seconds that a measurement takes,
 local LONG, FEW = 25, 5                -- or so many seconds, and then fewer calls
-local SOME = 6             -- calls from which on it goes on at the rate that it has found so far,
-local ABOVE = 1.03         -- and a little above, so that its end is found, too
-local STEPS = 1.5         -- calls ago the rate was one that was taken
-local GROWN = 1.5          -- a rate that grew by so much since the last refusal begins its measurement anew: unused quota is lost
+local SOME = 6             -- calls in a row without a refusal that it counts
+local SHORT_STAY = 30      -- seconds until a rate that is less sure is probed upwards
+local FAR = 2              -- of what was taken: such a rate was nowhere near yet
+local REST = 0.3           -- calls that the quota was still good for when one was refused
+local AGAIN = 0.75         -- of that rate: where the measurement goes on then
+local DOUBTFUL = 1.3       -- of what was taken in between: a call refused at such a rate came after unused quota was lost
 local LESS = {0.985, 0.97} -- after the first incident and the second in a row; the third begins a measurement
 local CLOSE = 25           -- seconds within which incidents follow one another
 local PROBED = 1.15        -- a probe that comes so far shows that more is allowed now
 local LONGEST_STAY = 180
 local SHUT = 0.8           -- of what was taken before: where refusals count, any rate above the limit finds nothing left
+local FIRST_SECONDS = 5    -- after a limit was stated, refusals are about what was granted before
 local WRONG = 0.1          -- share of refused calls that shows that a stated limit isn't the real one
 local FELL, FALLS = 0.96, 3  -- so many measurements in a row that each found less: no rate is behind the refusals
 local LET_BE = 600         -- seconds, then such a server's refusals teach again
-local WALL = 3             -- calls refused within 4 s, none taken: a whole minute's quota is used up
+local WALL, WALL_SECONDS = 3, 2.5  -- calls refused in so many seconds, none taken: a whole minute's quota is used up
+local CALLS_A_SECOND, SLOW = 4, 0.25   -- where fewer are allowed, a rate grows more slowly, so that enough calls show it
 local STRAY = 0.005        -- share of the calls of 10 s that may be refused without an incident
 local CAP_LEAST = 0.5      -- no incident lowers a cap by more, once it was found
 local FELL_TO = 0.35       -- of the cap that was found at first,
@@ -40,12 +44,14 @@ end
 
 local function change(e, g, top)
   g.top, g.age, g.mark, g.at = math.max(SLOWEST, top), 0, e.n, now
+  g.slow = math.min(1, SLOW + g.top / (CALLS_A_SECOND * (g == e.tokens and e.n > 0 and e.t / e.n or 1)))
 end
 
--- A measurement begins at a refused call: the server's quota is used up there, and will be at the next one.
+-- A measurement begins at a refused call: the server's quota is used up there, and will be at the next one. What was taken in between is
+-- its rate; where refusals follow one another, they may have used up quota, too, so that such a time doesn't count.
 local function measure(e, g, call, top)
   g.found = false
-  g.n0, g.p0, g.s0, g.lost, g.lost_n, g.measured = call.n, call.place, call.start, 0, 0, false
+  g.n0, g.p0, g.s0, g.took, g.span, g.calls = call.n, call.place, call.start, 0, 0, 0
   change(e, g, top)
 end
 
@@ -78,49 +84,46 @@ local function spent(e, unit, model, call, left)
 end
 
 -- Nothing was taken in the last seconds, and several were refused.
-local function is_wall(model, unit, amount)
+local function is_wall(g, model, unit, call)
   local took, lost = taken(model, unit, 4)
-  return took == 0 and lost >= WALL * amount
+  local first = g.all_since
+  if took > 0 then g.all_since = nil else g.all_since = first or call.start end
+  return took == 0 and lost >= WALL * call.amount and call.start - g.all_since >= WALL_SECONDS
 end
 
 local function refused_measuring(e, g, model, unit, call, rate)
+  local lately, _, over = taken(model, unit, 5)
   if not g.n0 then
-    local lately, _, over = taken(model, unit, 5)
     if call.n > g.mark then measure(e, g, call, math.min(rate, lately / over)) end
     return
   end
   if call.n <= g.n0 then return end
-  g.lost, g.lost_n = g.lost + call.amount, g.lost_n + 1
+  local took, calls, span = call.place - g.p0 - call.amount, call.n - g.n0 - 1, call.start - g.s0
+  g.n0, g.p0, g.s0 = call.n, call.place, call.start
+  local doubtful = calls >= SOME and rate > DOUBTFUL * took / span
+  if doubtful then
+    g.doubts = (g.doubts or 0) + (rate < FAR * took / span and 1 or 0)
+    g.took, g.span, g.calls = took, span, calls
+  elseif calls >= SOME then
+    g.took, g.span, g.calls = g.took + took, g.span + span, g.calls + calls
+  end
   if call.n <= g.mark then return end
-  local took, calls, span = call.place - g.p0 - g.lost, call.n - g.n0 - g.lost_n, call.start - g.s0
-  if rate > GROWN * math.max(g.top, took / span) then
-    local lately, _, over = taken(model, unit, 5)
-    if g.measured and calls >= FEW then
-      -- it is refused only at far more than was measured: without a burst, what isn't used at once is lost, and the rate itself is the limit
-      g.found, g.stay, g.again = true, STAY, 0
-      change(e, g, math.max(took / span, math.min(lately / over, rate_at(g, g.age - STEPS * call.amount / rate))))
-      return
-    end
-    measure(e, g, call, math.min(rate, lately / over))
-  elseif span >= ENOUGH_SECONDS and calls >= ENOUGH or span >= LONG and calls >= FEW then
+  local measured = g.calls > 0 and g.took / g.span or math.min(rate, math.max(lately / over, 0.5 * rate))
+  if doubtful and g.doubts > 2 or not doubtful and (g.span >= ENOUGH_SECONDS and g.calls >= ENOUGH or g.span >= LONG) then
     local before = g.before
-    g.found, g.stay, g.again = true, STAY, 0
-    change(e, g, took / span * (1 - 0.5 / calls))
+    g.found, g.stay, g.again, g.doubts = true, doubtful and SHORT_STAY or STAY, 0, 0
+    change(e, g, measured * (1 + REST / g.calls))
     g.falls = before and g.top < FELL * before and g.falls + 1 or 0
     g.before = g.top
-    if g.falls >= FALLS then return true end
-  elseif calls >= SOME and span > 0.5 then
-    change(e, g, math.min(rate, took / span * ABOVE))
-    g.measured = true
-  else
-    change(e, g, g.top)
+    return g.falls >= FALLS
   end
+  change(e, g, math.min(rate, doubtful and math.max(measured, math.min(AGAIN * rate, DOUBTFUL * measured)) or measured))
 end
 
 local function refused_found(e, g, model, unit, call, rate)
   if call.n <= g.mark then return end
   local took, lost, over = taken(model, unit, 10)
-  if lost <= STRAY * took then return end
+  if lost <= STRAY * took or g.stated and now - g.at < FIRST_SECONDS then return end
   if g.stated and lost > WRONG * (took + lost) then  -- the server enforces less than it states
     g.stated = nil
     measure(e, g, call, math.min(rate, took / over))
@@ -131,7 +134,7 @@ local function refused_found(e, g, model, unit, call, rate)
       local lately, _, over = taken(model, unit, 5)
       measure(e, g, call, math.min(rate, lately / over))
     else
-      g.stay = math.min(LONGEST_STAY, g.stay * 1.2)
+      g.stay = LONGEST_STAY
       change(e, g, math.max(g.top * 0.995, 0.9 * rate))
       g.age = RECOVER
     end
@@ -163,7 +166,8 @@ local function learn_rate(e, model, unit, call, first)
     return
   end
   if g.wall then reopen(g) end
-  if call.n > g.mark and is_wall(model, unit, call.amount) then
+  if is_wall(g, model, unit, call) and call.n > g.mark then
+    g.all_since = nil
     spent(e, unit, model, call, nil)
     return
   end

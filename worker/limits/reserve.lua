@@ -20,7 +20,7 @@ local set_models, want_ids, want_sets, charges = args[15], args[16], args[17], a
 local learns, pause, reported = args[20], args[21], args[22]
 if rules and redis.call('GET', PREFIX .. 'limits-mark') ~= rules then return cmsgpack.pack({2, run, now}) end
 local latest = now + horizon + 1e-6
-local NEAR = 0.3        -- seconds that calls are granted ahead while their rate is measured
+local NEAR = 0.2        -- seconds that calls are granted ahead while their rate is measured or probed
 local OVERSIZE = 0.25   -- of the burst: smaller ones always find a gap under saturation, bigger ones need a hold to
 
 local stored, unknown = {}, {}
@@ -154,7 +154,7 @@ local function ceiling(k, model)
 end
 
 -- The earliest start that what is learned leaves a call on key `k`, whether calls in flight are what it waits for, and the latest start
--- that is granted now: while a rate is measured, refusals have to change it soon.
+-- that is granted now: while a rate is measured or probed, refusals have to change it soon.
 local function learned_open(k, model, charge)
   local at, full, till = now, false, latest
   for which = 1, 2 do
@@ -173,7 +173,7 @@ local function learned_open(k, model, charge)
             g.bound = true
             if s > at then at = s end
           end
-          if g and not g.found then till = now + NEAR end
+          if g and (not g.found or g.age >= g.stay) then till = now + NEAR end
         end
       end
     end
