@@ -101,8 +101,8 @@ local function found_gate(top, stay)
   return {top = math.max(SLOWEST, top), age = 0, last = now, found = true, mark = 0, at = now, again = 0, stay = stay, falls = 0, slow = 1}
 end
 
--- A call had to wait for the cap. A few calls more than that are tried once, and only when nothing has come of it, the cap is raised: what
--- is too much then holds few places. `pause`: seconds until that shows, at least a call's duration; nil while calls take longer than
+-- A call had to wait for the cap. A few calls more than that are tried, and only when nothing has come of it, the cap is raised. While
+-- nothing is known they are tried once, so that what is too much holds few places. `pause`: seconds until that shows, at least a call's duration; nil while calls take longer than
 -- they should.
 local function grow_cap(e, pause)
   if e.step then

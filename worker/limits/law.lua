@@ -3,10 +3,11 @@ local ENOUGH, ENOUGH_SECONDS = 40, 4   -- calls and seconds that a measurement t
 local LONG, FEW = 25, 5                -- or so many seconds, and then fewer calls
 local SOME = 6             -- calls in a row without a refusal that it counts
 local SHORT_STAY = 30      -- seconds until a rate that is less sure is probed upwards
+local BETTER = 1.08        -- of the measurements before: they had lost unused quota
 local FAR = 2              -- of what was taken: such a rate was nowhere near yet
 local REST = 0.3           -- calls that the quota was still good for when one was refused
 local AGAIN = 0.75         -- of that rate: where the measurement goes on then
-local DOUBTFUL = 1.3       -- of what was taken in between: a call refused at such a rate came after unused quota was lost
+local DOUBTFUL = 1.25      -- of what was taken in between: a call refused at such a rate came after unused quota was lost
 local LESS = {0.985, 0.97} -- after the first incident and the second in a row; the third begins a measurement
 local CLOSE = 25           -- seconds within which incidents follow one another
 local PROBED = 1.15        -- a probe that comes so far shows that more is allowed now
@@ -105,6 +106,8 @@ local function refused_measuring(e, g, model, unit, call, rate)
     g.doubts = (g.doubts or 0) + (rate < FAR * took / span and 1 or 0)
     g.took, g.span, g.calls = took, span, calls
   elseif calls >= SOME then
+    -- quota that is lost makes a measurement too low, and nothing makes it too high
+    if g.calls > 0 and took / span > BETTER * g.took / g.span then g.took, g.span, g.calls = 0, 0, 0 end
     g.took, g.span, g.calls = g.took + took, g.span + span, g.calls + calls
   end
   if call.n <= g.mark then return end

@@ -153,6 +153,12 @@ local function ceiling(k, model)
   return e
 end
 
+-- Whether calls beyond the cap are being tried: where refusals would show that they are too many, as long as none comes.
+local function may_try(e)
+  if not e.step then return false end
+  return e.gentle and e.more > 0 or not e.gentle and e.count < e.cap + e.step and now - e.cap_at < PROVEN
+end
+
 -- The earliest start that what is learned leaves a call on key `k`, whether calls in flight are what it waits for, and the latest start
 -- that is granted now: while a rate is measured or probed, refusals have to change it soon.
 local function learned_open(k, model, charge)
@@ -160,11 +166,11 @@ local function learned_open(k, model, charge)
   for which = 1, 2 do
     local e = ceiling(k, which == 1 and '' or model)
     if e then
-      if e.cap and e.count >= e.cap and e.more == 0 and not e.full then
+      if e.cap and e.count >= e.cap and not may_try(e) and not e.full then
         e.full = true
         grow_cap(e, pause)
       end
-      full = full or e.cap and e.count >= e.cap and e.more == 0
+      full = full or e.cap and e.count >= e.cap and not may_try(e)
       for n = 1, #GATES do
         local g = e[GATES[n]]
         if g and charge[n] > 0 then
@@ -187,7 +193,7 @@ local function book_learned(w, k, model, start, charge)
   for which = 1, 2 do
     local e = ceiling(k, which == 1 and '' or model)
     if e then
-      if e.cap and e.count >= e.cap then e.more = e.more - 1 end
+      if e.cap and e.count >= e.cap and e.gentle then e.more = e.more - 1 end
       e.n, e.t, e.count = e.n + 1, e.t + charge[2], e.count + 1
       e.flying[worker] = e.flying[worker] or {now, 0}
       e.flying[worker][2] = e.flying[worker][2] + 1

@@ -32,9 +32,8 @@ from worker.limits.limiter import (
 )
 
 try:  # until calls in flight are learned
-    from worker.refusal_kinds import RefusalKinds
-
     from worker.limits.shapes import Flying, Refused
+    from worker.refusal_kinds import RefusalKinds
 except ImportError:
     Flying = Refused = RefusalKinds = None
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from tests.worker.limits.test_learned import Server, play
+from tests.worker.limits.servers import Scenario
+from tests.worker.limits.simulated import Simulation, simulate
 from worker.limits.learned import MOST_LEARNED, Ceiling, exchange
 
 Story = Callable[[Any], Awaitable[None]]
@@ -22,18 +22,20 @@ async def carry(world: Any, *pools: str, **what: Any) -> list[Ceiling]:
     return await exchange(limiter._client, pools or ("p/k",), now=world.now, **what)
 
 
-def test_a_seed_stands_as_found_and_at_its_rate_from_the_first_second(virtual: Any) -> None:
-    async def story(world: Any) -> None:
-        (one,) = await carry(world, seeds=[SEED])
-        assert (one.pool, one.model, one.found, one.idle) == ("p/k", "m", True, 0)
-        assert one.requests_per_min == pytest.approx(300)
-        server = Server(world, {"rpm": 300})
-        await play(world, virtual, server, virtual.key("p/k", requests=600), 2, 60, random.Random(1))
-        taken, refused = server.between(world.now - 60, world.now)
-        assert refused < 0.01
-        assert taken > 0.9 * 300
+async def put(simulation: Simulation, *seeds: Ceiling) -> list[Ceiling]:
+    return await exchange(simulation.redis, ["p/k0"], seeds=seeds, now=simulation.now)
 
-    virtual.run(story)
+
+def test_a_seed_stands_as_found_and_at_its_rate_from_the_first_second(virtual: Any) -> None:
+    async def story(simulation: Simulation) -> None:
+        (one,) = await put(simulation, replace(SEED, pool="p/k0"))
+        assert (one.pool, one.model, one.found, one.idle) == ("p/k0", "m", True, 0)
+        assert one.requests_per_min == pytest.approx(300)
+        await simulation.run(60)
+
+    simulation = simulate(virtual.url, Scenario({"rpm": 300}, {"requests": 600}), story)
+    assert simulation.refused(0, 60) < 0.01
+    assert simulation.share(0, 60) > 0.9
 
 
 def test_a_seed_replaces_nothing_that_stands(virtual: Any) -> None:
@@ -91,14 +93,13 @@ def test_what_nobody_uses_for_a_week_is_dropped_by_itself(virtual: Any) -> None:
 
 
 def test_a_limit_that_is_searched_for_is_shown_as_not_found_yet(virtual: Any) -> None:
-    async def story(world: Any) -> None:
-        server = Server(world, {"rpm": 300, "retry_after": 1})
-        await play(world, virtual, server, virtual.key("p/k"), 1, 5, random.Random(1))
-        (one,) = await carry(world)
+    async def story(simulation: Simulation) -> None:
+        await simulation.run(5)
+        (one,) = await put(simulation)
         assert (one.found, one.requests_per_min > 0) == (False, True)
-        await play(world, virtual, server, virtual.key("p/k"), 1, 90, random.Random(2))
-        (one,) = await carry(world)
+        await simulation.run(90)
+        (one,) = await put(simulation)
         assert one.found
         assert one.requests_per_min == pytest.approx(300, rel=0.1)
 
-    virtual.run(story)
+    simulate(virtual.url, Scenario({"rpm": 300, "retry_after": 1}, {"requests": 900}), story)
