@@ -251,9 +251,13 @@ local function book(k, start, charge)
     if amount > 0 then
       local most = burst[i]
       if amount > most then most = amount end
-      local z = start - most * each[i]  -- credit is never more than that
+      -- what this bucket alone would have allowed: a call that something else delays leaves the time until then to others
+      local at = zero[i] + amount * each[i]
+      if at < base[i] then at = base[i] end
+      if at > start then at = start end
+      local z = at - most * each[i]  -- credit is never more than that
       if z < zero[i] then z = zero[i] end
-      zero[i], base[i] = z + amount * each[i], start
+      zero[i], base[i] = z + amount * each[i], at
       local free = left[i] - amount
       left[i], changed[i] = free, true
       local slots = booked[i]
@@ -262,7 +266,7 @@ local function book(k, start, charge)
       local share, list_of = free / limits[i], users[i]
       for n = 1, #list_of do
         local other = list_of[n]
-        if low[other] < start then low[other] = start end
+        if low[other] < at then low[other] = at end
         if room[other] > share then room[other] = share end
       end
     end
