@@ -56,7 +56,7 @@ class InFlight:
             return
         what = grant.key.pool, model
         self._granted[what] += 1
-        others = max(0, grant.place.in_flight - self._granted[what]) if grant.place else 0
+        others = max(0, grant.places[0].in_flight - self._granted[what])
         self._calls[attempt_id] = _Call(grant, model, others)
 
     def sent(self, attempt_id: int) -> None:
@@ -90,7 +90,9 @@ class InFlight:
         about: LimitKind = "" if exceeded is None else _ABOUT[exceeded.unit]
         what = call.grant.key.pool, call.model
         guessed = self._kinds.refused(*what, call.sent) and not about and not failure.retry_after
-        return Refused(about, call.grant.place, call.grant.charge.tokens, self._granted[what], guessed)
+        of_pool = sum(count for (pool, _), count in self._granted.items() if pool == what[0])
+        counts = self._granted[what], of_pool
+        return Refused(about, call.grant.charge.tokens, call.grant.places, counts, guessed)
 
     def report(self) -> tuple[list[Flying], float | None]:
         """Returns the calls in flight, and the seconds that they are left as they are until more are tried; None while some take longer than

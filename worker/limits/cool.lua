@@ -6,14 +6,14 @@
 --       'model', 'pool'), whether other models of the pool are answered just now, seconds since the call was sent, the model's 429s
 --       that weren't counted yet: seconds since they were sent, how many, ...; and false where it teaches nothing, or which limit
 --       it is about ('requests', 'tokens', 'calls', '' unknown), whether calls in flight are its guess then, the call's place in calls, in tokens and among those in flight (false:
---       none), its tokens, the caller, its calls in flight of this model, whether the provider stated a wait
+--       none), its tokens, the caller's calls in flight, the caller, whether the provider stated a wait
 -- reply: seconds that the model cools, seconds that the pool cools; 0: it does not; and what was learned by it: requests and tokens a
 --        minute, calls in flight, or 0
 local pool, model, ids, seconds, asked = args[2], args[3], args[4], args[5], args[6]
 local several, share, long, try_from, named, answered = args[7], args[8], args[9], args[10], args[11], args[12]
 local sent, more, kind = args[13], args[14], args[15]
 local guessed, place, token_place, flying = args[16], args[17], args[18], args[19]
-local tokens, worker, own_calls, stated, usual = args[20], args[21], args[22], args[23], args[24]
+local tokens, own_calls, worker, stated, usual = args[20], args[21], args[22], args[23], args[24]
 for _, id in ipairs(ids) do
   local b = load(id)
   if b then

@@ -98,6 +98,7 @@ MOST_COOLDOWNS = 4096
 """So many are remembered for a Redis that loses them: users may name any models."""
 REPORTED_SHARE = 0.25
 """A learned limit that changes by less is not logged again: it moves all the time."""
+UNPLACED = (Place(), Place())
 _LEARNED = (("requests a minute", "requests"), ("tokens a minute", "tokens"), ("calls in flight", ""))
 
 Named = Literal["", "model", "pool"]
@@ -290,9 +291,8 @@ class Limiter:
             answered,
             sent,
             [number for pair in more for number in pair],
-            *_taught(refused),
+            *_taught(refused, named),
             self._caller(key),
-            False if refused is None or refused.in_flight is None else refused.in_flight,
             retry_after is not None,
             "tokens"
             if {bucket.unit for bucket in key.buckets}.isdisjoint({"requests"}) and key.buckets
@@ -400,7 +400,7 @@ class Limiter:
         answers: list[Grant | Wait | TooLarge] = []
         behind = reply[3 + 3 * len(question.places) :]
         stood, spent = iter(behind[1 : 1 + behind[0]]), behind[1 + behind[0] :]
-        places = {want: Place(calls, tokens, flying) for want, calls, tokens, flying in zip(*[stood] * 4, strict=True)}
+        places = {one[0]: (Place(*one[1:4]), Place(*one[4:])) for one in zip(*[stood] * 7, strict=True)}
         no_room = {question.day_buckets[n - 1].id: seconds for n, seconds in zip(spent[::2], spent[1::2], strict=True)}
         for n, place in enumerate(question.places):
             kind, seconds, extra = reply[3 * n + 3 : 3 * n + 6]
@@ -410,7 +410,9 @@ class Limiter:
                 slot, starts = int(extra), (decided or 0.0) + seconds
                 into_slot = max(0.0, reply[2] + seconds - slot * SLOT_SECONDS)
                 counted = tuple((one.id, day.start) for one in key.days for day in days[one.zone]) if days else ()
-                answers.append(Grant(want.id, key, starts, slot, want.charge, into_slot, counted, places.get(n + 1)))
+                answers.append(
+                    Grant(want.id, key, starts, slot, want.charge, into_slot, counted, places.get(n + 1, UNPLACED))
+                )
             else:
                 answers.append(self._wait(want, kind, seconds, extra, no_room))
         if decided is not None:
@@ -498,10 +500,12 @@ class Limiter:
         return (False if self._server_time is None else self._server_time()), expected
 
 
-def _taught(refused: Refused | None) -> tuple[object, ...]:
-    """Returns what cool.lua reads of a refusal: its limit, the call's place in calls and in tokens, and its tokens."""
+def _taught(refused: Refused | None, named: Named) -> tuple[object, ...]:
+    """Returns what cool.lua reads of a refusal: its limit, whether calls in flight are its guess, the call's place in calls, in tokens and
+    among those in flight, its tokens, and this worker's calls in flight: of all models of the pool where the provider `named` that."""
     if refused is None:
-        return False, False, False, False, False, 0
-    place = refused.place
-    stood = (place.calls, place.tokens, place.in_flight) if place else (False, False, False)
-    return refused.about, refused.guessed, *stood, refused.tokens
+        return False, False, False, False, False, 0, False
+    whole = int(named == "pool")
+    place, flying = refused.places[whole], refused.in_flight
+    stood = (place.calls, place.tokens, place.in_flight) if place.calls else (False, False, False)
+    return refused.about, refused.guessed, *stood, refused.tokens, False if flying is None else flying[whole]

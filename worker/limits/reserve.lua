@@ -11,8 +11,8 @@
 --          key index, start in seconds from now, slot         granted
 --          0 limit | -1 cooling | -2 blocked | -3 its model cools, or has a learned rate | -4 day | -5 calls in flight, seconds,
 --          0 | 1 holds | 2 kept out by another
---        behind them how many numbers follow, four for each grant of a model of which something is learned: the want, the call's place
---        in calls and in tokens, and the calls in flight with it; and where a limit by day kept a want waiting, its bucket and seconds in turns
+--        behind them how many numbers follow, seven for each grant of which something is learned: the want, and for its model and for
+--        all models of the pool (0: nothing is learned there) the call's place in calls and in tokens, and the calls in flight with it; and where a limit by day kept a want waiting, its bucket and seconds in turns
 local horizon, pace, create, rules, worker = args[2], args[3], args[4], args[5], args[6]
 local ids, units, limits = args[7], args[8], args[9]
 local names, pools, ranks, members, sets = args[10], args[11], args[12], args[13], args[14]
@@ -190,6 +190,7 @@ end
 
 local places = {}
 local function book_learned(w, k, model, start, charge)
+  local at = #places
   for which = 1, 2 do
     local e = ceiling(k, which == 1 and '' or model)
     if e then
@@ -201,10 +202,9 @@ local function book_learned(w, k, model, start, charge)
         local g = e[GATES[n]]
         if g and charge[n] > 0 then g.last = start end
       end
-      if which == 2 then
-        local n = #places
-        places[n + 1], places[n + 2], places[n + 3], places[n + 4] = w, e.n, e.t, e.count
-      end
+      for n = 1, 7 do places[at + n] = places[at + n] or 0 end
+      local first = at + (which == 1 and 4 or 1)
+      places[at + 1], places[first + 1], places[first + 2], places[first + 3] = w, e.n, e.t, e.count
     end
   end
 end

@@ -121,23 +121,23 @@ class Want:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A call's place among those of its model since something is learned of it: how many calls and how many booked tokens were granted,
-    it included, and the calls in flight with it."""
+    """A call's place among the others since something is learned of them: how many calls and how many booked tokens were granted, it
+    included, and the calls in flight with it; 0: nothing is learned."""
 
-    calls: int
-    tokens: int
-    in_flight: int
+    calls: int = 0
+    tokens: int = 0
+    in_flight: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A refused call: which limit the refusal names, where the call stood, and this worker's calls in flight of its model. `guessed`:
-    it names none, and calls in flight seem to be what the server limits."""
+    """A refused call: which limit the refusal names, and for its model and for all models of the pool where the call stood and this
+    worker's calls in flight (None: not counted). `guessed`: it names no limit, and calls in flight seem to be what the server limits."""
 
     about: LimitKind
-    place: Place | None
     tokens: int
-    in_flight: int | None
+    places: tuple[Place, Place] = (Place(), Place())
+    in_flight: tuple[int, int] | None = None
     guessed: bool = False
 
 
@@ -154,8 +154,8 @@ class Flying:
 @dataclass(frozen=True, slots=True)
 class Grant:
     """The call is booked: it starts at `start_at` (on the limiter's clock) on `key`. `slot` is for settling; it begins `into_slot`
-    seconds before the start. `days` are those that it is counted for by limits by day. `place` is there where something is learned of
-    its model."""
+    seconds before the start. `days` are those that it is counted for by limits by day. `places`: among the calls of its model, and
+    of all models of the pool."""
 
     want_id: str
     key: LimitedKey
@@ -164,7 +164,7 @@ class Grant:
     charge: Charge
     into_slot: float = 0.0
     days: tuple[DayId, ...] = ()
-    place: Place | None = None
+    places: tuple[Place, Place] = (Place(), Place())
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,21 +21,18 @@ from worker.experience import Cooling
 from worker.limits.limiter import (
     Bucket,
     Charge,
+    Flying,
     Grant,
     LimitedKey,
     Limiter,
+    Refused,
     Settlement,
     TooLarge,
     Wait,
     Want,
     connect,
 )
-
-try:  # until calls in flight are learned
-    from worker.limits.shapes import Flying, Refused
-    from worker.refusal_kinds import RefusalKinds
-except ImportError:
-    Flying = Refused = RefusalKinds = None
+from worker.refusal_kinds import RefusalKinds
 
 ABOUT = {"requests": "requests", "tokens": "tokens", "concurrent": "calls"}
 ROUND_TRIP = 0.05
@@ -84,8 +81,6 @@ class Simulation:
             *(Bucket(f"{name}|{unit}", unit, limit) for unit, limit in scenario.configured.items()),
             *(Bucket(f"{name}|{model}|{unit}", unit, n) for unit, n in scenario.configured_of.get(model, {}).items()),
         )
-        if Flying is None:
-            return LimitedKey(name, name, buckets)
         learns = 0 if not self.learns else 1 if buckets else 2
         return LimitedKey(name, name, buckets, learns=learns)  # type: ignore[arg-type]
 
@@ -161,7 +156,7 @@ class Client:
         self._ask = MOST_WANTS
         self._turn = 0  # the turn that is planned: an earlier one is void
         self._full = self._capped = False  # the next turn is when a call ends
-        self._kinds = RefusalKinds(lambda: simulation.now) if RefusalKinds else None
+        self._kinds = RefusalKinds(lambda: simulation.now)
         self._started: dict[
             str, tuple[float, str, str, int]
         ] = {}  # by want: when, pool, model, calls in flight with it
@@ -255,10 +250,9 @@ class Client:
                 await self.limiter.settle([Settlement(grant.key.buckets, grant.slot, grant.charge, nothing)])
                 return
             self._play.granted.append(grant)
-            place = getattr(grant, "place", None)
-            others = max(0, place.in_flight - self._flying[pool, model]) if place else 0
+            others = max(0, grant.places[0].in_flight - self._flying[pool, model])
             mine = sum(its is grant.key and of == model for _, its, of, _ in self._started.values())
-            counted = self._kinds.sent(pool, model, others + mine + 1) if self._kinds else None
+            counted = self._kinds.sent(pool, model, others + mine + 1)
             self._started[grant.want_id] = self._play.now, grant.key, model, counted
             self._play.at(self._play.now + self._dice.uniform(0.0, ROUND_TRIP / 2), arrive)
 
@@ -296,8 +290,6 @@ class Client:
     # What the limiter is asked and told
 
     async def ask(self, wants: list[Want]) -> list[Grant | Wait | TooLarge]:
-        if Flying is None:
-            return await self.limiter.reserve(wants)
         flying = [Flying(pool, model, count) for (pool, model), count in self._flying.items()]
         longest = max(self._lasted, default=0.5)
         over = any(self._play.now - one[0] > 1.5 * longest + 0.5 for one in self._started.values())
@@ -308,8 +300,7 @@ class Client:
         pool = grant.key.pool
         began, _, _, counted = self._started.pop(grant.want_id)
         self._lasted.append(self._play.now - began)
-        if counted:
-            counted.over = True
+        counted.over = True
         for what in (pool, f"{pool}|{call.model}"):
             self._cooling.answered(what, grant.start_at)
 
@@ -322,11 +313,12 @@ class Client:
         if self._cooling.cool(pool, wait or 0.0) or self._cooling.cool(what, wait or 0.0):
             self._uncounted.setdefault((pool, model), []).append(grant.start_at)
             return
-        taught: dict[str, Any] = {"sent": sent if play.learns or Refused else None}
-        if Refused and play.learns:
+        taught: dict[str, Any] = {"sent": sent}
+        if play.learns:
             about = ABOUT.get(refusal.about, "")
-            guessed = not about and self._kinds.refused(pool, model, counted)
-            taught["refused"] = Refused(about, grant.place, grant.charge.tokens, self._flying[pool, model], guessed)
+            guessed = not about and self._kinds.refused(pool, model, counted) and not wait
+            counts = self._flying[pool, model], sum(n for (name, _), n in self._flying.items() if name == pool)
+            taught["refused"] = Refused(about, grant.charge.tokens, grant.places, counts, guessed)
         found = await self.limiter.too_many(
             grant.key,
             wait,

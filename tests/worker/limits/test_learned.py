@@ -22,7 +22,7 @@ UNNAMED = {"headers": "none", "retry_after": "none"}
         Scenario({"rpm": 300, **UNNAMED}, {"requests": 6000}, latency=Latency(0.3), names_limit=False),
         Scenario({"rpm": 300, "refusals_count": False}, latency=Latency(0.3)),
         Scenario({"rpm": 1200}, {"requests": 6000}, latency=Latency(2.0, "lognormal")),
-        Scenario({"tpm": 40_000, "counts": "both"}, {"tokens": 80_000}, prompt=(50, 300)),
+        Scenario({"tpm": 40_000}, {"tokens": 80_000}, prompt=(50, 300)),
         Scenario({"concurrent": 8, **UNNAMED}, {"requests": 6000}, latency=Latency(1.0)),
         Scenario({"concurrent": 8, **UNNAMED}, latency=Latency(1.0)),
         Scenario({"concurrent": 20}, {"requests": 6000}, latency=Latency(1.0, "lognormal")),
@@ -76,7 +76,7 @@ def test_refusals_that_no_rate_causes_don_t_bring_the_rate_down_for_long(virtual
 
 
 def of(about: str = "requests") -> Refused:
-    return Refused(about, None, 0, 0)  # type: ignore[arg-type]
+    return Refused(about, 0)  # type: ignore[arg-type]
 
 
 async def refuse(limiter: Any, key: Any, times: int, wait: float | None = None, about: str = "requests") -> None:
