@@ -77,6 +77,9 @@ class Measured(Client):
     async def ask(self, *args: Any) -> Any:
         return await self._measured(super().ask(*args))
 
+    async def report(self) -> None:
+        await self._measured(super().report())
+
     async def answered(self, *args: Any) -> None:
         await self._measured(super().answered(*args))
 

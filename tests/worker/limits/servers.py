@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from models.request import Failure, FailureKind, LimitUnit, StatedLimit
 from worker.limits.limiter import Named
 from worker.limits.shapes import Unit
-from worker.sandbox.quotas import Pool, Standing
+from worker.sandbox.quotas import Pool
 from worker.sandbox.settings import Limits
 
 NAMED: dict[tuple[str, str], Named] = {("openai", "concurrent"): "pool", ("claude", "concurrent"): ""}
@@ -130,12 +131,19 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A 429: the limit that it is about ("" where it doesn't say), the wait that it states, None where it states none, and what it names
+    """A 429: the limit that it is about, None where it doesn't say, the wait that it states, None where it states none, and what it names
     as refused."""
 
-    about: str
+    about: LimitUnit | None
     stated: float | None
     named: Named = ""
+
+    @property
+    def failure(self) -> Failure:
+        """The refusal as a plugin reads it."""
+        window = None if self.about == "concurrent" else 60.0
+        exceeded = None if self.about is None else StatedLimit(self.about, window=window, exceeded=True)
+        return Failure(FailureKind.RATE_LIMIT, "rate_limit_exceeded", "", 429, self.stated, exceeded=exceeded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +209,9 @@ class Server:
     def _refuse(self, call: Call, at: float, what: str, stated: float | None) -> Refusal:
         self.seen.append(Seen(at, call.key, call.model, what, 0, self.in_flight, at))
         if not self.scenario.names_limit or what == "stray":
-            return Refusal("", stated)
-        return Refusal(what, stated, NAMED.get((self.scenario.provider, what), "model"))
+            return Refusal(None, stated)
+        unit: Any = "input_tokens" if (self.scenario.provider, what) == ("gemini", "tokens") else what
+        return Refusal(unit, stated, NAMED.get((self.scenario.provider, what), "model"))
 
     def leave(self, call: Call, at: float) -> None:
         """A call that was taken ends."""
@@ -212,9 +221,17 @@ class Server:
         if call.later:
             self._pools[call.key].charge_output(call.model, call.later, at)
 
-    def standing(self, call: Call, at: float) -> Standing:
-        """What the headers of a reply state."""
-        return self._pools[call.key].standing(call.model, at)
+    def stated(self, call: Call, at: float) -> list[StatedLimit]:
+        """The limits that the headers of a reply state: none at Gemini."""
+        if self.scenario.provider == "gemini":
+            return []
+        standing = self._pools[call.key].standing(call.model, at)
+        units: dict[LimitUnit, Any] = {"requests": standing.requests, "tokens": standing.tokens}
+        return [
+            StatedLimit(unit, gauge.limit, gauge.remaining, gauge.reset, 60.0, gauge=unit)
+            for unit, gauge in units.items()
+            if gauge is not None
+        ]
 
     # What came of it
 

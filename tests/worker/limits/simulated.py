@@ -7,9 +7,9 @@ do; what it reports to the limiter goes through `Client.ask`, `Client.answered` 
 from __future__ import annotations
 
 import asyncio
+import functools
 import heapq
 import random
-from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -18,30 +18,29 @@ import msgspec
 
 from tests.worker.limits.servers import Call, Refusal, Scenario, Server
 from worker.experience import Cooling
+from worker.in_flight import InFlight
 from worker.limits.limiter import (
     Bucket,
     Charge,
-    Flying,
     Grant,
     LimitedKey,
     Limiter,
-    Refused,
     Settlement,
     TooLarge,
     Wait,
     Want,
     connect,
 )
-from worker.refusal_kinds import RefusalKinds
+from worker.stated import Stated
 
-ABOUT = {"requests": "requests", "tokens": "tokens", "concurrent": "calls"}
-ROUND_TRIP = 0.05
-"""Seconds to the server and back, at most."""
+ROUND_TRIP = 0.02
+"""Seconds to the server and back, at most; a fifth of it varies."""
 MOST_WANTS, LEAST_ASK = 64, 16
 MOST_WAITING = 4 * MOST_WANTS
 LEAST_PAUSE, MOST_PAUSE, IDLE_SECONDS = 0.2, 1.0, 0.25
-AGAIN_SECONDS = 0.02
-"""From grants to the next question: a claim's time."""
+AGAIN_SECONDS, LANDING_SECONDS = 0.02, 0.01
+"""From grants, and from the end of a call, to the next question: a claim's time."""
+REPORT_SECONDS = 3.0
 SERVER_FIRST = 1_000_000.25
 """The time at which a simulation begins."""
 
@@ -145,7 +144,6 @@ class Client:
     def __init__(self, simulation: Simulation, limiter: Limiter, dice: random.Random) -> None:
         self.limiter = limiter
         self.in_flight = 0
-        self._flying: Counter[tuple[str, str]] = Counter()
         self._play = simulation
         self._dice = dice
         self._wants: list[Want] = []
@@ -156,11 +154,9 @@ class Client:
         self._ask = MOST_WANTS
         self._turn = 0  # the turn that is planned: an earlier one is void
         self._full = self._capped = False  # the next turn is when a call ends
-        self._kinds = RefusalKinds(lambda: simulation.now)
-        self._started: dict[
-            str, tuple[float, str, str, int]
-        ] = {}  # by want: when, pool, model, calls in flight with it
-        self._lasted: deque[float] = deque(maxlen=64)
+        self._calls_in_flight = InFlight(lambda: simulation.now)
+        self._stated = Stated(limiter)
+        self._reported_at = float("-inf")
 
     # Asking
 
@@ -178,6 +174,8 @@ class Client:
 
     async def _round(self) -> float:
         now, scenario = self._play.now, self._play.scenario
+        if now - self._reported_at >= REPORT_SECONDS:
+            await self.report()
         free = scenario.concurrency - self.in_flight
         self._full = free <= 0
         if self._full:
@@ -206,11 +204,9 @@ class Client:
                 del self._calls[want.id]
             elif answer.reason in ("limit", "cooling", "blocked") and not scenario.configured_of:
                 shared.append(answer.seconds)
-            elif answer.reason == "in_flight":
-                apart = self._capped = True
-                self._slow[want.model] = now + answer.seconds
             else:
                 apart = True
+                self._capped |= answer.reason == "in_flight"
                 until = now + max(answer.seconds, LEAST_PAUSE)
                 self._slow[want.model] = min(until, self._slow.get(want.model, until))
         self._wants = [want for want in self._wants if want.id not in done]
@@ -238,95 +234,93 @@ class Client:
     # A call
 
     def _send(self, grant: Grant, call: Call) -> None:
+        play, number = self._play, int(grant.want_id[1:])
         self.in_flight += 1
-        self._flying[grant.key.pool, call.model] += 1
-        call.key = self._play.keys[call.model].index(grant.key)
+        self._calls_in_flight.granted(number, grant, call.model)
+        call.key = play.keys[call.model].index(grant.key)
 
         async def launch() -> None:
-            pool, model = grant.key.pool, call.model
-            if self._cooling.cool(pool) or self._cooling.cool(f"{pool}|{model}"):
-                self._land(grant, call)
+            pool = grant.key.pool
+            if self._cooling.cool(pool) or self._cooling.cool(f"{pool}|{call.model}"):
+                self._land(number, call)
                 nothing = Charge(requests=0)
                 await self.limiter.settle([Settlement(grant.key.buckets, grant.slot, grant.charge, nothing)])
                 return
-            self._play.granted.append(grant)
-            others = max(0, grant.places[0].in_flight - self._flying[pool, model])
-            mine = sum(its is grant.key and of == model for _, its, of, _ in self._started.values())
-            counted = self._kinds.sent(pool, model, others + mine + 1)
-            self._started[grant.want_id] = self._play.now, grant.key, model, counted
-            self._play.at(self._play.now + self._dice.uniform(0.0, ROUND_TRIP / 2), arrive)
+            play.granted.append(grant)
+            self._calls_in_flight.sent(number)
+            play.at(play.now + self._dice.uniform(0.8, 1.0) * ROUND_TRIP / 2, arrive)
 
         async def arrive() -> None:
-            reply = self._play.server.arrive(call, self._play.now)
-            back = ROUND_TRIP / 2
+            reply = play.server.arrive(call, play.now)
             if isinstance(reply, Refusal):
-
-                async def refused() -> None:
-                    self._land(grant, call)
-                    await self.refused(grant, call, reply)
-
-                self._play.at(self._play.now + back, refused)
+                play.at(play.now + ROUND_TRIP / 2, functools.partial(refused, reply))
             else:
-                self._play.at(self._play.now + reply, end)
+                play.at(play.now + reply, end)
+
+        async def refused(reply: Refusal) -> None:
+            await self.refused(number, grant, call, reply)
+            self._land(number, call)
 
         async def end() -> None:
-            self._play.server.leave(call, self._play.now)
-            self._play.at(self._play.now + ROUND_TRIP / 2, answered)
+            play.server.leave(call, play.now)
+            play.at(play.now + ROUND_TRIP / 2, answered)
 
         async def answered() -> None:
-            self._land(grant, call)
             await self.answered(grant, call)
+            self._land(number, call)
 
-        self._play.at(max(grant.start_at, self._play.now) + self._dice.uniform(0.0, 0.01), launch)
+        play.at(max(grant.start_at, play.now) + self._dice.uniform(0.0, 0.01), launch)
 
-    def _land(self, grant: Grant, call: Call) -> None:
+    def _land(self, number: int, call: Call) -> None:
         self.in_flight -= 1
-        self._flying[grant.key.pool, call.model] -= 1
+        self._calls_in_flight.over(number)
         if self._full or self._capped:
             self._full = self._capped = False
             self._slow.pop(call.model, None)
-            self._play.at(self._play.now + 0.01, self.turn)
+            self._play.at(self._play.now + LANDING_SECONDS, self.turn)
 
     # What the limiter is asked and told
 
     async def ask(self, wants: list[Want]) -> list[Grant | Wait | TooLarge]:
-        flying = [Flying(pool, model, count) for (pool, model), count in self._flying.items()]
-        longest = max(self._lasted, default=0.5)
-        over = any(self._play.now - one[0] > 1.5 * longest + 0.5 for one in self._started.values())
-        return await self.limiter.reserve(wants, flying, None if over else min(2.0, max(0.25, 1.2 * longest + 0.1)))
+        """Asks for starts."""
+        self._reported_at = self._play.now
+        return await self.limiter.reserve(wants, *self._calls_in_flight.report())
+
+    async def report(self) -> None:
+        """Reports calls in flight where nothing was asked for of late."""
+        self._reported_at = self._play.now
+        if flying := self._calls_in_flight.report()[0]:
+            await self.limiter.report("p", flying)
 
     async def answered(self, grant: Grant, call: Call) -> None:
         """A whole answer has come."""
-        pool = grant.key.pool
-        began, _, _, counted = self._started.pop(grant.want_id)
-        self._lasted.append(self._play.now - began)
-        counted.over = True
-        for what in (pool, f"{pool}|{call.model}"):
+        for what in (grant.key.pool, f"{grant.key.pool}|{call.model}"):
             self._cooling.answered(what, grant.start_at)
+        await self._headers(grant, call)
 
-    async def refused(self, grant: Grant, call: Call, refusal: Refusal) -> None:
+    async def _headers(self, grant: Grant, call: Call) -> None:
+        if grant.key.learns and (stated := self._play.server.stated(call, self._play.now)):
+            await self._stated.take(grant.key, call.model, stated)
+
+    async def refused(self, number: int, grant: Grant, call: Call, refusal: Refusal) -> None:
         """A 429 has come."""
         play, pool, model = self._play, grant.key.pool, call.model
+        await self._headers(grant, call)
         what, wait = pool if refusal.named == "pool" else f"{pool}|{model}", refusal.stated
-        *_, counted = self._started.pop(grant.want_id)
-        sent = play.now - grant.start_at
+        taught = self._calls_in_flight.refused(number, refusal.failure)
         if self._cooling.cool(pool, wait or 0.0) or self._cooling.cool(what, wait or 0.0):
-            self._uncounted.setdefault((pool, model), []).append(grant.start_at)
+            if taught is not None:
+                self._uncounted.setdefault((pool, model), []).append(grant.start_at)
             return
-        taught: dict[str, Any] = {"sent": sent}
-        if play.learns:
-            about = ABOUT.get(refusal.about, "")
-            guessed = not about and self._kinds.refused(pool, model, counted) and not wait
-            counts = self._flying[pool, model], sum(n for (name, _), n in self._flying.items() if name == pool)
-            taught["refused"] = Refused(about, grant.charge.tokens, grant.places, counts, guessed)
         found = await self.limiter.too_many(
             grant.key,
             wait,
             self._cooling.seconds(what, told=wait is not None),
             model=model,
             named=refusal.named,
+            sent=play.now - grant.start_at,
             more=[(play.now - at, 1) for at in self._uncounted.pop((pool, model), []) if play.now - at < 60],
-            **taught,
+            refused=taught,
         )
         for one in found:
             self._cooling.cools(f"{one.pool}|{one.model}" if one.model else one.pool, one.seconds)
