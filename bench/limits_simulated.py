@@ -11,7 +11,7 @@ or one that is described, or both.
     python bench/limits_simulated.py --table [learn half slow] [--workers 1 8]
 
 Fields are those of a sandbox account's limits (`rpm`, `tpm`, `concurrent`, `window`, `counts`, `burst_seconds`, `retry_after`, `headers`,
-`refusals_count`, `enforced`, `models`), of a scenario (`workers`, `keys`, `concurrency`, `models`, `prompt`, `output`, `max_tokens`, `stray`,
+`refusals_count`, `enforced`, `models`), of a scenario (`workers`, `keys`, `concurrency`, `models`, `prompt`, `output`, `max_tokens`, `stray`, `stalls`,
 `provider`, `configured.requests`, `configured.tokens`), and `latency`, `latency.kind`, `latency.above`, `latency.beyond`,
 `latency.growth`. `model_limits={...}` are limits by model. `--table` plays the rows of `bench/limits.py`, with the same columns.
 """
@@ -51,6 +51,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, help="draws a server; fields replace its own")
     parser.add_argument("--seeds", type=int, nargs=2, metavar=("FIRST", "LAST"), help="draws servers: one line each")
     parser.add_argument("--table", nargs="*", choices=[*GROUPS, *ROWS], metavar="ROW", help="plays rows of limits.py")
+    parser.add_argument(
+        "--stalls", type=float, default=0.0, help="of the rows of --table: seconds for which the machine stands still"
+    )
     parser.add_argument("--workers", type=int, nargs="+", help="of the rows of --table, instead of their own")
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--step", type=float, default=5, help="seconds of a line")
@@ -182,14 +185,14 @@ def table(url: str, options: argparse.Namespace) -> None:
     found = []
     for name in dict.fromkeys(named):
         for workers in options.workers or ROWS[name].workers:
-            figures = row_figures(url, name, workers)
+            figures = row_figures(url, name, workers, options.stalls)
             found.append(figures)
             print(limits.line(figures), flush=True)
     print(f"{sum(one.verdict == 'ok' for one in found)} of {len(found)} reach what is asked")
 
 
-def row_figures(url: str, name: str, workers: int) -> limits.Figures:
-    scenario = row_scenario(ROWS[name], workers)
+def row_figures(url: str, name: str, workers: int, stalls: float) -> limits.Figures:
+    scenario = replace(row_scenario(ROWS[name], workers), stalls=stalls)
     sides = [True, False] if ROWS[name].kind == "unlimited" else [True]
     logs = [calls_of(played(url, scenario, 120, learns=learns), ROWS[name]) for learns in sides]
     first = min(call["at"] for call in logs[0])

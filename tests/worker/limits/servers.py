@@ -60,6 +60,8 @@ class Scenario:
     output: int = 40
     max_tokens: int = 60
     stray: float = 0.0
+    stalls: float = 0.0
+    """The machine of the workers stands still every 3 s or so, for so many seconds on average: calls start late, and together."""
     names_limit: bool = True
     """Whether a refusal says which limit it is about."""
     provider: Literal["openai", "gemini", "claude"] = "openai"
@@ -197,7 +199,7 @@ class Server:
             return self._refuse(call, at, "stray", None)
         denial = pool.admit(call.model, at_arrival, at, at)
         if denial is not None:
-            pool.charge_refusal(call.model, at, scenario.provider == "claude")
+            pool.charge_refusal(call.model, at, scenario.provider == "openai")
             return self._refuse(call, at, denial.what, denial.stated)
         call.at, call.later = at, later
         self.in_flight += 1

@@ -18,6 +18,7 @@ import msgspec
 
 from tests.worker.limits.servers import Call, Refusal, Scenario, Server
 from worker.experience import Cooling
+from worker.flights import LATEST_START
 from worker.in_flight import InFlight
 from worker.limits.limiter import (
     Bucket,
@@ -31,6 +32,7 @@ from worker.limits.limiter import (
     Want,
     connect,
 )
+from worker.limits.shapes import put_off
 from worker.stated import Stated
 
 ROUND_TRIP = 0.02
@@ -41,6 +43,7 @@ LEAST_PAUSE, MOST_PAUSE, IDLE_SECONDS = 0.2, 1.0, 0.25
 AGAIN_SECONDS, LANDING_SECONDS = 0.02, 0.01
 """From grants, and from the end of a call, to the next question: a claim's time."""
 REPORT_SECONDS = 3.0
+STALL_EVERY = 3.0
 SERVER_FIRST = 1_000_000.25
 """The time at which a simulation begins."""
 
@@ -67,6 +70,8 @@ class Simulation:
             model: tuple(self._key(number, model) for number in range(scenario.keys)) for model in scenario.models
         }
         self.dice = random.Random(scenario.seed)
+        self._stall_dice = random.Random(scenario.seed)
+        self._stalls = [(0.0, SERVER_FIRST)]
         self._url = url
         self._stack = stack
         self._events: list[tuple[float, int, Callable[[], Awaitable[None]]]] = []
@@ -111,6 +116,20 @@ class Simulation:
         """Has something happen at a time."""
         self._serial += 1
         heapq.heappush(self._events, (when, self._serial, what))
+
+    def awake(self, when: float) -> float:
+        """Returns the time at which the workers' machine does what is due at `when`: later, where it stands still."""
+        if not (mean := self.scenario.stalls):
+            return when
+        while self._stalls[-1][1] < when:
+            begin = self._stalls[-1][1] + self._stall_dice.expovariate(1 / STALL_EVERY)
+            self._stalls.append((begin, begin + self._stall_dice.expovariate(1 / mean)))
+        for begin, end in reversed(self._stalls):
+            if begin <= when < end:
+                return end
+            if end <= when:
+                break
+        return when
 
     async def run(self, seconds: float) -> None:
         """Lets so much time pass."""
@@ -170,7 +189,7 @@ class Client:
             if me == self._turn:
                 await self.turn()
 
-        self._play.at(self._play.now + pause, again)
+        self._play.at(self._play.awake(self._play.now + pause), again)
 
     async def _round(self) -> float:
         now, scenario = self._play.now, self._play.scenario
@@ -240,20 +259,23 @@ class Client:
         call.key = play.keys[call.model].index(grant.key)
 
         async def launch() -> None:
-            pool = grant.key.pool
-            if self._cooling.cool(pool) or self._cooling.cool(f"{pool}|{call.model}"):
+            pool, late = grant.key.pool, play.now - grant.start_at
+            if late > LATEST_START or self._cooling.cool(pool) or self._cooling.cool(f"{pool}|{call.model}"):
                 self._land(number, call)
                 nothing = Charge(requests=0)
                 await self.limiter.settle([Settlement(grant.key.buckets, grant.slot, grant.charge, nothing)])
                 return
-            play.granted.append(grant)
+            sent, moves = put_off(grant, late)
+            if moves:
+                await self.limiter.settle(moves)
+            play.granted.append(sent)
             self._calls_in_flight.sent(number)
             play.at(play.now + self._dice.uniform(0.8, 1.0) * ROUND_TRIP / 2, arrive)
 
         async def arrive() -> None:
             reply = play.server.arrive(call, play.now)
             if isinstance(reply, Refusal):
-                play.at(play.now + ROUND_TRIP / 2, functools.partial(refused, reply))
+                play.at(play.awake(play.now + ROUND_TRIP / 2), functools.partial(refused, reply))
             else:
                 play.at(play.now + reply, end)
 
@@ -263,13 +285,13 @@ class Client:
 
         async def end() -> None:
             play.server.leave(call, play.now)
-            play.at(play.now + ROUND_TRIP / 2, answered)
+            play.at(play.awake(play.now + ROUND_TRIP / 2), answered)
 
         async def answered() -> None:
             await self.answered(grant, call)
             self._land(number, call)
 
-        play.at(max(grant.start_at, play.now) + self._dice.uniform(0.0, 0.01), launch)
+        play.at(play.awake(max(grant.start_at, play.now) + self._dice.uniform(0.0, 0.01)), launch)
 
     def _land(self, number: int, call: Call) -> None:
         self.in_flight -= 1
@@ -277,7 +299,7 @@ class Client:
         if self._full or self._capped:
             self._full = self._capped = False
             self._slow.pop(call.model, None)
-            self._play.at(self._play.now + LANDING_SECONDS, self.turn)
+            self._play.at(self._play.awake(self._play.now + LANDING_SECONDS), self.turn)
 
     # What the limiter is asked and told
 
