@@ -18,9 +18,13 @@ REMEMBERED = 64
 """Latencies, of the last answers."""
 PAUSE_SECONDS = (0.25, 1.0, 2.0)
 """Between two steps of growth: at least, while nothing has been answered, at most."""
-SLOW, SLOW_SECONDS = 1.2, 0.25
+USUAL_SHARE, FEWEST, FORGOTTEN = 0.9, 16, 1.01
+"""Of the last answers, at least so many, that took no longer than usual. The usual latency falls at once and rises by so much an answer: it is
+that of the time before calls got slow."""
+SLOW, SLOW_SECONDS, SLOW_SHARE = 1.2, 0.25, 0.15
 LATE, LATE_SECONDS = 2.0, 0.5
-"""Of the median latency, and seconds beyond: a call that is out for longer stops growth, and is late."""
+"""Of the usual latency, and seconds beyond: a call that is out for longer is slow, or late. More slow ones than so many of all, and than
+one, stop growth: latencies differ at a server that isn't slow."""
 
 _ABOUT: dict[str, LimitKind] = {
     "requests": "requests",
@@ -49,6 +53,7 @@ class InFlight:
         self._sent: Counter[tuple[str, str]] = Counter()
         self._kinds = RefusalKinds(clock)
         self._latencies: deque[float] = deque(maxlen=REMEMBERED)
+        self._usual: float | None = None
 
     def granted(self, attempt_id: int, grant: Grant, model: str) -> None:
         """Takes in a call that was granted."""
@@ -77,6 +82,9 @@ class InFlight:
             if not call.sent.over:
                 call.sent.over = True
                 self._latencies.append(self._clock() - call.sent.at)
+                usual = self._most()
+                if len(self._latencies) >= FEWEST:
+                    self._usual = usual if self._usual is None else min(usual, self._usual * FORGOTTEN)
 
     def refused(self, attempt_id: int, failure: Failure) -> Refused | None:
         """Takes in a 429, and returns what the limiter learns from it; None where its limits aren't learned, or a day's limit is what it
@@ -95,22 +103,26 @@ class InFlight:
         return Refused(about, call.grant.charge.tokens, call.grant.places, counts, guessed)
 
     def report(self) -> tuple[list[Flying], float | None]:
-        """Returns the calls in flight, and the seconds that they are left as they are until more are tried; None while some take longer than
-        calls did before."""
+        """Returns the calls in flight, and the seconds that they are left as they are until more are tried; None while several take longer
+        than calls did before."""
         if not self._granted:
             return [], PAUSE_SECONDS[1]
         if not self._latencies:
             return [Flying(*what, count) for what, count in self._granted.items()], PAUSE_SECONDS[1]
-        ordered, now = sorted(self._latencies), self._clock()
-        median = ordered[len(ordered) // 2]
+        usual, now = self._most() if self._usual is None else self._usual, self._clock()
         flying = [
-            Flying(*what, count, self._kinds.late(*what, LATE * median + LATE_SECONDS))
+            Flying(*what, count, self._kinds.late(*what, LATE * usual + LATE_SECONDS))
             for what, count in self._granted.items()
         ]
-        slow = SLOW * median + SLOW_SECONDS
-        if any(call.sent is not None and now - call.sent.at > slow for call in self._calls.values()):
+        limit = SLOW * usual + SLOW_SECONDS
+        slow = sum(call.sent is not None and now - call.sent.at > limit for call in self._calls.values())
+        if slow > max(1, SLOW_SHARE * len(self._calls)):
             return flying, None
-        return flying, min(PAUSE_SECONDS[2], max(PAUSE_SECONDS[0], SLOW * ordered[-1] + 0.1))
+        return flying, min(PAUSE_SECONDS[2], max(PAUSE_SECONDS[0], SLOW * max(self._latencies) + 0.1))
+
+    def _most(self) -> float:
+        """Returns the latency that most of the last answers had at most."""
+        return sorted(self._latencies)[int(USUAL_SHARE * len(self._latencies))]
 
 
 def _less(counts: Counter[tuple[str, str]], what: tuple[str, str]) -> None:
