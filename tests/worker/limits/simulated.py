@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from models.request import StatedLimit
 from tests.worker.limits.servers import Call, Refusal, Scenario, Server
 from worker.experience import Cooling
 from worker.flights import LATEST_START
@@ -320,8 +321,12 @@ class Client:
             self._cooling.answered(what, grant.start_at)
         await self._headers(grant, call)
 
+    def stated_by_server(self, call: Call) -> list[StatedLimit]:
+        """The limits that a reply's headers state."""
+        return self._play.server.stated(call, self._play.now)
+
     async def _headers(self, grant: Grant, call: Call) -> None:
-        if grant.key.learns and (stated := self._play.server.stated(call, self._play.now)):
+        if grant.key.learns and (stated := self.stated_by_server(call)):
             await self._stated.take(grant.key, call.model, stated)
 
     async def refused(self, number: int, grant: Grant, call: Call, refusal: Refusal) -> None:
