@@ -147,7 +147,7 @@ class ProviderConfig(Node):
     `plugin` (`class` in the file) is "module:Class", in place of a type that an entry point claims; then `type` is empty.
     `base_url` holds the version and no trailing slash. `fallback_models` names, for a model, those to try when the
     provider doesn't have it. `first_token_seconds` bounds a stream's time to its first token, while another candidate is free.
-    `default_output_tokens` is the estimate while nothing is learned. `limits` "learn" lowers the rate of requests to what the server
+    `default_output_tokens` is the estimate while nothing is learned. `limits` "learn" lowers rates and calls in flight to what the server
     takes. `day_resets` is the time zone at whose midnight limits a day begin again. `signals` are its ways of refusing a call, compared before the built-in tables. `options` is for plugins.
     """
 
