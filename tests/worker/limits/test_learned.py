@@ -9,7 +9,8 @@ import pytest
 
 from tests.worker.limits.servers import Latency, Scenario
 from tests.worker.limits.simulated import Simulation, played, simulate
-from worker.limits.limiter import Grant, Refused, Wait
+from worker.limits.learned import Ceiling, exchange
+from worker.limits.limiter import Bucket, Flying, Grant, Refused, Wait
 
 UNNAMED = {"headers": "none", "retry_after": "none"}
 
@@ -153,5 +154,56 @@ def test_a_stated_limit_holds_from_the_next_call_on_until_refusals_show_another(
         world.now += 1.0
         answers = await world.ask(limiter, *[world.want([one], model="m") for _ in range(64)])
         assert sum(isinstance(answer, Grant) for answer in answers) == 64
+
+    virtual.run(story)
+
+
+def test_what_is_learned_is_compared_with_limits_by_minute_alone(virtual, caplog):
+    async def story(world: Any) -> None:
+        day = Bucket("p/k|day", "requests", 100, "UTC")
+        one, limiter = (
+            replace(virtual.key("p/k"), buckets=(day,), learns=1),
+            await world.limiter(wall=lambda: world.now),
+        )
+        answers = await world.ask(limiter, *[world.want([one], model="m") for _ in range(64)])
+        assert all(isinstance(answer, Grant) for answer in answers)
+        await refuse(limiter, one, 32)
+        (found,) = await exchange(limiter._client, ["p/k"], now=world.now)
+        assert found.requests_per_min > 100, "more a minute than may start in a day"
+        (answer,) = await world.ask(limiter, world.want([one], model="m"))
+        assert isinstance(answer, Grant) or answer.reason == "model"
+
+    virtual.run(story)
+    assert "requests a minute, configured nothing" in caplog.text
+
+
+def test_calls_in_flight_of_a_killed_worker_stop_counting_after_ten_seconds(virtual):
+    async def story(world: Any) -> None:
+        one = replace(virtual.key("p/k"), learns=1)
+        killed, other = await world.limiter(), await world.limiter()
+        seed = Ceiling("p/k", "m", 0, 0, 8)
+        await exchange(other._client, ["p/k"], seeds=[seed], now=world.now)
+        answers = await killed.reserve([world.want([one], model="m") for _ in range(16)])
+        assert sum(isinstance(answer, Grant) for answer in answers) == 8
+        for seconds, granted in ((0.0, 0), (5.0, 0), (4.0, 0), (2.0, 8)):
+            world.now += seconds
+            answers = await other.reserve([world.want([one], model="m") for _ in range(16)])
+            assert sum(isinstance(answer, Grant) for answer in answers) == granted
+            assert all(answer.reason == "in_flight" for answer in answers if isinstance(answer, Wait))
+
+    virtual.run(story)
+
+
+def test_calls_in_flight_of_a_worker_that_only_reports_go_on_counting(virtual):
+    async def story(world: Any) -> None:
+        one = replace(virtual.key("p/k"), learns=1)
+        silent, other = await world.limiter(), await world.limiter()
+        await exchange(other._client, ["p/k"], seeds=[Ceiling("p/k", "m", 0, 0, 8)], now=world.now)
+        await silent.reserve([world.want([one], model="m") for _ in range(16)])
+        for _ in range(10):
+            world.now += 3.0
+            await silent.report("p", [Flying("p/k", "m", 6)])
+        answers = await other.reserve([world.want([one], model="m") for _ in range(16)])
+        assert sum(isinstance(answer, Grant) for answer in answers) == 2
 
     virtual.run(story)
