@@ -175,7 +175,7 @@ class ProviderConfig(Node):
     stream_silence_seconds: Seconds = STREAM_SILENCE_SECONDS
     first_token_seconds: Seconds | None = None
     default_output_tokens: Count | None = None
-    limits: Limits = "fixed"
+    limits: Limits | None = None
     day_resets: DayZone = DEFAULT_ZONE
     signals: tuple[SignalConfig, ...] = ()
     options: Options = Field(default_factory=dict, repr=False)

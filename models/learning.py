@@ -23,8 +23,8 @@ _LIMITS = (("requests_per_min", "req"), ("tokens_per_min", "tokens"), ("in_fligh
 
 @dataclass(frozen=True, slots=True)
 class Lowered:
-    """A limit that was learned and lowers what is configured. `name` is the field of `Learned`, `kind` what metrics call it; `configured`
-    is our share of it, None where nothing is; `whole` is the learned limit without `use`, as it would be configured."""
+    """A limit that was learned and lowers what is configured. `name` is the field of `Learned`, `kind` what metrics call it; `learned` and
+    `configured` (None where nothing is) are our shares; `whole` is the learned limit without `use`, as it would be configured."""
 
     name: str
     kind: str
@@ -47,8 +47,11 @@ class Lowered:
 
 
 def learns(provider: ProviderConfig, key: KeyConfig) -> bool:
-    """Returns whether the server's real limits are learned on this key: its own `limits` go before the provider's."""
-    return (key.learning or provider.limits) == "learn"
+    """Returns whether the server's real limits are learned on this key: its own `limits` go before the provider's; where neither says,
+    keys learn that have no limit a minute."""
+    if said := key.learning or provider.limits:
+        return said == "learn"
+    return not key.limits() and not any(provider.model_limits(key, model) for model in {*provider.models, *key.models})
 
 
 def learns_any(provider: ProviderConfig) -> bool:
@@ -102,8 +105,9 @@ def lowered(provider: ProviderConfig, key: KeyConfig, one: Learned) -> list[Lowe
     for name, kind in _LIMITS:
         learned: float | None = getattr(one, name)
         limit = configured(provider, key, one.model, f"limit_{kind}_per_min")
-        if learned is not None and (limit is None or learned < limit):
-            found.append(Lowered(name, kind, learned, limit, max(1, round(learned / key.use))))
+        ours = None if learned is None else learned * key.use
+        if learned is not None and ours is not None and (limit is None or ours < limit):
+            found.append(Lowered(name, kind, ours, limit, max(1, round(learned))))
     return found
 
 

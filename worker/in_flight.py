@@ -26,6 +26,9 @@ LATE, LATE_SECONDS = 2.0, 0.5
 """Of the usual latency, and seconds beyond: a call that is out for longer is slow, or late. More slow ones than so many of all, and than
 one, stop growth: latencies differ at a server that isn't slow."""
 
+LONGEST_WINDOW = 65.0
+"""Seconds of a limit's window: longer ones aren't limits a minute."""
+
 _ABOUT: dict[str, LimitKind] = {
     "requests": "requests",
     "tokens": "tokens",
@@ -88,12 +91,14 @@ class InFlight:
 
     def refused(self, attempt_id: int, failure: Failure) -> Refused | None:
         """Takes in a 429, and returns what the limiter learns from it; None where its limits aren't learned, or a day's limit is what it
-        names."""
+        names, or where the call is larger than the limit."""
         call = self._calls.get(attempt_id)
         if call is None or call.sent is None:
             return None
         exceeded = failure.exceeded
-        if exceeded is not None and exceeded.window is not None and exceeded.window > 65:
+        if exceeded is not None and (
+            (exceeded.window or 0.0) > LONGEST_WINDOW or (exceeded.requested or 0) > (exceeded.limit or float("inf"))
+        ):
             return None
         about: LimitKind = "" if exceeded is None else _ABOUT[exceeded.unit]
         what = call.grant.key.pool, call.model

@@ -34,6 +34,7 @@ def limited_key(provider: ProviderConfig, key: KeyConfig, model: str, rank: int 
         buckets=made,
         rank=rank,
         learns=_learns(made) if learns(provider, key) else 0,
+        use=key.use,
         mark=key_store.fingerprint(key.secret.reveal())[:8],
     )
 

@@ -26,8 +26,12 @@ def mark(key: dict[str, Any], **provider: Any) -> str | None:
 @pytest.mark.parametrize(
     ("key", "provider", "learning"),
     [
-        ({}, {}, False),
-        ({}, {"limits": "learn"}, True),
+        ({}, {}, True),
+        ({"limit_req_per_min": 600}, {}, False),
+        ({}, {"models": {"m": {"limit_req_per_min": 600}}}, False),
+        ({"limit_req_per_day": 600}, {}, True),
+        ({}, {"limits": "fixed"}, False),
+        ({"limit_req_per_min": 600}, {"limits": "learn"}, True),
         ({"limits": "learn"}, {}, True),
         ({"limits": "fixed"}, {"limits": "learn"}, False),
         ({"limits": "learn"}, {"limits": "fixed"}, True),

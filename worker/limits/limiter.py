@@ -445,6 +445,7 @@ class Limiter:
             *question.args(),
             days,
             [key.learns for key in question.keys],
+            [key.use for key in question.keys],
             report.pause or False,
             [value for one in report.flying for value in (one.pool, one.model, one.count, one.too_many)],
         )

@@ -3,8 +3,8 @@
 -- args: now, horizon, pace, create, rules (the mark that the limits were made by, or false), worker, bucket ids, bucket units, bucket limits,
 --       key names, key pools, key ranks, buckets of each key, key sets (cheapest first), the model of each set, want ids, want
 --       sets, charges (4 a want), limits by day or false (see reserve_days.lua),
---       whether each key's limits are learned (0, 1, 2: from a few calls on, since nothing is configured), seconds between two steps of
---       growth (false: calls take too long), the caller's calls in flight: pool, model, count, how many are one too many since calls are
+--       whether each key's limits are learned (0, 1, 2: from a few calls on, since nothing is configured), our share of what is learned, seconds
+--       between two steps of growth (false: calls take too long), the caller's calls in flight: pool, model, count, how many are one too many since calls are
 --       late then (0: none), ...
 -- reply: {1, run, now, indexes of buckets never seen, days never seen}, or {2, run, now} if other rules hold: nothing was booked; or
 --        {0, run, now, a, b, c, a, b, c, ...}, three numbers a want:
@@ -17,7 +17,7 @@ local horizon, pace, create, rules, worker = args[2], args[3], args[4], args[5],
 local ids, units, limits = args[7], args[8], args[9]
 local names, pools, ranks, members, sets = args[10], args[11], args[12], args[13], args[14]
 local set_models, want_ids, want_sets, charges = args[15], args[16], args[17], args[18]
-local learns, pause, reported = args[20], args[21], args[22]
+local learns, uses, pause, reported = args[20], args[21], args[22], args[23]
 if rules and redis.call('GET', PREFIX .. 'limits-mark') ~= rules then return cmsgpack.pack({2, run, now}) end
 local latest = now + horizon + 1e-6
 local NEAR = 0.2        -- seconds that calls are granted ahead while their rate is measured or probed
@@ -154,7 +154,8 @@ local function ceiling(k, model)
 end
 
 -- Whether calls beyond the cap are being tried: where refusals would show that they are too many, as long as none comes.
-local function may_try(e)
+local function may_try(e, use)
+  if use < 1 then return false end
   if not e.step then return false end
   return e.gentle and e.more > 0 or not e.gentle and e.count < e.cap + e.step and now - e.cap_at < PROVEN
 end
@@ -162,19 +163,24 @@ end
 -- The earliest start that what is learned leaves a call on key `k`, whether calls in flight are what it waits for, and the latest start
 -- that is granted now: while a rate is measured or probed, refusals have to change it soon.
 local function learned_open(k, model, charge)
-  local at, full, till = now, false, latest
+  local at, full, till, use = now, false, latest, uses[k]
   for which = 1, 2 do
     local e = ceiling(k, which == 1 and '' or model)
     if e then
-      if e.cap and e.count >= e.cap and not may_try(e) and not e.full then
+      local cap = e.cap and math.max(1, math.floor(e.cap * use))
+      if cap and e.count >= cap and not may_try(e, use) and not e.full then
         e.full = true
-        grow_cap(e, pause)
+        -- our share never tries more than that; nothing is known yet while it grows
+        if use == 1 or e.gentle then grow_cap(e, pause) end
+        cap = math.max(1, math.floor(e.cap * use))
       end
-      full = full or e.cap and e.count >= e.cap and not may_try(e)
+      full = full or cap and e.count >= cap and not may_try(e, use)
       for n = 1, #GATES do
         local g = e[GATES[n]]
         if g and charge[n] > 0 then
-          local s = g.last + charge[n] / g.rate
+          local rate = g.rate
+          if use < 1 and g.found then rate = use * math.min(rate, g.top * FOUND) end
+          local s = g.last + charge[n] / rate
           if s > now then
             g.bound = true
             if s > at then at = s end

@@ -82,7 +82,7 @@ class LimitedKey:
     """A key a call may go out on: `name` is "provider/key_id", `pool` is what cools together, a lower `rank` is taken
     first, and a key without buckets is free. `mark` tells its secret from an earlier one: a block is for one secret. `rules` is
     the state of all workers' limits that its buckets were made by; nothing is granted by an earlier one ("": by any). `learns`: its limits
-    are 0 fixed, 1 lowered to what the server takes, 2 not configured, so that calls in flight grow from a few on."""
+    are 0 fixed, 1 lowered to what the server takes, 2 not configured, so that calls in flight grow from a few on; `use` is our share of what is learned."""
 
     name: str
     pool: str
@@ -91,6 +91,7 @@ class LimitedKey:
     mark: str = ""
     rules: str = ""
     learns: Learns = 0
+    use: float = 1.0
 
     @property
     def minutes(self) -> tuple[Bucket, ...]:
