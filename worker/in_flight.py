@@ -40,20 +40,24 @@ _ABOUT: dict[str, LimitKind] = {
 
 @dataclass(slots=True)
 class _Call:
+    """`sent` is there for calls of which something is learned; `left`: it was sent."""
+
     grant: Grant
     model: str
     others: int
     sent: Sent | None = None
+    left: bool = False
 
 
 class InFlight:
-    """`clock` is monotonic."""
+    """`clock` is monotonic. Where nothing is learned of a model, its calls are only counted."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._calls: dict[int, _Call] = {}
         self._granted: Counter[tuple[str, str]] = Counter()
         self._sent: Counter[tuple[str, str]] = Counter()
+        self._placed: dict[tuple[str, str], bool] = {}  # what something is learned of: whether nothing is configured
         self._kinds = RefusalKinds(clock)
         self._latencies: deque[float] = deque(maxlen=REMEMBERED)
         self._usual: float | None = None
@@ -64,15 +68,19 @@ class InFlight:
             return
         what = grant.key.pool, model
         self._granted[what] += 1
+        if grant.placed:
+            self._placed[what] = grant.key.learns == 2
         others = max(0, grant.places[0].in_flight - self._granted[what])
         self._calls[attempt_id] = _Call(grant, model, others)
 
     def sent(self, attempt_id: int) -> None:
         """Takes in that a granted call leaves now."""
         if (call := self._calls.get(attempt_id)) is not None:
+            call.left = True
             what = call.grant.key.pool, call.model
-            self._sent[what] += 1
-            call.sent = self._kinds.sent(*what, call.others + self._sent[what])
+            if call.grant.placed:
+                self._sent[what] += 1
+                call.sent = self._kinds.sent(*what, call.others + self._sent[what])
 
     def over(self, attempt_id: int) -> None:
         """Takes in that a call has ended, in whatever way, or never left."""
@@ -80,6 +88,8 @@ class InFlight:
             return
         what = call.grant.key.pool, call.model
         _less(self._granted, what)
+        if what not in self._granted:
+            self._placed.pop(what, None)
         if call.sent is not None:
             _less(self._sent, what)
             if not call.sent.over:
@@ -93,7 +103,7 @@ class InFlight:
         """Takes in a 429, and returns what the limiter learns from it; None where its limits aren't learned, or a day's limit is what it
         names, or where the call is larger than the limit."""
         call = self._calls.get(attempt_id)
-        if call is None or call.sent is None:
+        if call is None or not call.left:
             return None
         exceeded = failure.exceeded
         if exceeded is not None and (
@@ -102,7 +112,9 @@ class InFlight:
             return None
         about: LimitKind = "" if exceeded is None else _ABOUT[exceeded.unit]
         what = call.grant.key.pool, call.model
-        guessed = self._kinds.refused(*what, call.sent) and not about and not failure.retry_after
+        guessed = (
+            call.sent is not None and self._kinds.refused(*what, call.sent) and not about and not failure.retry_after
+        )
         of_pool = sum(count for (pool, _), count in self._granted.items() if pool == what[0])
         counts = self._granted[what], of_pool
         return Refused(about, call.grant.charge.tokens, call.grant.places, counts, guessed)
@@ -110,14 +122,16 @@ class InFlight:
     def report(self) -> tuple[list[Flying], float | None]:
         """Returns the calls in flight, and the seconds that they are left as they are until more are tried; None while several take longer
         than calls did before."""
-        if not self._granted:
+        if not self._placed:
             return [], PAUSE_SECONDS[1]
-        if not self._latencies:
-            return [Flying(*what, count) for what, count in self._granted.items()], PAUSE_SECONDS[1]
+        if not self._latencies or not any(
+            self._placed.values()
+        ):  # only where nothing is configured calls are tried by their latency
+            return [Flying(*what, self._granted[what]) for what in self._placed], PAUSE_SECONDS[1]
         usual, now = self._most() if self._usual is None else self._usual, self._clock()
         flying = [
-            Flying(*what, count, self._kinds.late(*what, LATE * usual + LATE_SECONDS))
-            for what, count in self._granted.items()
+            Flying(*what, self._granted[what], self._kinds.late(*what, LATE * usual + LATE_SECONDS))
+            for what in self._placed
         ]
         limit = SLOW * usual + SLOW_SECONDS
         slow = sum(call.sent is not None and now - call.sent.at > limit for call in self._calls.values())

@@ -43,6 +43,7 @@ HOLD_SECONDS = 2.0
 """A claimed job that may not start within this goes back, so that other workers and a cancel can have it."""
 LEAST_PAUSE = 0.2
 LEAST_ASK = 16
+FEW_WANTS = 8
 MOST_PAUSE = 1.0
 WAKE_SECONDS = 0.5
 MOST_WAITING = 4 * MOST_WANTS
@@ -120,6 +121,7 @@ class Runner:
         self._passed_since = float("-inf")
         self._full: set[tuple[str, str]] = set()  # lane and model of jobs that wait until a call in flight ends
         self._reported_at = float("-inf")
+        self._in_flight_binds = False
         self._cooling: dict[tuple[str, str], str] = {}  # lane and model of jobs whose model (here) cools down for long
 
     @property
@@ -344,7 +346,8 @@ class Runner:
                 await self._return_waiting()
                 self._ask = 1
                 return max(wait, LEAST_PAUSE)
-            asking = startable[: min(allowed, MOST_WANTS)]
+            # where calls in flight are what all wait for, few places are free at a time
+            asking = startable[: min(allowed, FEW_WANTS if self._in_flight_binds else MOST_WANTS)]
             flying, pause = self.engine.in_flight.report()
             self._reported_at = time.monotonic()
             answers = await self._limiter.reserve([prepared.want for prepared in asking], flying, pause)
@@ -368,6 +371,7 @@ class Runner:
         now = time.monotonic()
         by_model, slow = self.engine.ring.by_model, self._waiting.slow
         self._full.clear()
+        self._in_flight_binds = any(isinstance(one, Wait) and one.reason == "in_flight" for one in answers)
         for prepared, answer in zip(asking, answers, strict=True):
             self._waiting.holding.discard(prepared.job.id)
             match answer:

@@ -186,7 +186,7 @@ def test_late_calls_are_reported_with_the_number_in_flight_that_is_one_too_many(
 
 
 def send(calls: InFlight, number: int) -> None:
-    calls.granted(number, Grant(str(number), KEY, 0.0, 0, Charge()), "m")
+    calls.granted(number, Grant(str(number), KEY, 0.0, 0, Charge(), places=(Place(number + 1), Place())), "m")
     calls.sent(number)
 
 

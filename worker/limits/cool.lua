@@ -26,11 +26,6 @@ local function count(age, n)
   local key = PREFIX .. 'nm:' .. pool .. ':' .. math.floor(now - age)
   redis.call('HINCRBY', key, model, n)
   redis.call('EXPIRE', key, 65)
-  if kind then
-    key = PREFIX .. 'nmt:' .. pool .. ':' .. math.floor(now - age)
-    redis.call('HINCRBY', key, model, n * tokens)
-    redis.call('EXPIRE', key, 65)
-  end
 end
 count(sent, 1)
 for n = 1, #more, 2 do count(more[n], more[n + 1]) end
@@ -86,8 +81,8 @@ local function learn()
     local amount = kind == 'tokens' and tokens or 1
     local call = {n = place, place = kind == 'tokens' and token_place or place, amount = amount, start = now - sent}
     if long_wait then
-      local got, lost = taken(name, kind, 60)
-      if got > 0 and (e[kind] or lost >= 2 * amount or got >= MANY * amount) then
+      local got, lost = taken(name, 1, 60)
+      if got > 0 and (e[kind] or lost >= 2 or got >= MANY) then
         if not e[kind] or (place or 0) > e[kind].mark then spent(e, kind, name, call, seconds) end
       end
     else

@@ -26,11 +26,12 @@ local FEW_IN_FLIGHT = 4    -- or so few: where the provider doesn't name calls i
 
 local pool = args[2]
 
--- What was granted and refused of a model in the last `seconds`, and over how many seconds: calls, or tokens. '' is all models together.
-local function taken(model, unit, seconds)
+-- What was taken and refused of a model in the last `seconds`, and over how many seconds, in units of `each` a call. '' is all models
+-- together.
+local function taken(model, each, seconds)
   local second, got, lost, first = math.floor(now), 0, 0, 0
   local function sum(kind, back)
-    local key = PREFIX .. kind .. (unit == 'tokens' and 't:' or ':') .. pool .. ':' .. (second - back)
+    local key = PREFIX .. kind .. ':' .. pool .. ':' .. (second - back)
     local total = 0
     for _, n in ipairs(model == '' and redis.call('HVALS', key) or redis.call('HMGET', key, model)) do total = total + tonumber(n or 0) end
     return total
@@ -40,7 +41,13 @@ local function taken(model, unit, seconds)
     got, lost = got + g, lost + sum('nm', back)
     if g > 0 then first = back end
   end
-  return math.max(0, got - lost), lost, math.max(1, first + now - second)
+  return each * math.max(0, got - lost), each * lost, math.max(1, first + now - second)
+end
+
+-- Units of a call on average.
+local function each_of(e, unit, call)
+  if unit == 'requests' then return 1 end
+  return e.n > 0 and e.t / e.n or call.amount
 end
 
 local function change(e, g, top)
@@ -58,8 +65,8 @@ end
 
 -- The first incident of a model. Most of what was granted in the last seconds isn't answered yet, so that the measurement begins with the
 -- first call that is refused after it.
-local function first_gate(e, model, unit)
-  local took, _, over = taken(model, unit, 10)
+local function first_gate(e, model, unit, call)
+  local took, _, over = taken(model, each_of(e, unit, call), 10)
   local g = {last = now, again = 0, stay = STAY, falls = 0, found = false}
   change(e, g, 0.7 * took / over)
   return g
@@ -69,12 +76,13 @@ end
 -- took in that minute is its limit. Where it states no time, `reopen` judges it later.
 local function spent(e, unit, model, call, left)
   local g = e[unit] or {last = now, again = 0, stay = STAY, falls = 0, walls = 0, found = false}
-  local took = taken(model, unit, left and math.max(1, math.ceil(60 - left)) or 60)
+  local each = each_of(e, unit, call)
+  local took = taken(model, each, left and math.max(1, math.ceil(60 - left)) or 60)
   if e[unit] then took = math.min(took, 60 * (g.found and g.top or rate_of(g))) end
   if g.wall_place and call.place and now - g.wall_at < 60 then took = math.min(took, call.place - g.wall_place - g.wall_lost) end
   g.walls = (g.walls or 0) + 1
   if not left then
-    local lately, _, over = taken(model, unit, 8)
+    local lately, _, over = taken(model, each, 8)
     local rate = rate_of(g)
     g.wall, g.wall_top, g.wall_rate = true, took / 60, lately >= SOME * call.amount and SHUT * lately / over or SHUT * rate
   end
@@ -85,15 +93,15 @@ local function spent(e, unit, model, call, left)
 end
 
 -- Nothing was taken in the last seconds, and several were refused.
-local function is_wall(g, model, unit, call)
-  local took, lost = taken(model, unit, 4)
+local function is_wall(g, model, call)
+  local took, lost = taken(model, 1, 4)
   local first = g.all_since
   if took > 0 then g.all_since = nil else g.all_since = first or call.start end
-  return took == 0 and lost >= WALL * call.amount and call.start - g.all_since >= WALL_SECONDS
+  return took == 0 and lost >= WALL and call.start - g.all_since >= WALL_SECONDS
 end
 
 local function refused_measuring(e, g, model, unit, call, rate)
-  local lately, _, over = taken(model, unit, 5)
+  local lately, _, over = taken(model, each_of(e, unit, call), 5)
   if not g.n0 then
     if call.n > g.mark then measure(e, g, call, math.min(rate, lately / over)) end
     return
@@ -125,7 +133,7 @@ end
 
 local function refused_found(e, g, model, unit, call, rate)
   if call.n <= g.mark then return end
-  local took, lost, over = taken(model, unit, 10)
+  local took, lost, over = taken(model, each_of(e, unit, call), 10)
   if lost <= STRAY * took or g.stated and now - g.at < FIRST_SECONDS then return end
   if g.stated and lost > WRONG * (took + lost) then  -- the server enforces less than it states
     g.stated = nil
@@ -134,7 +142,7 @@ local function refused_found(e, g, model, unit, call, rate)
   end
   if g.age >= g.stay then
     if rate > PROBED * g.top then
-      local lately, _, over = taken(model, unit, 5)
+      local lately, _, over = taken(model, each_of(e, unit, call), 5)
       measure(e, g, call, math.min(rate, lately / over))
     else
       g.stay = LONGEST_STAY
@@ -145,7 +153,7 @@ local function refused_found(e, g, model, unit, call, rate)
   else
     g.again = now - g.at < CLOSE and g.again + 1 or 1
     if g.again > #LESS then
-      local lately, _, over = taken(model, unit, 10)
+      local lately, _, over = taken(model, each_of(e, unit, call), 10)
       measure(e, g, call, math.min(rate, lately / over))
     else
       change(e, g, g.top * LESS[g.again])
@@ -159,7 +167,7 @@ end
 local function learn_rate(e, model, unit, call, first)
   local g = e[unit]
   if not g then
-    if first then e[unit] = first_gate(e, model, unit) end
+    if first then e[unit] = first_gate(e, model, unit, call) end
     return
   end
   if not call.n then return end
@@ -169,7 +177,7 @@ local function learn_rate(e, model, unit, call, first)
     return
   end
   if g.wall then reopen(g) end
-  if is_wall(g, model, unit, call) and call.n > g.mark then
+  if is_wall(g, model, call) and call.n > g.mark then
     g.all_since = nil
     spent(e, unit, model, call, nil)
     return

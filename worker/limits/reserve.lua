@@ -330,16 +330,12 @@ local function place_holds(id, k, start, kept_out, charge)
   end
 end
 
-local granted, granted_tokens, reply, charge = {}, {}, {0, run, now}, {}
+local granted, reply, charge = {}, {0, run, now}, {}
 local function count_grant(w, k, model, start, charge)
   if learned[k] then book_learned(w, k, model, start, charge) end
-  local function count(by, amount)
-    local counts = by[pools[k]]
-    if not counts then counts = {}; by[pools[k]] = counts end
-    counts[model] = (counts[model] or 0) + amount
-  end
-  count(granted, 1)
-  if learns[k] > 0 then count(granted_tokens, charge[2]) end
+  local counts = granted[pools[k]]
+  if not counts then counts = {}; granted[pools[k]] = counts end
+  counts[model] = (counts[model] or 0) + 1
 end
 
 -- The earliest start that cooldowns, limits by day and what is learned leave a call on key `k`, the kind of reply that this is the
@@ -494,12 +490,10 @@ for i = 1, #ids do
   end
   if guarded[i] then save_guard(key, b) end
 end
-for kind, by in pairs({['gm:'] = granted, ['gmt:'] = granted_tokens}) do
-  for pool, counts in pairs(by) do
-    local key = PREFIX .. kind .. pool .. ':' .. math.floor(now)
-    for model, count in pairs(counts) do redis.call('HINCRBY', key, model, count) end
-    redis.call('EXPIRE', key, 65)
-  end
+for pool, counts in pairs(granted) do
+  local key = PREFIX .. 'gm:' .. pool .. ':' .. math.floor(now)
+  for model, count in pairs(counts) do redis.call('HINCRBY', key, model, count) end
+  redis.call('EXPIRE', key, 65)
 end
 for pool, entries in pairs(learned_of) do
   local used = false

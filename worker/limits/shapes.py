@@ -167,6 +167,11 @@ class Grant:
     days: tuple[DayId, ...] = ()
     places: tuple[Place, Place] = (Place(), Place())
 
+    @property
+    def placed(self) -> bool:
+        """Whether something is learned of its model or its pool."""
+        return bool(self.places[0].calls or self.places[1].calls)
+
 
 @dataclass(frozen=True, slots=True)
 class SpentDay:
