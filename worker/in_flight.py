@@ -6,7 +6,7 @@ It decides nothing: the limiter does (`worker.limits`), by what is reported from
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -40,13 +40,10 @@ _ABOUT: dict[str, LimitKind] = {
 
 @dataclass(slots=True)
 class _Call:
-    """`sent` is there for calls of which something is learned; `left`: it was sent."""
-
     grant: Grant
     model: str
     others: int
     sent: Sent | None = None
-    left: bool = False
 
 
 class InFlight:
@@ -55,9 +52,10 @@ class InFlight:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._calls: dict[int, _Call] = {}
-        self._granted: Counter[tuple[str, str]] = Counter()
-        self._sent: Counter[tuple[str, str]] = Counter()
-        self._placed: dict[tuple[str, str], bool] = {}  # what something is learned of: whether nothing is configured
+        self._plain: dict[int, tuple[Grant, str]] = {}  # calls of which nothing is learned
+        self._granted: dict[tuple[str, str], int] = {}
+        self._sent: dict[tuple[str, str], int] = {}
+        self._gentle = False  # calls are tried by their latency, since nothing is configured
         self._kinds = RefusalKinds(clock)
         self._latencies: deque[float] = deque(maxlen=REMEMBERED)
         self._usual: float | None = None
@@ -66,44 +64,52 @@ class InFlight:
         """Takes in a call that was granted."""
         if not grant.key.learns:
             return
+        if not grant.placed:
+            self._plain[attempt_id] = grant, model
+            return
         what = grant.key.pool, model
-        self._granted[what] += 1
-        if grant.placed:
-            self._placed[what] = grant.key.learns == 2
-        others = max(0, grant.places[0].in_flight - self._granted[what])
-        self._calls[attempt_id] = _Call(grant, model, others)
+        self._granted[what] = self._granted.get(what, 0) + 1
+        self._gentle = grant.key.learns == 2
+        self._calls[attempt_id] = _Call(grant, model, max(0, grant.places[0].in_flight - self._granted[what]))
 
     def sent(self, attempt_id: int) -> None:
         """Takes in that a granted call leaves now."""
         if (call := self._calls.get(attempt_id)) is not None:
-            call.left = True
             what = call.grant.key.pool, call.model
-            if call.grant.placed:
-                self._sent[what] += 1
-                call.sent = self._kinds.sent(*what, call.others + self._sent[what])
+            self._sent[what] = self._sent.get(what, 0) + 1
+            call.sent = self._kinds.sent(*what, call.others + self._sent[what])
 
     def over(self, attempt_id: int) -> None:
         """Takes in that a call has ended, in whatever way, or never left."""
         if (call := self._calls.pop(attempt_id, None)) is None:
+            self._plain.pop(attempt_id, None)
             return
         what = call.grant.key.pool, call.model
         _less(self._granted, what)
-        if what not in self._granted:
-            self._placed.pop(what, None)
         if call.sent is not None:
             _less(self._sent, what)
             if not call.sent.over:
                 call.sent.over = True
-                self._latencies.append(self._clock() - call.sent.at)
-                usual = self._most()
-                if len(self._latencies) >= FEWEST:
-                    self._usual = usual if self._usual is None else min(usual, self._usual * FORGOTTEN)
+                if call.grant.key.learns == 2:
+                    self._answered(self._clock() - call.sent.at)
+
+    def _answered(self, seconds: float) -> None:
+        self._latencies.append(seconds)
+        usual = self._most()
+        if len(self._latencies) >= FEWEST:
+            self._usual = usual if self._usual is None else min(usual, self._usual * FORGOTTEN)
+
+    def _count(self, pool: str, model: str | None = None) -> int:
+        """Returns the calls in flight of a model on a pool, or of all its models."""
+        placed = sum(n for (its, of), n in self._granted.items() if its == pool and model in (None, of))
+        return placed + sum(grant.key.pool == pool and model in (None, of) for grant, of in list(self._plain.values()))
 
     def refused(self, attempt_id: int, failure: Failure) -> Refused | None:
         """Takes in a 429, and returns what the limiter learns from it; None where its limits aren't learned, or a day's limit is what it
         names, or where the call is larger than the limit."""
         call = self._calls.get(attempt_id)
-        if call is None or not call.left:
+        grant, model = (call.grant, call.model) if call is not None else self._plain.get(attempt_id, (None, ""))
+        if grant is None:
             return None
         exceeded = failure.exceeded
         if exceeded is not None and (
@@ -111,28 +117,26 @@ class InFlight:
         ):
             return None
         about: LimitKind = "" if exceeded is None else _ABOUT[exceeded.unit]
-        what = call.grant.key.pool, call.model
+        pool = grant.key.pool
         guessed = (
-            call.sent is not None and self._kinds.refused(*what, call.sent) and not about and not failure.retry_after
+            call is not None
+            and call.sent is not None
+            and self._kinds.refused(pool, model, call.sent)
+            and not about
+            and not failure.retry_after
         )
-        of_pool = sum(count for (pool, _), count in self._granted.items() if pool == what[0])
-        counts = self._granted[what], of_pool
-        return Refused(about, call.grant.charge.tokens, call.grant.places, counts, guessed)
+        counts = self._count(pool, model), self._count(pool)
+        return Refused(about, grant.charge.tokens, grant.places, counts, guessed)
 
     def report(self) -> tuple[list[Flying], float | None]:
         """Returns the calls in flight, and the seconds that they are left as they are until more are tried; None while several take longer
         than calls did before."""
-        if not self._placed:
-            return [], PAUSE_SECONDS[1]
-        if not self._latencies or not any(
-            self._placed.values()
-        ):  # only where nothing is configured calls are tried by their latency
-            return [Flying(*what, self._granted[what]) for what in self._placed], PAUSE_SECONDS[1]
+        counts = [(what, self._count(*what) if self._plain else count) for what, count in self._granted.items()]
+        if not self._latencies or not self._gentle:
+            return [Flying(*what, count) for what, count in counts], PAUSE_SECONDS[1]
         usual, now = self._most() if self._usual is None else self._usual, self._clock()
-        flying = [
-            Flying(*what, self._granted[what], self._kinds.late(*what, LATE * usual + LATE_SECONDS))
-            for what in self._placed
-        ]
+        late = LATE * usual + LATE_SECONDS
+        flying = [Flying(*what, count, self._kinds.late(*what, late)) for what, count in counts]
         limit = SLOW * usual + SLOW_SECONDS
         slow = sum(call.sent is not None and now - call.sent.at > limit for call in self._calls.values())
         if slow > max(1, SLOW_SHARE * len(self._calls)):
@@ -144,7 +148,7 @@ class InFlight:
         return sorted(self._latencies)[int(USUAL_SHARE * len(self._latencies))]
 
 
-def _less(counts: Counter[tuple[str, str]], what: tuple[str, str]) -> None:
+def _less(counts: dict[tuple[str, str], int], what: tuple[str, str]) -> None:
     counts[what] -= 1
     if counts[what] <= 0:
         del counts[what]
