@@ -23,8 +23,9 @@ _LIMITS = (("requests_per_min", "req"), ("tokens_per_min", "tokens"), ("in_fligh
 
 @dataclass(frozen=True, slots=True)
 class Lowered:
-    """A limit that was learned and lowers what is configured. `name` is the field of `Learned`, `kind` what metrics call it; `learned` and
-    `configured` (None where nothing is) are our shares; `whole` is the learned limit without `use`, as it would be configured."""
+    """A limit that was learned and lowers what is configured. `name` is the field of `Learned`, `kind` what metrics call it; `learned` is
+    the server's limit, `configured` our share of the configured one (None where nothing is); `whole` is the learned one as it would be
+    configured."""
 
     name: str
     kind: str
@@ -107,7 +108,7 @@ def lowered(provider: ProviderConfig, key: KeyConfig, one: Learned) -> list[Lowe
         limit = configured(provider, key, one.model, f"limit_{kind}_per_min")
         ours = None if learned is None else learned * key.use
         if learned is not None and ours is not None and (limit is None or ours < limit):
-            found.append(Lowered(name, kind, ours, limit, max(1, round(learned))))
+            found.append(Lowered(name, kind, learned, limit, max(1, round(learned))))
     return found
 
 

@@ -107,7 +107,9 @@ def test_limits_that_were_learned_under_another_configuration_are_forgotten(grou
     ground.configure(5 * RPM)
     assert "the server allows" not in ground.shown()
     ground.run(5)
-    assert (ground.seeded(), ground.stored()) == (0, [])
+    assert ground.seeded() == 0
+    # what the server states may have been learned anew
+    assert all((one.requests_per_min or 0) > 0.5 * RPM for one in ground.stored())
 
 
 @pytest.mark.full

@@ -28,9 +28,9 @@ def test_a_worker_that_was_stopped_books_its_calls_where_they_start(
     played = play(worker)
     reserve, granted = worker.limiter.reserve, []
 
-    async def stopped(wants: Sequence[Want]) -> list[Any]:
+    async def stopped(wants: Sequence[Want], *report: Any) -> list[Any]:
         """As if the worker had stood still since it was granted a call."""
-        answers = await reserve(wants)
+        answers = await reserve(wants, *report)
         late = [replace(one, start_at=one.start_at - LATE) if isinstance(one, Grant) else one for one in answers]
         granted.extend(one for one in late if isinstance(one, Grant))
         return late

@@ -24,7 +24,7 @@
 --   at, again   time of the last incident, and how many came close before it
 --   stay        seconds until it is probed upwards
 --   slow        how fast it grows, of 1; doubts: measurements in a row that may have lost unused quota; wall: a whole minute's quota is used up; walls: how
---               often that was; wall_place, wall_at, wall_lost: where it began, and what was refused since
+--               often that was; trickle: its rate; wall_place, wall_at, wall_lost: where it began, and what was refused since
 --   falls       measurements in a row that each found less
 local FOUND = 0.985        -- of the rate that was measured: where it stays
 local RECOVER, SHORT = 10, 0.06  -- seconds and share below, right after a measurement: the server's quota is used up then
@@ -33,7 +33,8 @@ local PROBE = 0.3          -- the probe's growth after a minute; with the third 
 local CALM = 1             -- seconds without a refusal, from which on a rate that is measured grows: by 2 % after another one, twofold
 local BELOW = 0.93         -- of the rate that is measured: where it goes on, since a server that counts refusals, too, takes nothing above its limit
 local GROWTH = 0.02        -- after six, fivefold after nine; the exponent's factor of the square of seconds
-local OPEN, TRICKLE = 5, 0.3  -- everything is refused: calls a second, until none was refused for so many seconds
+local OPEN, TRICKLE, LEAST = 5, 0.3, 0.1  -- everything is refused: calls a second (no more than before, but at the least), until none was
+-- refused for so many seconds
 local SHORT_WALL = 8       -- seconds; where it took longer, a minute's quota was used up
 local SLOWEST = 1 / 60     -- a second
 local START = 8            -- calls in flight where nothing is known
@@ -70,7 +71,7 @@ local function new_entry() return {n = 0, t = 0, seen = now, flying = {}} end
 local function rate_at(g, age) return g.top * BELOW * math.exp(GROWTH * (g.slow * math.max(0, age - CALM)) ^ 2) end
 
 local function rate_of(g)
-  if g.wall and g.age < OPEN then return math.min(g.top, TRICKLE) end
+  if g.wall and g.age < OPEN then return g.trickle end
   if not g.found then return rate_at(g, g.age) end
   if g.age < RECOVER then return g.top * (FOUND - SHORT * (1 - g.age / RECOVER)) end
   if g.age < g.stay then return g.top * FOUND end

@@ -1,6 +1,6 @@
 -- The law: how a refusal moves what is learned. docs/limits.md states it; ceilings.lua names the fields.
 local ENOUGH, ENOUGH_SECONDS = 40, 4   -- calls and seconds that a measurement takes,
-local LONG, FEW = 25, 5                -- or so many seconds, and then fewer calls
+local LONG = 25                        -- or so many seconds, where calls are rare
 local SOME = 6             -- calls in a row without a refusal that it counts
 local SHORT_STAY = 30      -- seconds until a rate that is less sure is probed upwards
 local BETTER = 1.08        -- of the measurements before: they had lost unused quota
@@ -13,6 +13,7 @@ local CLOSE = 25           -- seconds within which incidents follow one another
 local PROBED = 1.15        -- a probe that comes so far shows that more is allowed now
 local LONGEST_STAY = 180
 local SHUT = 0.8           -- of what was taken before: where refusals count, any rate above the limit finds nothing left
+local FIRST = 0.5          -- calls a second, at least: where nothing was taken yet, little is known
 local FIRST_SECONDS = 5    -- after a limit was stated, refusals are about what was granted before
 local WRONG = 0.1          -- share of refused calls that shows that a stated limit isn't the real one
 local FELL, FALLS = 0.96, 3  -- so many measurements in a row that each found less: no rate is behind the refusals
@@ -68,7 +69,7 @@ end
 local function first_gate(e, model, unit, call)
   local took, _, over = taken(model, each_of(e, unit, call), 10)
   local g = {last = now, again = 0, stay = STAY, falls = 0, found = false}
-  change(e, g, 0.7 * took / over)
+  change(e, g, math.max(0.7 * took / over, FIRST * each_of(e, unit, call)))
   return g
 end
 
@@ -84,6 +85,7 @@ local function spent(e, unit, model, call, left)
   if not left then
     local lately, _, over = taken(model, each, 8)
     local rate = rate_of(g)
+    g.trickle = each * math.max(LEAST, math.min(TRICKLE, rate / each))
     g.wall, g.wall_top, g.wall_rate = true, took / 60, lately >= SOME * call.amount and SHUT * lately / over or SHUT * rate
   end
   g.found, g.n0 = left ~= nil, nil

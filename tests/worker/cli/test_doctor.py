@@ -205,7 +205,7 @@ def test_limits_that_a_server_does_not_honour_are_named_with_what_to_set(
         "openai/k1, model m: the server allows about 300 requests a minute (configured 600), 8 calls at once"
     )
     assert lower["todo"] == (
-        "set limit_req_per_min: 599 for m under `models`, or `truckllm keys reset-limits openai/k1` if the limit was raised"
+        "set limit_req_per_min: 300 for m under `models`, or `truckllm keys reset-limits openai/k1` if the limit was raised"
     )
     assert (free["state"], free["todo"]) == ("ok", "")
     many = shown(*(Learned("openai/k1", f"m{n}", 30.0) for n in range(30)))

@@ -527,7 +527,7 @@ GOOD = {
 
 def test_replies_carry_their_limits_only_where_limits_are_learned():
     reply = Reply(200, OPENAI, orjson.dumps(GOOD))
-    assert generated(provider(reply)).limits == ()
+    assert generated(provider(reply, limits="fixed")).limits == ()
     learned = generated(provider(reply, limits="learn"))
     assert {one.gauge for one in learned.limits} == {"requests", "tokens", "project-tokens"}
     assert learned.failure is None
@@ -546,7 +546,7 @@ def test_a_refusal_carries_the_limit_that_it_is_about():
         "tokens", 30000, window=MINUTE, used=29000, requested=2000, exceeded=True, scope="model"
     )
     assert len(response.limits) == 4
-    plain = generated(provider(reply))
+    plain = generated(provider(reply, limits="fixed"))
     assert plain.failure is not None
     assert plain.failure.exceeded is None
 
