@@ -109,7 +109,7 @@ class InFlight:
         names, or where the call is larger than the limit."""
         call = self._calls.get(attempt_id)
         grant, model = (call.grant, call.model) if call is not None else self._plain.get(attempt_id, (None, ""))
-        if grant is None:
+        if grant is None or (call is not None and call.sent is None):
             return None
         exceeded = failure.exceeded
         if exceeded is not None and (
@@ -131,6 +131,8 @@ class InFlight:
     def report(self) -> tuple[list[Flying], float | None]:
         """Returns the calls in flight, and the seconds that they are left as they are until more are tried; None while several take longer
         than calls did before."""
+        if not self._granted:
+            return [], PAUSE_SECONDS[1]
         counts = [(what, self._count(*what) if self._plain else count) for what, count in self._granted.items()]
         if not self._latencies or not self._gentle:
             return [Flying(*what, count) for what, count in counts], PAUSE_SECONDS[1]

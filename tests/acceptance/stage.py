@@ -62,7 +62,7 @@ PROVIDERS: dict[str, dict[str, Any]] = {
     "dead": {"base_url": "http://127.0.0.1:1/v1", "keys": [key("dead-a")]},
     "spare": {"keys": [key("spare-a", limit_req_per_min=1200)]},
     "outage": {"keys": [key("outage-a")]},
-    "crowd": {"keys": [key("crowd-a")]},
+    "crowd": {"limits": "fixed", "keys": [key("crowd-a")]},
     "flaky": {"keys": [key("flaky-a")]},
     "impatient": {"keys": [key("impatient-a")], "timeout_seconds": 5.0},  # a machine may stand still for less
     "small": {"keys": [key("small-a")], "models": {"gpt-4o": {"context_window": 1000}}},

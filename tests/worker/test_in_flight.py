@@ -13,7 +13,7 @@ from models.request import Failure, FailureKind, StatedLimit
 from worker.in_flight import FEWEST, PAUSE_SECONDS, InFlight
 from worker.limits.shapes import Charge, Grant, LimitedKey, Place
 
-LEARNING = {name: LimitedKey(f"p/{name}", f"p/{name}", (), learns=1) for name in ("a", "b")}
+LEARNING = {name: LimitedKey(f"p/{name}", f"p/{name}", (), learns=2) for name in ("a", "b")}
 FIXED = LimitedKey("p/fixed", "p/fixed", ())
 KEY = LimitedKey("p/k", "p/k", (), learns=2)
 

@@ -23,6 +23,7 @@
 --   mark        the last call that was granted before the last change: refusals up to it are of the same incident
 --   at, again   time of the last incident, and how many came close before it
 --   stay        seconds until it is probed upwards
+--   low         since when a measurement is at the least that is tried
 --   slow        how fast it grows, of 1; doubts: measurements in a row that may have lost unused quota; wall: a whole minute's quota is used up; walls: how
 --               often that was; trickle: its rate; wall_place, wall_at, wall_lost: where it began, and what was refused since
 --   falls       measurements in a row that each found less
@@ -33,7 +34,7 @@ local PROBE = 0.3          -- the probe's growth after a minute; with the third 
 local CALM = 1             -- seconds without a refusal, from which on a rate that is measured grows: by 2 % after another one, twofold
 local BELOW = 0.93         -- of the rate that is measured: where it goes on, since a server that counts refusals, too, takes nothing above its limit
 local GROWTH = 0.02        -- after six, fivefold after nine; the exponent's factor of the square of seconds
-local OPEN, TRICKLE, LEAST = 5, 0.3, 0.1  -- everything is refused: calls a second (no more than before, but at the least), until none was
+local OPEN, TRICKLE, LEAST = 5, 0.3, 0.2  -- everything is refused: calls a second (no more than before, but at the least), until none was
 -- refused for so many seconds
 local SHORT_WALL = 8       -- seconds; where it took longer, a minute's quota was used up
 local SLOWEST = 1 / 60     -- a second

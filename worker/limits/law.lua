@@ -60,6 +60,7 @@ end
 -- its rate; where refusals follow one another, they may have used up quota, too, so that such a time doesn't count.
 local function measure(e, g, call, top)
   g.found = false
+  top = math.max(top, LEAST * (g == e.tokens and e.n > 0 and e.t / e.n or 1))
   g.n0, g.p0, g.s0, g.took, g.span, g.calls = call.n, call.place, call.start, 0, 0, 0
   change(e, g, top)
 end
@@ -86,11 +87,11 @@ local function spent(e, unit, model, call, left)
     local lately, _, over = taken(model, each, 8)
     local rate = rate_of(g)
     g.trickle = each * math.max(LEAST, math.min(TRICKLE, rate / each))
-    g.wall, g.wall_top, g.wall_rate = true, took / 60, lately >= SOME * call.amount and SHUT * lately / over or SHUT * rate
+    g.wall, g.wall_top, g.wall_rate = true, math.max(took / 60, LEAST * each), lately >= SOME * call.amount and SHUT * lately / over or SHUT * rate
   end
   g.found, g.n0 = left ~= nil, nil
   g.wall_place, g.wall_at, g.wall_lost = call.place, now, 0
-  change(e, g, math.max(took / 60, 0.1 * (g.top or 0)))
+  change(e, g, math.max(took / 60, left and 0.1 * (g.top or 0) or g.wall_top))
   e[unit] = g
 end
 
@@ -122,6 +123,12 @@ local function refused_measuring(e, g, model, unit, call, rate)
   end
   if call.n <= g.mark then return end
   local measured = g.calls > 0 and g.took / g.span or math.min(rate, math.max(lately / over, 0.5 * rate))
+  local least = LEAST * each_of(e, unit, call)
+  if measured < least and g.calls == 0 then
+    -- a minute's quota may be used up: nothing lower is concluded before it is over
+    g.low = g.low or now
+    if now - g.low < 65 then measured = least end
+  end
   if doubtful and g.doubts > 2 or not doubtful and (g.span >= ENOUGH_SECONDS and g.calls >= ENOUGH or g.span >= LONG) then
     local before = g.before
     g.found, g.stay, g.again, g.doubts = true, doubtful and SHORT_STAY or STAY, 0, 0
