@@ -268,6 +268,13 @@ class ProviderConfig(Node):
         """Whether a `models` list of this provider or of one of its keys names the model."""
         return model in self.models or any(model in key.models for key in self.keys)
 
+    def learns(self, key: KeyConfig) -> bool:
+        """Returns whether the server's real limits are learned on this key: its own `limits` go before the provider's; where neither is
+        set, keys learn that have no limit a minute."""
+        if said := key.learning or self.limits:
+            return said == "learn"
+        return not key.limits() and not any(self.model_limits(key, model) for model in {*self.models, *key.models})
+
     def model_limits(self, key: KeyConfig, model: str) -> dict[str, int]:
         """The limits a minute that hold for this model on this key, beside the key's own: the key's word goes first."""
         of_provider, of_key = self.models.get(model), key.models.get(model)

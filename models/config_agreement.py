@@ -64,23 +64,29 @@ NAMED_KEYS = 3
 """Keys of a provider with the same lack that are named one by one; more share one sentence."""
 
 
+_UNLIMITED = {
+    False: "{} calls are not held back for that",
+    True: "what the server takes is learned, from a few calls at once on",
+}
+
+
 def unlimited_keys(providers: Sequence[ProviderConfig]) -> list[str]:
     """Returns a warning for every key that nothing holds back; one for all keys of a provider where they are many."""
     found = []
     for p, provider in enumerate(providers):
-        alike: dict[str, list[int]] = {}
+        alike: dict[tuple[str, bool], list[int]] = {}
         for k, key in enumerate(provider.keys):
             if missing := " and no ".join(_missing_limits(provider, key)):
-                alike.setdefault(missing, []).append(k)
-        for missing, places in alike.items():
+                alike.setdefault((missing, provider.learns(key)), []).append(k)
+        for (missing, learned), places in alike.items():
             if len(places) > NAMED_KEYS:
                 first = f"{provider.id}/{provider.keys[places[0]].id}"
                 found.append(
-                    f"{len(places):,} keys of {provider.id} (the first is {first}) have no {missing}: their calls are not held back for that"
+                    f"{len(places):,} keys of {provider.id} (the first is {first}) have no {missing}: {_UNLIMITED[learned].format('their')}"
                 )
                 continue
             found += [
-                f"providers[{p}].keys[{k}] ({provider.id}/{provider.keys[k].id}) has no {missing}: its calls are not held back for that"
+                f"providers[{p}].keys[{k}] ({provider.id}/{provider.keys[k].id}) has no {missing}: {_UNLIMITED[learned].format('its')}"
                 for k in places
             ]
     return found

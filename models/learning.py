@@ -47,22 +47,14 @@ class Lowered:
         return f"{amount} ({'none configured' if self.configured is None else f'configured {self.configured:,}'})"
 
 
-def learns(provider: ProviderConfig, key: KeyConfig) -> bool:
-    """Returns whether the server's real limits are learned on this key: its own `limits` go before the provider's; where neither says,
-    keys learn that have no limit a minute."""
-    if said := key.learning or provider.limits:
-        return said == "learn"
-    return not key.limits() and not any(provider.model_limits(key, model) for model in {*provider.models, *key.models})
-
-
 def learns_any(provider: ProviderConfig) -> bool:
     """Returns whether any key of the provider learns."""
-    return any(learns(provider, key) for key in provider.keys)
+    return any(provider.learns(key) for key in provider.keys)
 
 
 def learning_pools(providers: Sequence[ProviderConfig]) -> set[str]:
     """Returns the pools of all keys that learn."""
-    return {pool_name(provider, key) for provider in providers for key in provider.keys if learns(provider, key)}
+    return {pool_name(provider, key) for provider in providers for key in provider.keys if provider.learns(key)}
 
 
 def fingerprints(providers: Sequence[ProviderConfig]) -> dict[str, str | None]:
@@ -83,7 +75,7 @@ def fingerprints(providers: Sequence[ProviderConfig]) -> dict[str, str | None]:
                 unknown.add(pool)
                 continue
             secret = key_store.fingerprint(key.secret.reveal())
-            limits = [learns(provider, key), key.use, key.limits(), sorted((m, of) for m, of in models.items() if of)]
+            limits = [provider.learns(key), key.use, key.limits(), sorted((m, of) for m, of in models.items() if of)]
             parts.setdefault(pool, []).append([*address, *account, sent, secret, *limits])
     return dict.fromkeys(unknown) | {pool: _fingerprint(found) for pool, found in parts.items() if pool not in unknown}
 

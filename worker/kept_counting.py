@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from sqlalchemy.engine import Connection
 
 from models.config import Config
-from models.learning import fingerprints, learns
+from models.learning import fingerprints
 from models.pools import pool_name
 from models.store import learned as learned_store
 from models.store.learned import Learned, Reset
@@ -36,7 +36,7 @@ class KeptCounting:
         self._pools: dict[str, list[str]] = {}
         for name in countings:
             provider = config.provider(name)
-            named = {pool_name(provider, key) for key in provider.keys if learns(provider, key)}
+            named = {pool_name(provider, key) for key in provider.keys if provider.learns(key)}
             self._pools[name] = sorted(pool for pool in named if self._marks.get(pool))
 
     async def exchange(self) -> None:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from models.config import KeyConfig, ProviderConfig
-from models.learning import learns
 from models.pools import pool_name, share
 from models.store import keys as key_store
 from worker.limits.shapes import Bucket, LimitedKey, Unit
@@ -33,7 +32,7 @@ def limited_key(provider: ProviderConfig, key: KeyConfig, model: str, rank: int 
         pool=pool_name(provider, key),
         buckets=made,
         rank=rank,
-        learns=_learns(made) if learns(provider, key) else 0,
+        learns=_learns(made) if provider.learns(key) else 0,
         use=key.use,
         mark=key_store.fingerprint(key.secret.reveal())[:8],
     )

@@ -16,7 +16,7 @@ from submit.cli.output import note
 _HEAD = """\
 # TruckLLM's configuration. Keys stay in the environment: ${NAME} is replaced by the variable NAME, and only by commands that
 # call providers. Limits are those of your account, a minute; prices are per 1,000 tokens, read exactly as written. Without
-# limits calls are not held back, without prices they are reported as unpriced.
+# limits what the server takes is learned, from a few calls at once on; without prices calls are reported as unpriced.
 
 # Storage. Without these two, everything lives in ./.truckllm (SQLite, and a server of its own while work is done).
 # redis_url: redis://localhost:6379/0

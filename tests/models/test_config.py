@@ -321,7 +321,9 @@ def test_a_key_without_limits_is_warned_about() -> None:
     )
     first, second = config.warnings
     assert "providers[0].keys[0] (openai/a) has no limit_req_per_min and no limit_tokens_per_min" in first
+    assert first.endswith("what the server takes is learned, from a few calls at once on")
     assert "providers[0].keys[1] (openai/b) has no limit_tokens_per_min" in second
+    assert second.endswith("its calls are not held back for that")
 
 
 def test_many_keys_without_limits_share_one_warning() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from models.config import Config
 from models.config_file import load_config_text
-from models.learning import configured, fingerprints, learning_pools, learns
+from models.learning import configured, fingerprints, learning_pools
 from tests.models.test_config_secrets import CANARY
 
 
@@ -41,7 +41,7 @@ def test_a_key_s_own_word_goes_before_its_provider_s(
     key: dict[str, Any], provider: dict[str, Any], learning: bool
 ) -> None:
     settings = config(key, **provider).providers[0]
-    assert learns(settings, settings.keys[0]) is learning
+    assert settings.learns(settings.keys[0]) is learning
     assert learning_pools([settings]) == ({"p/k"} if learning else set())
 
 
