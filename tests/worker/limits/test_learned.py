@@ -15,7 +15,7 @@ from worker.limits.limiter import Bucket, Flying, Grant, Refused, Wait
 UNNAMED = {"headers": "none", "retry_after": "none"}
 
 
-@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.full), 4])
 @pytest.mark.parametrize(
     "scenario",
     [

@@ -76,7 +76,7 @@ def worst_minutes(simulation: Simulation, window) -> dict[str, float]:
     return {bucket.id: its.worst() / bucket.limit for bucket, its in booked.items()}
 
 
-@some(12)
+@some(6)
 @given(seeds)
 def test_no_configured_limit_is_exceeded_whatever_the_server_does(virtual, seed):
     scenario = drawn(seed)
