@@ -66,7 +66,7 @@ class Spent:
 
 @dataclass(frozen=True)
 class Figures:
-    """What one run came to. Shares are of 1; `possible` is the share of what a server that counts whole minutes had left. `sandbox_ms` and
+    """The figures of one run. Shares are of 1; `possible` is the share of what a server that counts whole minutes had left. `sandbox_ms` and
     `worker_ms` are processor milliseconds a call, Redis among the workers'."""
 
     row: str
@@ -432,7 +432,7 @@ def keys_of(row: Row) -> Iterator[str]:
 def possible(
     row: Row, limit: float, key: str, taken: Sequence[Call], window: tuple[float, float], amount: Any
 ) -> float:
-    """What a key's whole minutes had left to take from the window's begin on, by whoever takes all at once."""
+    """Returns what a key's whole minutes leave to take from the window's begin on, all at once."""
     kind = row.enforced.get("window", "bucket")
     if kind == "bucket" or not taken:
         return float("inf")

@@ -42,7 +42,7 @@ PAIRS: dict[str, tuple[Scenario, Scenario]] = {
         Scenario({"concurrent": 25}, {"requests": 6000}, latency=Latency(1.0)),
     ),
 }
-"""What is compared: fixed limits as the server enforces them, and the same limits learned."""
+"""Pairs: fixed limits as the server enforces them, and the same limits learned."""
 
 
 @dataclass

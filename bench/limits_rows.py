@@ -34,7 +34,7 @@ class Row:
     max_tokens: int = 60
     models: tuple[str, ...] = ("bench",)
     at_once: int | None = None
-    """So many calls at once are what the server can do where it states no limit."""
+    """Calls at once that the server can do where it states no limit."""
     workers: tuple[int, ...] = (2,)
     """The numbers of worker processes that it is measured with by default."""
 

@@ -263,7 +263,7 @@ def line(simulation: Simulation, seconds: float) -> str:
 
 
 def shown(value: Any) -> str:
-    """What is learned, with short numbers."""
+    """Returns what is learned, with short numbers."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{shown(name)}: {shown(one)}" for name, one in value.items()) + "}"
     if isinstance(value, list):

@@ -59,7 +59,7 @@ def standing_waits(connection: Connection, config: Config | None, now: float) ->
 
 @dataclass(frozen=True, slots=True)
 class DayUse:
-    """What calls have taken of a limit by day, from the day's `start` on; it `resets` at the day's end. In unix seconds."""
+    """The amount that calls have taken of a limit by day, from the day's `start` on; it `resets` at the day's end. In unix seconds."""
 
     limit: DayLimit
     used: int

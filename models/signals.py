@@ -120,7 +120,7 @@ class ErrorFacts:
 _QUOTING = (400, 403, 404, 422, 500)
 """Statuses whose messages may quote the request, as vLLM and FastAPI do of fields that they don't take."""
 _AROUND = 16
-"""So many characters beside a phrase are compared with the request: with them, a phrase is the request's own."""
+"""Characters beside a phrase that are compared with the request: with them, a phrase is the request's own."""
 _FEWEST = 4
 
 

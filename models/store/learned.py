@@ -21,7 +21,7 @@ KEPT_SECONDS = 7 * 86_400.0
 RESET_SECONDS = 60.0
 """How long a reset stands at least. Meanwhile nothing that it covers is stored."""
 LATE_SECONDS = 5.0
-"""What was stored so soon after a reset may have been read before it."""
+"""A limit that was stored so soon after a reset may have been read before it."""
 
 _LIMITS = ("requests_per_min", "tokens_per_min", "in_flight")
 _KEPT = (*_LIMITS, "configured", "updated_at")

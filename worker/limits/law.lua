@@ -195,7 +195,6 @@ local function learn_rate(e, model, unit, call, first)
   return refused_measuring(e, g, model, unit, call, rate_of(g))
 end
 
-
 -- A refusal that calls in flight caused. All those of a herd, which were granted before it was known, lower the cap by one each: what is
 -- left is what the server took. Returns true where the cap has come down so far that calls in flight can't be the reason; `named`: they
 -- are, by the provider's word.
